@@ -1,0 +1,89 @@
+"""Facts of the competition: its organs, its weights, its names for scans and files.
+
+Nothing here changes, whatever a competitor decides. Height comes before width everywhere in this kit; file names have it the
+other way round, and `parse_file_name` is the one place that turns it.
+"""
+
+import re
+from typing import NamedTuple
+
+ORGANS = ("large_bowel", "small_bowel", "stomach")  # the order of train.csv and of every mask channel
+
+DICE_WEIGHT = 0.4
+HAUSDORFF_WEIGHT = 0.6
+
+SLICE_THICKNESS_MM = 3.0
+
+# Scans that the hosts leave out of their own training because the annotation is wrong; seven are in the public set.
+SUSPECT_SCANS = (
+    "case7_day0",
+    "case9_day27",
+    "case13_day0",
+    "case34_day20",
+    "case43_day18",
+    "case43_day26",
+    "case61_day14",
+    "case81_day30",
+    "case83_day11",
+    "case124_day19",
+    "case138_day0",
+    "case144_day15",
+)
+
+_ID = re.compile(r"case([0-9]+)_day([0-9]+)_slice_([0-9]{4})")
+_FILE = re.compile(r"slice_([0-9]{4})_([0-9]+)_([0-9]+)_([0-9]+\.[0-9]+)_([0-9]+\.[0-9]+)\.png")
+
+
+class SliceId(NamedTuple):
+    """The parts of a slice's id."""
+
+    case: int
+    day: int
+    slice: int
+
+    @property
+    def scan(self) -> str:
+        """One case on one day, as the folders name it: `case123_day20`."""
+        return f"case{self.case}_day{self.day}"
+
+
+class FileName(NamedTuple):
+    """The parts of an image's file name, height first."""
+
+    slice: int
+    height: int
+    width: int
+    spacing_mm: float
+
+
+def parse_id(text: str) -> SliceId:
+    """Split an id such as `case123_day20_slice_0001`; slices count from 1.
+
+    Raises:
+        ValueError: quotes the text when it is not an id.
+
+    >>> parse_id("case123_day20_slice_0001")
+    SliceId(case=123, day=20, slice=1)
+    """
+    match = _ID.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a slice id; expected the form case123_day20_slice_0001")
+    return SliceId(*map(int, match.groups()))
+
+
+def parse_file_name(name: str) -> FileName:
+    """Split a file name `slice_NUMBER_WIDTH_HEIGHT_SPACING_SPACING.png` and turn its sides round to height, width.
+
+    Raises:
+        ValueError: quotes the name when it has another form, or pixels that are not square.
+
+    >>> parse_file_name("slice_0007_360_310_1.50_1.50.png")
+    FileName(slice=7, height=310, width=360, spacing_mm=1.5)
+    """
+    match = _FILE.fullmatch(name)
+    if not match:
+        raise ValueError(f"{name!r} is not an image name; expected the form slice_0001_360_310_1.50_1.50.png")
+    number, width, height, across, down = match.groups()
+    if across != down:
+        raise ValueError(f"{name!r} has pixels of {down} x {across} mm; only square pixels occur in this data")
+    return FileName(int(number), int(height), int(width), float(down))
