@@ -1,7 +1,7 @@
 """Facts of the competition: its organs, its weights, its names for scans and files.
 
-Nothing here changes, whatever a competitor decides. Height comes before width everywhere in this kit; file names have it the
-other way round, and `parse_file_name` is the one place that turns it.
+Nothing here changes, whatever a competitor decides. Height comes before width everywhere in this kit; file names have
+it the other way round, and `parse_file_name` is the one place that turns it.
 """
 
 import re

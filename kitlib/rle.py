@@ -1,8 +1,8 @@
 """Run-length text to masks and back, in the layout of the competition's files.
 
-A mask is written as `start length start length ...`: pixels are counted from 1, ROW by row over (H, W), and an empty mask is the
-empty text. The competition page says column by column; the files themselves say otherwise: all real masks re-encode byte for
-byte in this order, and in the other order they miss the organs on every slice that is not square.
+A mask is written as `start length start length ...`: pixels are counted from 1, ROW by row over (H, W), and an empty
+mask is the empty text. The competition page says column by column; the files themselves say otherwise: real masks
+re-encode byte for byte in this order, and in the other order they miss the organs on every slice that is not square.
 
 Both directions touch only the pixels of the mask: most slices hold none, and an organ covers some 2 % of a slice.
 """
@@ -19,8 +19,8 @@ _FAR = 2**40  # pixels: beyond any slice, where its size is not known
 def encode(mask: np.ndarray) -> str:
     """Write a mask as runs: sorted, as long as they can be, so that no two of them touch.
 
-    A run may go on from the end of one row into the next, as in the well-known public encoders; masks of the real data never
-    reach that far.
+    A run may go on from the end of one row into the next, as in the well-known public encoders; masks of the real data
+    never reach that far.
 
     Args:
         mask: (H, W) bool.
@@ -119,8 +119,8 @@ def parse(texts: Sequence[str], size: int | None = None) -> tuple[np.ndarray, np
         size: pixels in a slice, H * W; None leaves the end unchecked.
 
     Returns:
-        Three int64 arrays with one entry per run: its first pixel counted from 0, its length in pixels, and the position of
-        its text among `texts`.
+        Three int64 arrays with one entry per run: its first pixel counted from 0, its length in pixels, and the
+        position of its text among `texts`.
 
     Raises:
         ValueError: quotes the first text that is malformed.
@@ -171,8 +171,8 @@ def area(text: str) -> int:
 def overlap(one: str, other: str) -> int:
     """Count the pixels that two masks of the same slice share, without decoding either.
 
-    The runs of each mask lie apart, so that the pixels of a mask before pixel p are a piecewise linear function of p; summed
-    over the runs [s, e) of the other mask, its difference between e and s is the overlap.
+    The runs of each mask lie apart, so that the pixels of a mask before pixel p are a piecewise linear function of p;
+    summed over the runs [s, e) of the other mask, its difference between e and s is the overlap.
 
     >>> overlap("1 4 9 2", "3 7")
     3

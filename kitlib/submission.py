@@ -1,0 +1,139 @@
+"""The file that is handed in: one row per slice and organ, in the order of the sample.
+
+A submission is built by a left join on the sample's rows, so that a slice nobody predicted is an empty field and not a
+missing row. The file is written under another name and put in place when it is whole.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from kitlib import contest, rle
+
+COLUMNS = ["id", "class", "predicted"]
+
+
+def read(path: str | os.PathLike) -> pd.DataFrame:
+    """Read a submission, or a sample of one, as text columns id, class and predicted; an empty field stays empty.
+
+    Raises:
+        FileNotFoundError: names the file that is missing.
+        ValueError: names the file and its columns when they are not the three of a submission.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"{path} is empty; a submission begins with the line id,class,predicted") from None
+    except pd.errors.ParserError as error:
+        raise ValueError(f"{path}: {str(error).strip()}; a row has three fields: id,class,predicted") from None
+    if list(table.columns) != COLUMNS:
+        raise ValueError(f"{path}: columns are {list(table.columns)}, expected {COLUMNS}")
+    return table
+
+
+def expected_rows(slices: pd.DataFrame) -> pd.DataFrame:
+    """List the rows that the slices call for: id and class, three rows per slice in the order of the table."""
+    ids = slices["id"].repeat(len(contest.ORGANS)).to_numpy()
+    return pd.DataFrame({"id": ids, "class": list(contest.ORGANS) * len(slices)})
+
+
+def write(
+    path: str | os.PathLike, masks: Mapping[tuple[str, str], str] | pd.DataFrame, order: pd.DataFrame | None = None
+) -> Path:
+    """Write a submission whole or not at all.
+
+    Args:
+        path: the file to write or replace.
+        masks: run-length text by (id, organ), or a table with columns id, class, predicted.
+        order: table whose columns id and class give the rows to write, as the sample has them; rows without a mask
+            become empty fields. None writes the masks in their own order.
+
+    Raises:
+        ValueError: names masks that are not among the rows of `order`, rather than dropping them.
+    """
+    if not isinstance(masks, pd.DataFrame):
+        keys = pd.MultiIndex.from_tuples(masks, names=["id", "class"]) if masks else []
+        masks = pd.DataFrame([(*key, masks[key]) for key in keys], columns=COLUMNS)
+    table = masks[COLUMNS]
+    if order is not None:
+        doubled = table[table.duplicated(["id", "class"])]
+        if len(doubled):
+            raise ValueError(f"{len(doubled)} masks are given twice, {_name(doubled.iloc[0])} among them")
+        table = order[["id", "class"]].merge(table, on=["id", "class"], how="left", validate="many_to_one")
+        if table["predicted"].notna().sum() < len(masks):
+            known = pd.MultiIndex.from_frame(order[["id", "class"]])
+            lost = masks[~pd.MultiIndex.from_frame(masks[["id", "class"]]).isin(known)]
+            raise ValueError(f"{len(lost)} masks have no row in the sample, {_name(lost.iloc[0])} among them")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        table.fillna({"predicted": ""}).to_csv(draft, index=False)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def check(path: str | os.PathLike, slices: pd.DataFrame) -> list[str]:
+    """List what is wrong with a submission: nothing, when the competition would take it.
+
+    Args:
+        path: the file.
+        slices: the slices it must cover, in order, with columns id, height and width.
+
+    Returns:
+        One sentence per kind of problem, each with an example and how often it occurs: unreadable files, rows missing,
+        extra, doubled or out of order, unknown organs, NaN, and runs that are malformed, overlap or pass the end of the
+        slice.
+    """
+    try:
+        table = read(path)
+    except (OSError, ValueError) as error:
+        return [str(error)]
+    wanted = expected_rows(slices)
+    found = pd.MultiIndex.from_frame(table[["id", "class"]])
+    needed = pd.MultiIndex.from_frame(wanted)
+    problems = []
+    strange = ~table["class"].isin(contest.ORGANS)
+    _report(problems, table[strange], "of an unknown organ")
+    _report(problems, wanted[~needed.isin(found)], "missing")
+    _report(problems, table[~found.isin(needed) & ~strange], "extra: no such slice is asked for")
+    doubled = found.duplicated()
+    _report(problems, table[doubled], "doubled")
+    kept = found[found.isin(needed) & ~doubled]
+    asked = needed[needed.isin(found)]
+    if not kept.equals(asked):
+        moved = next(place for place, (here, there) in enumerate(zip(kept, asked, strict=True)) if here != there)
+        problems.append(
+            f"rows are out of order from {' '.join(kept[moved])} on, where {' '.join(asked[moved])} belongs"
+        )
+    written = table["predicted"].str.strip().str.lower().isin(["nan", "none", "null", "na", "<na>"])
+    _report(problems, table[written], "NaN: an empty mask is an empty field")
+    sizes = dict(zip(slices["id"], slices["height"] * slices["width"], strict=True))
+    masks = table[(table["predicted"] != "") & ~written & table["id"].isin(list(sizes))]
+    faults = []
+    for name, organ, text in masks[COLUMNS].itertuples(index=False):
+        try:
+            rle.parse([text], sizes[name])
+        except ValueError as error:
+            faults.append(f"{name} {organ}: {error}")
+    if faults:
+        problems.append(f"{_count(len(faults))} with bad runs: {faults[0]}")
+    return problems
+
+
+def _report(problems: list[str], rows: pd.DataFrame, what: str) -> None:
+    """Append a sentence about rows, if there are any."""
+    if len(rows):
+        problems.append(f"{_count(len(rows))} {what}: {_name(rows.iloc[0])}")
+
+
+def _count(rows: int) -> str:
+    return "1 row" if rows == 1 else f"{rows:,} rows"
+
+
+def _name(row: pd.Series) -> str:
+    return f"{row['id']} {row['class']}"
