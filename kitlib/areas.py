@@ -1,8 +1,8 @@
 """Areas, centroids and overlaps of a whole table of masks, from their runs alone: no mask is ever decoded.
 
-A run covers the pixels start .. end-1 of the flattened image, so an area is a sum of lengths, a centroid a sum of closed forms, and
-an overlap the length of the stretches on which two organs are switched on at once. This is done for a few hundred slices at a
-time, on arrays that stay in the processor's cache.
+A run covers the pixels start .. end-1 of the flattened image, so an area is a sum of lengths, a centroid a sum of
+closed forms, and an overlap the length of the stretches on which two organs are switched on at once. This is done for
+a few hundred slices at a time, on arrays that stay in the processor's cache.
 """
 
 from itertools import combinations
@@ -24,12 +24,13 @@ def measure(slices: pd.DataFrame) -> pd.DataFrame:
     """Measure every mask of a slice table once; the tables of `statistics` all follow from the result.
 
     Args:
-        slices: table with the columns id, height, width and one column of run-length text per organ ("" or NaN = no mask).
+        slices: table with the columns id, height, width and one column of run-length text per organ ("" or NaN = no
+            mask).
 
     Returns:
         The table with its text columns replaced by numbers: per organ `ORGAN_px` (area, 0 = no mask), `ORGAN_row` and
-        `ORGAN_column` (centroid in pixels from the centre of the top left pixel, NaN = no mask), and per combination, such as
-        `large_bowel+small_bowel`, the number of pixels that belong to all of its organs.
+        `ORGAN_column` (centroid in pixels from the centre of the top left pixel, NaN = no mask), and per combination,
+        such as `large_bowel+small_bowel`, the number of pixels that belong to all of its organs.
 
     Raises:
         ValueError: names the slice and organ whose text is malformed or runs past the end of the image.
@@ -101,8 +102,9 @@ def _runs(texts, organ, row, sizes, ids):
 def _coordinate_sums(start, length, width):
     """Sums of the row and column numbers over the pixels of each run.
 
-    In one row r from column c: n r and n c + n (n - 1) / 2. A run over a row's end uses S(p) = w q (q - 1) / 2 + q (p mod w), the sum of
-    the row numbers of the pixels before p, with q = p div w; S(end) - S(start) is the sum over the run.
+    In one row r from column c: n r and n c + n (n - 1) / 2. A run over a row's end uses S(p) = w q (q - 1) / 2 + q (p
+    mod w), the sum of the row numbers of the pixels before p, with q = p div w; S(end) - S(start) is the sum over the
+    run.
     """
     row = (start / width).astype(np.int64)  # exact far beyond any image's size, and several times faster than //
     column = start - row * width
@@ -122,8 +124,8 @@ def _coordinate_sums(start, length, width):
 def _overlaps(start, end, mask, organ, row, sizes) -> dict[str, np.ndarray]:
     """Pixels per slice on which all organs of a combination lie.
 
-    All slices are laid on one line. Every run switches the bit of its organ on at its start and off at its end; sorted by position, the
-    running exclusive-or of the bits says which organs lie on the stretch up to the next event.
+    All slices are laid on one line. Every run switches the bit of its organ on at its start and off at its end; sorted
+    by position, the running exclusive-or of the bits says which organs lie on the stretch up to the next event.
     """
     shift = int(sizes.prod(axis=1).max(initial=1)).bit_length()
     base = (row << (shift + _ORGAN_BITS)) | (1 << organ)

@@ -1,0 +1,152 @@
+"""The published figures of the training set, beside the same figures of whatever is attached.
+
+Source: the paper's section IV, its tables 3 to 6 and the text around its figures 3, 6 and 12. The hidden test is not
+part of them.
+"""
+
+import pandas as pd
+
+from kitlib import statistics
+from kitlib.contest import ORGANS
+
+SLICES, SCANS, CASES = 38_496, 274, 85
+
+LARGE, SMALL, STOMACH = ORGANS
+
+# Where a figure is looked up: the function of `statistics`, its row, its column.
+_COUNTS = {
+    "cases": ("summary", "cases", "count", CASES),
+    "scans": ("summary", "scans", "count", SCANS),
+    "scans of 144 slices": ("summary", "scans of 144 slices", "count", 259),
+    "scans of 80 slices": ("summary", "scans of 80 slices", "count", 15),
+    "slices": ("summary", "slices", "count", SLICES),
+    "slices with a mask": ("summary", "slices with a mask", "count", 16_590),
+    "slices without a mask": ("summary", "slices without a mask", "count", 21_906),
+}
+_COUNTS |= {
+    f"cases scanned {n} times" if n > 1 else "cases scanned once": ("scans_per_case", n, "cases", cases)
+    for n, cases in enumerate((9, 8, 45, 2, 20, 1), start=1)
+}
+_COUNTS |= {
+    f"slices of {height} x {width}": ("sizes", (height, width), "slices", slices)
+    for height, width, slices in ((266, 266, 25_920), (310, 360, 11_232), (276, 276, 1_200), (234, 234, 144))
+}
+_MASKS = {
+    "masks": ("summary", "masks", "count", 33_913),
+    "masks of the large bowel": ("organ_counts", LARGE, "masks", 14_085),
+    "masks of the small bowel": ("organ_counts", SMALL, "masks", 11_201),
+    "masks of the stomach": ("organ_counts", STOMACH, "masks", 8_627),
+    "stomach and large bowel together": ("cooccurrence", STOMACH, LARGE, 6_181),
+    "large and small bowel together": ("cooccurrence", LARGE, SMALL, 10_982),
+    "small bowel and stomach together": ("cooccurrence", SMALL, STOMACH, 3_361),
+    "exactly one organ": ("by_number", 1, "slices", 2_468),
+    "only the stomach": ("organs_per_slice", STOMACH, "slices", 2_286),
+    "only the large bowel": ("organs_per_slice", LARGE, "slices", 123),
+    "only the small bowel": ("organs_per_slice", SMALL, "slices", 59),
+    "exactly two organs": ("by_number", 2, "slices", 10_921),
+    "only large and small bowel": ("organs_per_slice", f"{LARGE}+{SMALL}", "slices", 7_781),
+    "only large bowel and stomach": ("organs_per_slice", f"{LARGE}+{STOMACH}", "slices", 2_980),
+    "only small bowel and stomach": ("organs_per_slice", f"{SMALL}+{STOMACH}", "slices", 160),
+    "all three organs": ("by_number", 3, "slices", 3_201),
+    "peak of the stomach: slice": ("bells", STOMACH, "peak", 67),
+    "peak of the stomach: masks": ("bells", STOMACH, "count", 196),
+    "peak of the large bowel: slice": ("bells", LARGE, "peak", 100),
+    "peak of the large bowel: masks": ("bells", LARGE, "count", 240),
+    "peak of the small bowel: slice": ("bells", SMALL, "peak", 102),
+    "peak of the small bowel: masks": ("bells", SMALL, "count", 235),
+}
+_NEEDS_ANNOTATION = ("slices with a mask", "slices without a mask")
+
+
+def compare(slices: pd.DataFrame) -> pd.DataFrame:
+    """Lay the published figures beside those of a slice table: "published | here | same".
+
+    Returns:
+        Indexed by figure: `published`, `here` (<NA> where the table cannot tell) and `same`: "same" or "different"
+        when the full training set is attached, else "-": figures of a part of the data cannot agree with those of the
+        whole.
+    """
+    complete = is_complete(slices)
+    measured = statistics.has_masks(slices)
+    tables = _tables(slices, measured)
+    rows = {}
+    for name, (table, row, column, published) in (_COUNTS | _MASKS).items():
+        known = table in tables and (name not in _NEEDS_ANNOTATION or statistics.has_annotation(slices))
+        known = known and (measured or name not in _MASKS)
+        frame = tables.get(table)
+        here = (frame[column].get(row, 0) if row in frame.index else 0) if known else pd.NA
+        same = ("same" if here == published else "different") if complete and known else "-"
+        rows[name] = (published, here, same)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["published", "here", "same"])
+    return table.astype({"here": "Int64"}).rename_axis("figure")
+
+
+def claims(slices: pd.DataFrame) -> pd.DataFrame:
+    """Check what the paper says in words about overlaps and positions.
+
+    Returns:
+        Indexed by claim: `here`, the figures that decide it, and `holds`: "yes" or "no" for the attached data.
+    """
+    table = statistics.measured(slices)
+    bells, overlaps = statistics.bells(table), statistics.overlaps(table)
+    inside = statistics.containment(table).set_index(["inner", "outer"]).loc[(LARGE, SMALL)]
+    three, two = overlaps["max"].fillna(0)[[statistics.ALL_THREE, f"{LARGE}+{SMALL}"]].astype(int)
+    peak, count, spread = bells["peak"], bells["count"], bells["spread"]
+    sides = {organ: f"{bells.at[organ, 'before']:.0%} before, {bells.at[organ, 'after']:.0%} after" for organ in ORGANS}
+    lean = bells["before"] - bells["after"]
+    rows = {
+        "some large-bowel masks lie wholly inside small bowel": (f"{int(inside['inside'])} masks", inside["inside"] > 0),
+        "all three organs overlap on more than 300 px": (f"at most {three} px", three > 300),
+        "large and small bowel overlap on more than 600 px": (f"at most {two} px", two > 600),
+        "the bells peak in the order stomach, large, small bowel": (
+            ", ".join(f"{organ} {peak[organ]}" for organ in (STOMACH, LARGE, SMALL)),
+            bool(peak[STOMACH] < peak[LARGE] < peak[SMALL]) if peak.notna().all() else False,
+        ),
+        "peak counts fall from large bowel to small bowel to stomach": (
+            ", ".join(f"{organ} {count[organ]}" for organ in ORGANS),
+            count[LARGE] > count[SMALL] > count[STOMACH],
+        ),
+        "the large bowel leans to slices before its peak": (sides[LARGE], lean[LARGE] > 0),
+        "the small bowel leans to slices before its peak": (sides[SMALL], lean[SMALL] > 0),
+        "the stomach leans to slices after its peak": (sides[STOMACH], lean[STOMACH] < 0),
+        "small bowel and stomach spread less than the large bowel": (
+            ", ".join(f"{organ} {spread[organ]:.1f}" for organ in ORGANS) + " slices",
+            max(spread[SMALL], spread[STOMACH]) < spread[LARGE],
+        ),
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["here", "holds"]).rename_axis("claim")
+    return table.assign(holds=table["holds"].map({True: "yes", False: "no"}))
+
+
+def is_complete(slices: pd.DataFrame) -> bool:
+    """Whether the table covers the full public training set: all its slices, scans and cases."""
+    here = len(slices), slices["scan"].nunique(), slices["case"].nunique()
+    return here == (SLICES, SCANS, CASES)
+
+
+def missing(slices: pd.DataFrame) -> str:
+    """Say in a sentence what the table lacks for a comparison with the published figures, or that it lacks nothing."""
+    scans, here = slices["scan"].nunique(), len(slices)
+    lacks = []
+    if not is_complete(slices):
+        lacks.append(f"{here:,} of {SLICES:,} slices in {scans} of {SCANS} scans are attached")
+    if not statistics.has_masks(slices):
+        lacks.append("the table has no masks")
+    if not lacks:
+        return "The full training set is attached, and every figure is compared."
+    sentence = " and ".join(lacks) + "; "
+    left = "figures of masks are" if is_complete(slices) else "no figure can be"
+    return sentence[0].upper() + sentence[1:] + left + (" left out." if is_complete(slices) else " called the same.")
+
+
+def _tables(slices: pd.DataFrame, measured: bool) -> dict[str, pd.DataFrame]:
+    """The tables that the figures are looked up in."""
+    tables = {"summary": statistics.summary(slices), "scans_per_case": statistics.scans_per_case(slices)}
+    tables["sizes"] = statistics.image_sizes(slices).groupby(["height", "width"])[["slices"]].sum()
+    if measured:
+        tables["organ_counts"] = statistics.organ_counts(slices)
+        tables["cooccurrence"] = statistics.cooccurrence(slices)
+        tables["organs_per_slice"] = statistics.organs_per_slice(slices)
+        tables["by_number"] = tables["organs_per_slice"].groupby("organs")[["slices"]].sum()
+        tables["bells"] = statistics.bells(slices)
+    return tables
