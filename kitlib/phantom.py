@@ -7,6 +7,7 @@ It is not data of patients.
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from kitlib import anatomy, annotation, contrast, rle
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
 
-MARKER = "PHANTOM.txt"  # a folder that holds it may be overwritten
+MARKER = "phantom.json"  # a folder that holds it is a phantom and may be overwritten
 FIELD_MM = 432.0  # height of a full scan: 144 slices of 3 mm
 FORMATS = {(266, 266): (1.50, 144), (310, 360): (1.50, 144), (276, 276): (1.63, 80), (234, 234): (1.50, 144)}
 ROTATION = (
@@ -244,7 +245,8 @@ def write(
                 tables.append(table)
                 bar.update(scan.slices)
         _write_tables(building, scans, tables)
-        (building / MARKER).write_text(f"Synthetic data, not patients: kitlib.phantom, cases={cases}, seed={seed}.\n")
+        made = {"what": "synthetic data, not of patients", "cases": cases, "seed": seed, "scans": len(scans)}
+        (building / MARKER).write_text(json.dumps(made) + "\n")
         if root.exists():
             shutil.rmtree(root)
         os.replace(building, root)
