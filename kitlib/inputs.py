@@ -5,6 +5,7 @@ keeps the whole slice, uses the whole grid, and is undone by stretching back; pi
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import cv2
@@ -65,6 +66,32 @@ class InputSpec:
         return cls(**values)
 
 
+def load(paths: Sequence[str]) -> np.ndarray:
+    """Read the slices of one scan.
+
+    Returns:
+        (D, H, W) uint16, as the files have it.
+
+    Raises:
+        ValueError: names the file that cannot be decoded, is not 16-bit grey, or has another size than the first.
+    """
+    if not len(paths):
+        raise ValueError("a scan without slices cannot be loaded")
+    scan = None
+    for place, path in enumerate(paths):
+        picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if picture is None:
+            raise ValueError(f"{path} cannot be decoded; copy the file again")
+        if picture.ndim != 2 or picture.dtype != np.uint16:
+            raise ValueError(f"{path} holds {picture.shape} {picture.dtype}; slices are 16-bit grey pictures")
+        if scan is None:
+            scan = np.empty((len(paths), *picture.shape), np.uint16)
+        if picture.shape != scan.shape[1:]:
+            raise ValueError(f"{path} is {_size(picture.shape)}, and {paths[0]} is {_size(scan.shape[1:])}")
+        scan[place] = picture
+    return scan
+
+
 def prepare(scan: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Bring a scan to the network's scale and grid.
 
@@ -123,3 +150,7 @@ def _resize(slices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     for place, picture in enumerate(slices):
         cv2.resize(picture, (width, height), dst=resized[place], interpolation=method)
     return resized
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,198 @@
+"""From packed scans to batches; the only module that knows tf.data.
+
+Each scan is decoded once, brought to the network's grid and kept packed, so that an epoch is array slicing: half floats
+for the pictures and one bit per organ for the masks make 48 KiB a slice, 1.8 GiB for the full training set at 128 x
+128.
+"""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from kitlib import contest, inputs, rle, scans
+
+_BITS = np.arange(len(contest.ORGANS), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Scans on the network's grid.
+
+    Attributes:
+        slices: the table that was packed, one row per slice.
+        spec: the grid and the stack.
+        images: (rows, height, width) float16.
+        masks: (rows, height, width) uint8; bit k is organ k of contest.ORGANS.
+        stacks: (rows, depth) positions of the neighbours of each slice.
+    """
+
+    slices: pd.DataFrame
+    spec: inputs.InputSpec
+    images: np.ndarray
+    masks: np.ndarray
+    stacks: np.ndarray
+
+    def gather(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cut out the stacks (B, depth, height, width) float16 and mask bits (B, height, width) at some rows."""
+        return self.images[self.stacks[places]], self.masks[places]
+
+    def places(self, slices: pd.DataFrame) -> np.ndarray:
+        """Find the positions of some slices among the packed ones, by id."""
+        places = pd.Index(self.slices["id"]).get_indexer(slices["id"])
+        if (places < 0).any():
+            raise ValueError(f"{slices['id'].iloc[np.argmax(places < 0)]} is not among the packed slices")
+        return places
+
+
+def pack(slices: pd.DataFrame, spec: inputs.InputSpec, folder: str | os.PathLike | None = None) -> Packed:
+    """Decode every scan once and bring it to the network's grid; shows a progress bar.
+
+    Args:
+        slices: whole scans, as scans.read gives them; without columns of organs the masks are empty.
+        spec: grid and stack.
+        folder: where to keep the packed arrays as memory-mapped files, to be found again by the next run on the same
+            slices, spec and masks; None keeps them in memory.
+
+    Raises:
+        ValueError: names a file that cannot be decoded or a mask that is malformed.
+    """
+    slices = slices.reset_index(drop=True)
+    stacks = scans.stacks(slices, spec.depth, spec.stride)
+    shape = (len(slices), spec.height, spec.width)
+    if folder is None:
+        images, masks = np.empty(shape, np.float16), np.zeros(shape, np.uint8)
+        _fill(slices, spec, images, masks)
+        return Packed(slices, spec, images, masks, stacks)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = _fingerprint(slices, spec)
+    files = [folder / f"{stem}-images.npy", folder / f"{stem}-masks.npy"]
+    if not all(file.exists() for file in files):
+        drafts = [file.with_suffix(f".{os.getpid()}.part") for file in files]
+        types = (np.float16, np.uint8)
+        opened = [
+            np.lib.format.open_memmap(draft, "w+", dtype, shape) for draft, dtype in zip(drafts, types, strict=True)
+        ]
+        try:
+            _fill(slices, spec, *opened)
+            for array, draft, file in zip(opened, drafts, files, strict=True):
+                array.flush()
+                os.replace(draft, file)
+        finally:
+            for draft in drafts:
+                draft.unlink(missing_ok=True)
+    images, masks = (np.load(file, mmap_mode="r") for file in files)
+    return Packed(slices, spec, images, masks, stacks)
+
+
+def dataset(
+    slices: pd.DataFrame,
+    spec: inputs.InputSpec,
+    batch_size: int,
+    training: bool,
+    *,
+    packed: Packed | None = None,
+    seed: int = 0,
+    first_epoch: int = 0,
+):
+    """Make a tf.data.Dataset of batches of static shape.
+
+    A batch is a dict: "images" (B, height, width, depth) float32, "masks" (B, height, width, organs) uint8, "seed" (B,)
+    int32 and "weight" (B,) float32. Order and seeds are functions of (seed, epoch, row) alone, so that a run resumed at
+    `first_epoch` goes on as if it had never stopped.
+
+    Args:
+        slices: the slices to draw; their neighbours come from the whole scans in `packed`.
+        spec: grid and stack.
+        batch_size: B.
+        training: True shuffles, drops what is left over and goes on for ever, epoch after epoch; False gives every
+            slice once, in order, and fills the last batch up with slices of weight 0.
+        packed: packed scans that hold the slices; None packs them here.
+        seed: of the run.
+        first_epoch: number of the first epoch to deliver, in training.
+
+    Raises:
+        ValueError: when there are fewer slices than a batch takes, in training.
+    """
+    import tensorflow as tf
+
+    packed = packed or pack(slices, spec)
+    if packed.spec != spec:
+        raise ValueError(f"the scans were packed for {packed.spec}, not {spec}")
+    places = packed.places(slices)
+    count = len(places)
+    if training:
+        if count < batch_size:
+            raise ValueError(f"{count} slices do not fill a batch of {batch_size}; choose a smaller batch_size")
+        steps = count // batch_size
+
+        def epoch_rows(epoch):
+            order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, tf.cast(epoch, tf.int32)])
+            seeds = tf.random.stateless_uniform([count], [seed, tf.cast(epoch, tf.int32)], None, None, tf.int32)
+            rows = order[: steps * batch_size]
+            shape = [steps, batch_size]
+            ones = tf.ones(shape)
+            return tf.data.Dataset.from_tensor_slices(
+                (tf.reshape(rows, shape), tf.reshape(tf.gather(seeds, rows), shape), ones)
+            )
+
+        batches = tf.data.Dataset.counter(first_epoch).flat_map(epoch_rows)
+    else:
+        steps = -(-count // batch_size)
+        rows = np.minimum(np.arange(steps * batch_size), count - 1).astype(np.int32)
+        weight = (np.arange(steps * batch_size) < count).astype(np.float32)
+        shape = (steps, batch_size)
+        batches = tf.data.Dataset.from_tensor_slices((rows.reshape(shape), rows.reshape(shape), weight.reshape(shape)))
+
+    def load(rows, seeds, weight):
+        images, bits = tf.numpy_function(lambda some: packed.gather(places[some]), [rows], (tf.float16, tf.uint8))
+        images.set_shape([batch_size, spec.depth, spec.height, spec.width])
+        bits.set_shape([batch_size, spec.height, spec.width])
+        return {
+            "images": tf.cast(tf.transpose(images, [0, 2, 3, 1]), tf.float32),
+            "masks": tf.bitwise.right_shift(bits[..., None], _BITS) & 1,
+            "seed": seeds,
+            "weight": weight,
+        }
+
+    return batches.map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def steps(slices: pd.DataFrame, batch_size: int) -> int:
+    """Count the training batches of an epoch."""
+    return len(slices) // batch_size
+
+
+def _fill(slices: pd.DataFrame, spec: inputs.InputSpec, images: np.ndarray, masks: np.ndarray) -> None:
+    """Decode scan after scan, several at a time (OpenCV lets other threads run), and write each where it belongs."""
+    annotated = set(contest.ORGANS) <= set(slices.columns)
+
+    def one(rows: pd.DataFrame) -> int:
+        scan = inputs.load(rows["path"].tolist())
+        images[rows.index] = inputs.prepare(scan, spec)
+        if annotated:
+            for bit, organ in enumerate(contest.ORGANS):
+                filled = rows.index[rows[organ] != ""]
+                if len(filled):
+                    full = rle.decode_stack(rows.loc[filled, organ].tolist(), scan.shape[1:])
+                    masks[filled] |= inputs.prepare_masks(full, spec).astype(np.uint8) << bit
+        return len(rows)
+
+    groups = [rows for _, rows in slices.groupby("scan", sort=False)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(slices), desc="packing", unit=" slices") as bar:
+        for done in pool.map(one, groups):
+            bar.update(done)
+
+
+def _fingerprint(slices: pd.DataFrame, spec: inputs.InputSpec) -> str:
+    """Name a packed data set by what is in it."""
+    columns = [name for name in ("id", "path", *contest.ORGANS) if name in slices.columns]
+    digest = hashlib.sha256(spec.to_json().encode())
+    digest.update(pd.util.hash_pandas_object(slices[columns], index=False).to_numpy().tobytes())
+    return f"packed-{digest.hexdigest()[:16]}"

@@ -1,0 +1,133 @@
+"""The run folder: what a training leaves behind, and all that inference reads.
+
+    run.json      parameters, InputSpec, versions, fold table, wall time
+    history.csv   one line per epoch
+    model.keras   the network with its best weights
+    oof/          out-of-fold probabilities, one file per scan, uint8 at the size of the InputSpec
+    score.json    the score on the scans held out
+
+Files are written under another name and put in place when they are whole.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kitlib.inputs import InputSpec
+
+_PACKAGES = ("kitlib", "keras", "tensorflow", "numpy", "pandas", "opencv-python-headless", "opencv-python")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as it was read; `record` is its run.json."""
+
+    folder: Path
+    record: dict
+
+    @property
+    def spec(self) -> InputSpec:
+        """What the network sees."""
+        return InputSpec.from_json(json.dumps(self.record["input_spec"]))
+
+    @property
+    def model_path(self) -> Path:
+        """The network's file."""
+        return self.folder / "model.keras"
+
+    @property
+    def scans(self) -> list[str]:
+        """The scans with out-of-fold probabilities, by name."""
+        return sorted(path.stem for path in (self.folder / "oof").glob("*.npy"))
+
+    def probabilities(self, scan: str) -> np.ndarray:
+        """Read the out-of-fold probabilities of a scan: (D, height, width, organs) float32 on the grid of the spec."""
+        return np.load(self.folder / "oof" / f"{scan}.npy").astype(np.float32) / 255
+
+    def history(self) -> pd.DataFrame:
+        """Read one row per epoch."""
+        return pd.read_csv(self.folder / "history.csv")
+
+    def score(self) -> dict:
+        """Read the score on the scans held out; empty before there is one."""
+        path = self.folder / "score.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def read(folder: str | os.PathLike) -> Run:
+    """Read a run folder.
+
+    Raises:
+        FileNotFoundError: names the folder that is no run, and what it lacks.
+    """
+    folder = Path(folder)
+    path = folder / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no run folder: it has no run.json; train first, or name another folder")
+    return Run(folder, json.loads(path.read_text()))
+
+
+def find(root: str | os.PathLike) -> list[Run]:
+    """List the runs that ended with a model below a folder, the newest last."""
+    found = [read(path.parent) for path in Path(root).rglob("run.json") if (path.parent / "model.keras").is_file()]
+    return sorted(found, key=lambda run: (run.record.get("ended", ""), str(run.folder)))
+
+
+def compare(root: str | os.PathLike) -> pd.DataFrame:
+    """Put the runs below a folder into one table, a row per run: parameters, best epoch, score and minutes."""
+    lines = []
+    for run in find(root):
+        record = run.record
+        line = {"run": run.folder.relative_to(root).as_posix(), **record["parameters"], **run.score()}
+        lines.append(line | {"epochs run": len(run.history()), "minutes": record["wall_seconds"] / 60})
+    return pd.DataFrame(lines).set_index("run") if lines else pd.DataFrame()
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a file whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft.write_text(text)
+    os.replace(draft, path)
+
+
+def write_record(folder: str | os.PathLike, record: dict) -> None:
+    """Write run.json."""
+    write_text(Path(folder) / "run.json", json.dumps(record, indent=1))
+
+
+def write_probabilities(folder: str | os.PathLike, scan: str, probabilities: np.ndarray) -> None:
+    """Keep the out-of-fold probabilities of a scan, (D, height, width, organs), in 256 steps."""
+    path = Path(folder) / "oof" / f"{scan}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{scan}.{os.getpid()}.part")
+    with open(draft, "wb") as file:
+        np.save(file, np.rint(probabilities * 255).astype(np.uint8))
+    os.replace(draft, path)
+
+
+def surroundings() -> dict:
+    """Describe what a run was made with: git hash, versions, machine."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    answer = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "git": answer.stdout.strip() or None,
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
