@@ -90,12 +90,13 @@ def claims(slices: pd.DataFrame) -> pd.DataFrame:
     table = statistics.measured(slices)
     bells, overlaps = statistics.bells(table), statistics.overlaps(table)
     inside = statistics.containment(table).set_index(["inner", "outer"]).loc[(LARGE, SMALL)]
+    contained = int(inside["inside"])
     three, two = overlaps["max"].fillna(0)[[statistics.ALL_THREE, f"{LARGE}+{SMALL}"]].astype(int)
     peak, count, spread = bells["peak"], bells["count"], bells["spread"]
     sides = {organ: f"{bells.at[organ, 'before']:.0%} before, {bells.at[organ, 'after']:.0%} after" for organ in ORGANS}
     lean = bells["before"] - bells["after"]
     rows = {
-        "some large-bowel masks lie wholly inside small bowel": (f"{int(inside['inside'])} masks", inside["inside"] > 0),
+        "some large-bowel masks lie wholly inside small bowel": (f"{contained} masks", contained > 0),
         "all three organs overlap on more than 300 px": (f"at most {three} px", three > 300),
         "large and small bowel overlap on more than 600 px": (f"at most {two} px", two > 600),
         "the bells peak in the order stomach, large, small bowel": (
