@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from kitlib import contest, rle
@@ -37,6 +38,14 @@ def expected_rows(slices: pd.DataFrame) -> pd.DataFrame:
     """List the rows that the slices call for: id and class, three rows per slice in the order of the table."""
     ids = slices["id"].repeat(len(contest.ORGANS)).to_numpy()
     return pd.DataFrame({"id": ids, "class": list(contest.ORGANS) * len(slices)})
+
+
+def encode(rows: pd.DataFrame, masks: np.ndarray) -> pd.DataFrame:
+    """Write the masks of one scan, (D, H, W, organs) bool, as rows id, class, predicted."""
+    texts = [rle.encode_stack(masks[..., channel]) for channel in range(len(contest.ORGANS))]
+    ids = np.repeat(rows["id"].to_numpy(), len(contest.ORGANS))
+    predicted = [text for three in zip(*texts, strict=True) for text in three]
+    return pd.DataFrame({"id": ids, "class": list(contest.ORGANS) * len(rows), "predicted": predicted})
 
 
 def write(

@@ -1,0 +1,44 @@
+"""Where the kit runs: on Kaggle or elsewhere, and on what devices; one line says what was chosen and why."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a run uses: `accelerators` found, the `precision` policy for Keras, and the reason in words."""
+
+    accelerators: int
+    precision: str
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def on_kaggle() -> bool:
+    """Tell whether this is a Kaggle notebook."""
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ or Path("/kaggle/input").is_dir()
+
+
+def devices() -> Devices:
+    """Look for accelerators and choose the precision.
+
+    A GPU with bfloat16 arithmetic (compute capability 8 up) gets mixed_bfloat16; an older one, such as the T4, has
+    16-bit tensor cores only for float16; a plain CPU stays with float32.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return Devices(0, "float32", f"Keras on {keras.backend.backend()}, float32")
+    import tensorflow as tf
+
+    found = tf.config.list_physical_devices("GPU")
+    if not found:
+        return Devices(0, "float32", f"{os.cpu_count()} CPU cores, no GPU: float32")
+    details = tf.config.experimental.get_device_details(found[0])
+    capability = details.get("compute_capability", (0, 0))
+    precision = "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16"
+    name = details.get("device_name", "GPU")
+    return Devices(len(found), precision, f"{len(found)} x {name}, compute capability {capability}: {precision}")

@@ -1,0 +1,266 @@
+"""Training one fold: from packed scans to a run folder with the best weights and their score."""
+
+import csv
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from kitlib import (
+    contest,
+    inference,
+    inputs,
+    losses,
+    metric,
+    monitors,
+    pipeline,
+    postprocess,
+    runs,
+    scans,
+    submission,
+    unet,
+)
+
+
+class AugmentedModel(keras.Model):
+    """A network and the augmentation of its input in one training step; a batch is a dict of images, masks, seed,
+    weight.
+
+    The augmentation runs where the network runs, in the same compiled graph, and only in training. Save and load
+    `model.network`; this wrapper is only for `fit`.
+    """
+
+    def __init__(self, network: keras.Model, augment: keras.layers.Layer | None = None):
+        super().__init__()
+        self.network = network
+        self.augment = augment
+
+    def call(self, batch, training=None):
+        images, masks = batch["images"], batch["masks"]
+        if self.augment is not None:
+            images, masks = self.augment(images, masks, batch["seed"], training=training)
+        return {
+            "probabilities": self.network(images, training=training),
+            "masks": masks,
+            "weight": batch["weight"],
+        }
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return super().compute_loss(x, y_pred["masks"], y_pred["probabilities"], y_pred["weight"], training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return super().compute_metrics(x, y_pred["masks"], y_pred["probabilities"], y_pred["weight"])
+
+
+class EpochLog(keras.callbacks.Callback):
+    """A bar over the steps, a printed line per epoch, and a line in history.csv as soon as the epoch is over."""
+
+    def __init__(self, path: Path, epochs: int, batch_size: int, steps: int):
+        super().__init__()
+        self.path, self.epochs, self.batch_size, self.steps = path, epochs, batch_size, steps
+        self.best = np.inf
+
+    def on_train_begin(self, logs=None):
+        self.started = time.perf_counter()
+        self.bar = tqdm(total=self.epochs * self.steps, desc="training", unit=" steps")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch_started = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update()
+        if batch + 1 == self.steps:
+            self.trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        images_per_second = self.steps * self.batch_size / (self.trained - self.epoch_started)
+        left = (time.perf_counter() - self.started) / (epoch + 1) * (self.epochs - epoch - 1)
+        row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
+        row["images_per_second"] = round(images_per_second, 1)
+        new = not self.path.exists()
+        with open(self.path, "a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        star = "*" if row["val_loss"] < self.best else " "
+        self.best = min(self.best, row["val_loss"])
+        self.bar.write(
+            f"epoch {epoch + 1:3d}/{self.epochs}{star} loss {row['loss']:.4f}  held out: loss {row['val_loss']:.4f}"
+            f"  Dice {row['val_dice']:.4f}  IoU {row['val_iou']:.4f}"
+            f"  {images_per_second:5.1f} images/s, at most {left / 60:.1f} min left"
+        )
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
+
+
+def fit_fold(
+    slices: pd.DataFrame,
+    folder: str | os.PathLike,
+    *,
+    held_out: pd.Series,
+    spec: inputs.InputSpec | None = None,
+    network: Callable[..., keras.Model] = unet.build_unet,
+    network_options: dict | None = None,
+    loss: keras.losses.Loss | None = None,
+    augment: keras.layers.Layer | None = None,
+    epochs: int = 40,
+    batch_size: int = 16,
+    learning_rate: float = 1e-3,
+    schedule: str = "constant",
+    patience: int = 15,
+    leave_out: tuple[str, ...] = contest.SUSPECT_SCANS,
+    packed: pipeline.Packed | None = None,
+    seed: int = 0,
+) -> runs.Run:
+    """Train a network on the slices that are not held out, and score it on those that are.
+
+    The defaults are the paper's: BCE + 0.5 Dice, Adam, at most 40 epochs, stopped after 15 without a lower loss on the
+    held-out slices (section V.F). The paper names no learning rate; 1e-3 is Adam's own.
+
+    Args:
+        slices: table of slices, as scans.read gives it for "train".
+        folder: the run folder to write; it must not hold a finished run.
+        held_out: True for the rows to validate on; whole cases (`scans.folds(slices) == k`) or
+        `scans.later_days(slices)`. spec: what the network sees.
+        network: called with the input shape and `network_options`.
+        network_options: keyword arguments of the network.
+        loss: None means BCE + 0.5 Dice.
+        augment: kitlib.augment.Augment, or None.
+        epochs: at most so many.
+        batch_size: slices per step.
+        learning_rate: of Adam, at its peak.
+        schedule: "constant", or "cosine": one epoch of warm-up, then half a cosine down to zero.
+        patience: epochs without a lower loss on the held-out slices before training stops.
+        leave_out: scans not to train on, the hosts' suspects unless told otherwise; they stay in the validation.
+        packed: scans that were packed before, to be shared between folds; None packs them here.
+        seed: of weights, order and augmentation.
+
+    Returns:
+        The run, with its score on the held-out scans.
+
+    Raises:
+        ValueError: when a scan lies on both sides, when a side is empty, or for an unknown schedule.
+        FileExistsError: when the folder holds a finished run.
+    """
+    folder = Path(folder)
+    if (folder / "model.keras").exists():
+        raise FileExistsError(f"{folder} holds a finished run; choose another folder or delete it")
+    if schedule not in ("constant", "cosine"):
+        raise ValueError(f"schedule {schedule!r} is neither 'constant' nor 'cosine'")
+    spec = spec or inputs.InputSpec()
+    network_options = network_options or {}
+    learn, check = _sides(slices, held_out, leave_out)
+    started = time.perf_counter()
+    keras.utils.set_random_seed(seed)
+    packed = packed or pipeline.pack(slices, spec)
+    model = AugmentedModel(network(spec.shape, **network_options), augment)
+    steps = pipeline.steps(learn, batch_size)
+    training_set = pipeline.dataset(learn, spec, batch_size, True, packed=packed, seed=seed)
+    check_set = pipeline.dataset(check, spec, batch_size, False, packed=packed)
+    loss = loss or losses.BCEDice(dice_weight=0.5)
+    model.compile(
+        optimizer=keras.optimizers.Adam(_rate(learning_rate, schedule, steps, epochs)),
+        loss=loss,
+        weighted_metrics=[monitors.Dice(name="dice"), monitors.IoU(name="iou")],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "history.csv").unlink(missing_ok=True)
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=patience, mode="min", restore_best_weights=True)
+    log = EpochLog(folder / "history.csv", epochs, batch_size, steps)
+    model.fit(
+        training_set, validation_data=check_set, epochs=epochs, steps_per_epoch=steps, callbacks=[stop, log], verbose=0
+    )
+    _save_model(model.network, folder / "model.keras")
+    score = _score_held_out(model.network, check, packed, folder, batch_size)
+    record = {
+        "parameters": {
+            "network": network.__name__,
+            **network_options,
+            "loss": loss.name,
+            "augment": augment.name if augment is not None else None,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "schedule": schedule,
+            "patience": patience,
+            "seed": seed,
+        },
+        "input_spec": json.loads(spec.to_json()),
+        "weights": int(model.network.count_params()),
+        "folds": {"train": sorted(learn["scan"].unique()), "held_out": sorted(check["scan"].unique())},
+        **runs.surroundings(),
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    runs.write_text(folder / "score.json", json.dumps(score, indent=1))
+    runs.write_record(folder, record)
+    return runs.read(folder)
+
+
+def cross_validate(
+    slices: pd.DataFrame, folder: str | os.PathLike, *, count: int = 5, spec: inputs.InputSpec | None = None, **options
+) -> list[runs.Run]:
+    """Train one network per fold (paper, V.B.1) into folder/fold0, folder/fold1, ...; options go to `fit_fold`.
+
+    Folds that are finished are read, not trained again; scans are packed once.
+    """
+    folder = Path(folder)
+    spec = spec or inputs.InputSpec()
+    table = scans.folds(slices, count)
+    packed = None
+    finished = []
+    for fold in range(count):
+        place = folder / f"fold{fold}"
+        if not (place / "run.json").exists():
+            packed = packed or pipeline.pack(slices, spec)
+            fit_fold(slices, place, held_out=table == fold, spec=spec, packed=packed, **options)
+        finished.append(runs.read(place))
+    return finished
+
+
+def _sides(slices, held_out, leave_out):
+    """Part the slices into those to learn from and those to check on, and make sure that no scan is on both sides."""
+    check, learn = slices[held_out], slices[~held_out & ~slices["scan"].isin(leave_out)]
+    both = set(check["scan"]) & set(learn["scan"])
+    if both:
+        raise ValueError(f"scan {min(both)} is both learned from and held out; hold out whole scans")
+    if not len(check) or not len(learn):
+        raise ValueError(f"{len(learn)} slices to learn from and {len(check)} held out: neither side may be empty")
+    return learn, check
+
+
+def _rate(peak, schedule, steps, epochs):
+    """Make the learning rate of Adam."""
+    if schedule == "constant":
+        return peak
+    decay = max(steps * (epochs - 1), 1)
+    return keras.optimizers.schedules.CosineDecay(peak / 10, decay, warmup_target=peak, warmup_steps=steps)
+
+
+def _save_model(network, path):
+    """Save a network whole or not at all."""
+    draft = path.with_name(f"draft-{os.getpid()}.keras")
+    network.save(draft)
+    os.replace(draft, path)
+
+
+def _score_held_out(network, check, packed, folder, batch_size):
+    """Predict the held-out scans, keep their probabilities, and score them at the size of their files."""
+    lines = []
+    for name, rows in tqdm(check.groupby("scan", sort=False), desc="scoring", unit=" scans"):
+        prepared = packed.images[packed.places(rows)]
+        probabilities = inference.predict_scan(network, prepared, rows, packed.spec, batch_size)
+        runs.write_probabilities(folder, name, probabilities)
+        restored = inputs.restore(probabilities, (rows["height"].iloc[0], rows["width"].iloc[0]))
+        lines.append(submission.encode(rows, postprocess.masks(restored, postprocess.Settings())))
+    result = metric.score(scans.rows(check), pd.concat(lines), check)
+    return {"score": result.value, "dice": result.dice, "hausdorff": result.hausdorff}
