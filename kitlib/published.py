@@ -4,9 +4,11 @@ Source: the paper's section IV, its tables 3 to 6 and the text around its figure
 part of them.
 """
 
+from pathlib import Path
+
 import pandas as pd
 
-from kitlib import statistics
+from kitlib import habits, scans, statistics
 from kitlib.contest import ORGANS
 
 SLICES, SCANS, CASES = 38_496, 274, 85
@@ -56,6 +58,28 @@ _MASKS = {
     "peak of the small bowel: masks": ("bells", SMALL, "count", 235),
 }
 _NEEDS_ANNOTATION = ("slices with a mask", "slices without a mask")
+
+
+def attached(root=None, index=None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read what is attached: all slices, and those of them whose masks are known.
+
+    Args:
+        root: folder in the official layout; with an index, only its train.csv is wanted, and that may be absent.
+        index: csv of slices (`id image_path`, and `has_mask` where known) that stands for the folder of images.
+
+    Returns:
+        Two slice tables, the same one twice without an index.
+    """
+    if index is None:
+        slices = scans.read(scans.find_root(root))
+        return slices, slices
+    slices = scans.read(Path(index).parent, split="test", index=index)
+    listed = pd.read_csv(index)
+    if "has_mask" in listed:
+        slices = slices.join(listed.set_index("id")["has_mask"], on="id")
+    if root is not None and (Path(root) / "train.csv").is_file():
+        return slices, scans.read(root, problems=[], index=index)
+    return slices, slices.iloc[:0].assign(**dict.fromkeys(ORGANS, ""))
 
 
 def compare(slices: pd.DataFrame) -> pd.DataFrame:
@@ -117,6 +141,39 @@ def claims(slices: pd.DataFrame) -> pd.DataFrame:
     }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["here", "holds"]).rename_axis("claim")
     return table.assign(holds=table["holds"].map({True: "yes", False: "no"}))
+
+
+def decisions(slices: pd.DataFrame, samples: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Say what the statistics decide about a model, and by which figure of the attached data.
+
+    Args:
+        samples: rows of `intensities.sample`; without them the scale of the grey values is left open.
+
+    Returns:
+        Indexed by decision: `because`.
+    """
+    table = statistics.measured(slices)
+    organs = statistics.organs_per_slice(table)
+    shared = int((statistics.overlap_areas(table)[list(statistics.COMBINATIONS)] > 0).any(axis=1).sum())
+    scans_per_case = table.groupby("case")["scan"].nunique()
+    several = organs.loc[organs["organs"] > 1, "slices"].sum()
+    masks = statistics.organ_counts(table)["masks"]
+    here = int(habits.suspects(table)["here"].sum())
+    reasons = {
+        "three sigmoid masks, not one label per pixel": f"organs overlap on {shared:,} slices",
+        "folds grouped by case": f"cases have {scans_per_case.mean():.1f} scans on average, {scans_per_case.max()} at most",
+        "folds stratified by organ count": f"{several / max(len(table), 1):.0%} of the slices hold several organs, "
+        f"{organs.at['none', 'share']:.0%} hold none",
+        "a stack along the body": f"an organ fills {masks.sum() / max(len(habits.extents(table)), 1):.0f} slices on end",
+        "a gate for empty slices": f"{organs.at['none', 'share']:.0%} of the slices have no mask",
+        "suspects left out": f"{here} of the hosts' {len(habits.SUSPECT_SCANS)} are here",
+    }
+    if samples is not None:
+        bright = samples.groupby("scan")["p99"].median()
+        reasons["percentiles of the scan as its scale"] = (
+            f"the 99th percentile of scans runs from {bright.min():,.0f} to {bright.max():,.0f}"
+        )
+    return pd.DataFrame({"because": reasons}).rename_axis("decision")
 
 
 def is_complete(slices: pd.DataFrame) -> bool:

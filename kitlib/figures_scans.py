@@ -1,0 +1,224 @@
+"""Pictures of the scans themselves with the experts' contours: typical and overlapping masks, contact sheet, three
+planes, days.
+
+Every function takes the slice table of `scans.read` with its image files at hand, and gives a figure. They follow the
+paper's figures 4 and 5, and add what a slice alone cannot show. The patient's right is on the left, as radiologists
+look at it; slice 1 is nearest to the head.
+"""
+
+import cv2
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kitlib import intensities, rle, statistics
+from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
+from kitlib.figures import LABELS, PALE, WIDTH, box, canvas, look, organ_legend, overlay
+
+_BODY = 0.06  # of the 99th percentile: what is brighter belongs to the body
+
+
+def masks(slices: pd.DataFrame) -> np.ndarray:
+    """Decode the masks of slices of one size: (D, H, W, organs) bool."""
+    shape = int(slices["height"].iloc[0]), int(slices["width"].iloc[0])
+    return np.stack([rle.decode_stack(slices[organ].tolist(), shape) for organ in ORGANS], axis=-1)
+
+
+@look
+def typical_masks(slices: pd.DataFrame, count: int = 4) -> Figure:
+    """Draw slices of several cases without and with contours (the paper's figure 4).
+
+    From as many cases as there are, the slice with the most mask pixels among those that hold the most organs.
+    """
+    measured = statistics.measured(slices)
+    area = measured[[f"{organ}_px" for organ in ORGANS]]
+    rank = (area > 0).sum(axis=1) * 1e6 + area.sum(axis=1)
+    best = rank.groupby(slices["case"]).idxmax()
+    best = best[rank[best].to_numpy() > 0]
+    chosen = slices.loc[best.iloc[np.linspace(0, len(best) - 1, min(count, len(best))).round().astype(int)]]
+    views = [(row, intensities.image(row["path"]), masks(row.to_frame().T)[0]) for _, row in chosen.iterrows()]
+    cuts = [_body(image, mask) for _, image, mask in views]
+    tall = max((rows.stop - rows.start) / (columns.stop - columns.start) for rows, columns in cuts)
+    width = min(WIDTH, 4 * len(views))
+    figure, axes = canvas(2 * tall * width / len(views) + 0.7, rows=2, columns=len(views), width=width)
+    for (above, below), (row, image, mask), cut in zip(axes.T, views, cuts, strict=True):
+        overlay(above, image[cut], np.zeros_like(mask[cut]))
+        above.set_title(f"case {row['case']}, day {row['day']}, slice {row['slice']}", size=9)
+        overlay(below, image[cut], mask[cut])
+    organ_legend(figure)
+    return figure
+
+
+@look
+def overlapping_masks(slices: pd.DataFrame, count: int = 4, margin: int = 22) -> Figure:
+    """Draw the largest overlaps, zoomed, with the shared pixels filled in white (the paper's figure 5).
+
+    Args:
+        count: pictures; the kinds of overlap take turns, each scan is shown once per kind.
+        margin: pixels around the overlap.
+
+    Raises:
+        ValueError: no organs overlap anywhere in the table.
+    """
+    chosen = _largest_overlaps(slices, count)
+    if not chosen:
+        raise ValueError("no two masks of this table overlap; there is nothing to draw")
+    width = min(WIDTH, 3.3 * len(chosen))
+    figure, axes = canvas(width / len(chosen) + 0.8, columns=len(chosen), width=width)
+    for axis, (place, name, pixels) in zip(axes[0], chosen, strict=True):
+        row = slices.loc[place]
+        image, mask = intensities.image(row["path"]), masks(row.to_frame().T)[0]
+        shared = mask[..., [ORGANS.index(organ) for organ in name.split("+")]].all(axis=-1)
+        cut = _square(box(_largest_piece(shared), margin), image.shape)
+        overlay(axis, image[cut], mask[cut], line=1.8)
+        white = np.zeros((*shared.shape, 4))
+        white[shared] = (1, 1, 1, 0.85)
+        axis.imshow(white[cut])
+        kind = "all three" if name == statistics.ALL_THREE else " & ".join(LABELS[o] for o in name.split("+"))
+        axis.set_title(f"{kind}: {pixels} px\n{row['scan']}, slice {row['slice']}", size=9)
+    organ_legend(figure)
+    return figure
+
+
+@look
+def contact_sheet(scan: pd.DataFrame, columns: int = 8, rows: int = 4) -> Figure:
+    """Draw one scan as a sheet of slices from head to feet, with contours and slice numbers.
+
+    Args:
+        scan: rows of one scan.
+        columns, rows: slices on the sheet, spread over the annotated part and a little beyond.
+    """
+    annotated = np.flatnonzero(statistics.annotated(scan))
+    first, last = (annotated[0], annotated[-1]) if len(annotated) else (0, len(scan) - 1)
+    around = max(2, len(scan) // 30)
+    span = max(first - around, 0), min(last + around, len(scan) - 1)
+    chosen = scan.iloc[np.unique(np.linspace(*span, rows * columns).round().astype(int))]
+    images, mask = intensities.volume(chosen), masks(chosen)
+    cut = _body(images.max(axis=0), mask.any(axis=0))
+    sheet_rows = -(-len(chosen) // columns)
+    tall = WIDTH / columns * (cut[0].stop - cut[0].start) / (cut[1].stop - cut[1].start)
+    figure, axes = canvas(tall * sheet_rows + 0.6, rows=sheet_rows, columns=columns)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for axis in axes.flat[len(chosen) :]:
+        axis.set_axis_off()
+    for axis, image, drawn, number in zip(axes.flat, images, mask, chosen["slice"], strict=False):
+        overlay(axis, image[cut], drawn[cut], line=0.8)
+        axis.text(0.03, 0.97, number, transform=axis.transAxes, color="white", va="top", size=8)
+    organ_legend(figure)
+    return figure
+
+
+@look
+def planes(scan: pd.DataFrame) -> Figure:
+    """Draw one scan in three planes, in millimetres, so that its true proportions show.
+
+    The planes go through the slice, row and column with the most mask pixels; dotted lines mark them in the other
+    views.
+
+    Args:
+        scan: rows of one scan.
+    """
+    images, mask = intensities.volume(scan), masks(scan)
+    spacing = float(scan["spacing_mm"].iloc[0])
+    cut = _body(images.max(axis=0), mask.any(axis=(0)), margin=4)
+    images, mask = images[:, cut[0], cut[1]], mask[:, cut[0], cut[1]]
+    sides = np.array(images.shape) * (SLICE_THICKNESS_MM, spacing, spacing)
+    at = [
+        int(mask.sum(axis=tuple({0, 1, 2, 3} - {axis})).argmax()) if mask.any() else images.shape[axis] // 2
+        for axis in range(3)
+    ]
+    at_mm = (np.array(at) + 0.5) * (SLICE_THICKNESS_MM, spacing, spacing)
+    depth, height, width = sides
+    ratios = [width, width, height]
+    tall = 9.4 * max(depth, height) / sum(ratios)
+    figure, axes = canvas(tall + 1.0, columns=3, width_ratios=ratios)
+    views = (
+        ("axial", images[at[0]], mask[at[0]], (width, height), (at_mm[2], at_mm[1]), "RLAP"),
+        ("coronal", images[:, at[1]], mask[:, at[1]], (width, depth), (at_mm[2], at_mm[0]), "RLHF"),
+        ("sagittal", images[:, :, at[2]], mask[:, :, at[2]], (height, depth), (at_mm[1], at_mm[0]), "APHF"),
+    )
+    for axis, (name, image, drawn, (across, down), lines, letters) in zip(axes[0], views, strict=True):
+        overlay(axis, image, drawn, extent=(0, across, down, 0), aspect="equal")
+        axis.axvline(lines[0], color="white", linewidth=0.6, linestyle=":")
+        axis.axhline(lines[1], color="white", linewidth=0.6, linestyle=":")
+        _letters(axis, letters)
+        axis.set_title(name, size=10)
+        axis.plot([across - 110, across - 10], [down - 8, down - 8], color="white", linewidth=2.5)
+        axis.text(across - 60, down - 12, "10 cm", color="white", size=8, ha="center", va="bottom")
+    figure.suptitle(f"{scan['scan'].iloc[0]}, slice {scan['slice'].iloc[at[0]]}", size=10, color=PALE)
+    organ_legend(figure)
+    return figure
+
+
+@look
+def days(slices: pd.DataFrame, case: int, most: int = 5) -> Figure:
+    """Draw one case on each of its days: the coronal plane with the most mask pixels, head up, all at one scale.
+
+    Args:
+        most: days that are drawn at most, spread over all of them.
+    """
+    scans = slices[slices["case"] == case]
+    chosen = sorted(scans["day"].unique())
+    chosen = [chosen[k] for k in np.unique(np.linspace(0, len(chosen) - 1, most).round().astype(int))]
+    views = []
+    for day in chosen:
+        scan = scans[scans["day"] == day]
+        images, mask = intensities.volume(scan), masks(scan)
+        spacing = float(scan["spacing_mm"].iloc[0])
+        row = int(mask.sum(axis=(0, 2, 3)).argmax()) if mask.any() else images.shape[1] // 2
+        columns = _body(images.max(axis=0), mask.any(axis=0))[1]
+        views.append((f"day {day}", images[:, row, columns], mask[:, row, columns], spacing))
+    widths = [image.shape[1] * spacing for _, image, _, spacing in views]
+    tall = max(len(image) for _, image, _, _ in views) * SLICE_THICKNESS_MM
+    width = min(WIDTH, 3.4 * len(views))
+    figure, axes = canvas(width * tall / sum(widths) + 0.7, columns=len(views), width=width, width_ratios=widths)
+    for axis, (title, image, drawn, _), across in zip(axes[0], views, widths, strict=True):
+        overlay(axis, image, drawn, extent=(0, across, len(image) * SLICE_THICKNESS_MM, 0), aspect="equal")
+        axis.set_title(f"case {case}, {title}", size=10)
+    organ_legend(figure)
+    return figure
+
+
+def _largest_overlaps(slices: pd.DataFrame, count: int) -> list[tuple[int, str, int]]:
+    """Row, combination and pixels of the largest overlaps; the combinations take turns."""
+    table = statistics.overlap_areas(slices)
+    queues = []
+    for name in statistics.COMBINATIONS:
+        largest = table[name][table[name] > 0].sort_values(ascending=False)
+        once = ~slices.loc[largest.index, "scan"].duplicated()
+        queues.append([(place, name, int(largest[place])) for place in largest.index[once][:count]])
+    turns = [queue[turn] for turn in range(count) for queue in queues if turn < len(queue)]
+    return turns[:count]
+
+
+def _body(image: np.ndarray, mask: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
+    """Rows and columns that hold the body and every mask (H, W, organs)."""
+    body = image > _BODY * np.percentile(image, 99)
+    # Noise is bright here and there, a body along whole rows and columns.
+    solid = (body.mean(axis=1) > 0.08)[:, None] & (body.mean(axis=0) > 0.08)
+    return box(np.stack([solid, mask.any(axis=-1)]), margin)
+
+
+def _largest_piece(mask: np.ndarray) -> np.ndarray:
+    """The largest connected piece of a mask."""
+    _, pieces, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    return pieces == facts[1:, cv2.CC_STAT_AREA].argmax() + 1
+
+
+def _square(cut: tuple[slice, slice], shape: tuple[int, int]) -> tuple[slice, slice]:
+    """The cut widened to a square, as far as the picture reaches."""
+    side = max(part.stop - part.start for part in cut)
+    wide = []
+    for part, size in zip(cut, shape, strict=True):
+        first = max(0, min((part.start + part.stop - side) // 2, size - side))
+        wide.append(slice(first, min(first + side, size)))
+    return wide[0], wide[1]
+
+
+def _letters(axis: Axes, letters: str) -> None:
+    """Name the sides left, right, top and bottom: Right Left Anterior Posterior Head Feet of the patient."""
+    places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"))
+    places += ((0.5, 0.99, "center", "top"), (0.5, 0.01, "center", "bottom"))
+    for letter, (x, y, across, down) in zip(letters, places, strict=True):
+        axis.text(x, y, letter, transform=axis.transAxes, color="white", size=9, ha=across, va=down)
