@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kitlib import contest, rle
-from kitlib.hausdorff import directed as directed_pair
+from kitlib import hausdorff as sets
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,8 @@ def hausdorff(truth: np.ndarray, prediction: np.ndarray, directed: bool = False)
     if not all(filled):
         return 1.0 if any(filled) else float("nan")
     steps = tuple(1 / side for side in truth.shape)
-    distance = directed_pair(prediction, truth, steps).distance
-    if not directed:
-        distance = max(distance, directed_pair(truth, prediction, steps).distance)
-    return distance / 3**0.5
+    search = sets.directed if directed else sets.symmetric
+    return search(prediction, truth, steps).distance / 3**0.5
 
 
 def score(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame, convention: str = "host") -> Score:
