@@ -1,6 +1,8 @@
 """Where the kit runs: on Kaggle or elsewhere, and on what devices; one line says what was chosen and why."""
 
+import importlib.metadata
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,21 @@ class Devices:
 def on_kaggle() -> bool:
     """Tell whether this is a Kaggle notebook."""
     return "KAGGLE_KERNEL_RUN_TYPE" in os.environ or Path("/kaggle/input").is_dir()
+
+
+def versions() -> str:
+    """Say which kit runs on what, in two lines."""
+    import kitlib
+
+    packages = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "opencv-python-headless", "opencv-python")
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    place = Path(kitlib.__file__).parent
+    return f"kitlib {kitlib.__version__} from {place}\nPython {platform.python_version()}, {', '.join(found)}"
 
 
 def devices() -> Devices:

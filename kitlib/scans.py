@@ -114,6 +114,18 @@ def rows(slices: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def with_masks(slices: pd.DataFrame, masks: pd.DataFrame) -> pd.DataFrame:
+    """Put rows (id, class, and segmentation or predicted) beside the slices they belong to: the reverse of `rows`.
+
+    Slices without rows get empty masks.
+    """
+    column = "predicted" if "predicted" in masks else "segmentation"
+    wide = masks.pivot(index="id", columns="class", values=column)
+    bare = slices.drop(columns=list(contest.ORGANS), errors="ignore")
+    joined = bare.join(wide.reindex(columns=list(contest.ORGANS)), on="id")
+    return joined.fillna(dict.fromkeys(contest.ORGANS, ""))
+
+
 def organ_count(slices: pd.DataFrame) -> pd.Series:
     """Count the organs on each slice, 0 to 3: the label that folds are stratified by."""
     return (slices[list(contest.ORGANS)] != "").sum(axis=1).rename("organs")

@@ -58,7 +58,7 @@ def _convolutions(maps, width, padding, batch_norm, name):
     for count in ("a", "b"):
         maps = layers.Conv2D(width, 3, padding=padding, name=f"{name}{count}")(maps)
         if batch_norm:
-            maps = layers.BatchNormalization(name=f"{name}{count}_norm")(maps)
+            maps = layers.BatchNormalization(momentum=0.9, name=f"{name}{count}_norm")(maps)
         maps = layers.ReLU(name=f"{name}{count}_relu")(maps)
     return maps
 

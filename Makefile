@@ -1,0 +1,73 @@
+# The kit's commands; `make help` lists them. README.md has the same without make.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+PYTHON312 ?= $(shell command -v python3.12 || ls $(HOME)/.pyenv/versions/3.12*/bin/python3.12 2>/dev/null | tail -n 1)
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= data/phantom
+NOTEBOOKS := $(wildcard notebooks/*.py)
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+demo: $(VENV)/.stamp $(DATA)/train.csv  ## synthetic competition, three notebooks, a scored submissions/submission.csv
+	$(BIN)/python notebooks/execute.py 01_eda 02_train 03_inference
+	$(BIN)/python -m kitlib.baselines $(DATA) submissions/submission.csv
+	@echo "Open pages/01_eda.html, pages/02_train.html and pages/03_inference.html; the run lies below runs/."
+
+test: $(VENV)/.stamp  ## all tests
+	$(BIN)/python -m pytest
+
+test-kaggle: .venv-kaggle/.stamp  ## all tests on the versions of Kaggle's image
+	.venv-kaggle/bin/python -m pytest
+
+JAX_TESTS := $(wildcard $(foreach name,attention unet losses monitors elastic augment,tests/test_$(name).py))
+test-jax: $(VENV)/.jax  ## the tests of the pure-Keras modules on the JAX backend
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(JAX_TESTS)
+
+check: $(VENV)/.stamp  ## style, and notebooks that match their scripts
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python notebooks/generate.py --check
+
+fix: $(VENV)/.stamp  ## mend style
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+notebooks: $(VENV)/.stamp  ## generate each ipynb from its script
+	$(BIN)/python notebooks/generate.py
+
+pages: $(VENV)/.stamp $(DATA)/train.csv  ## run all notebooks and render them to pages/*.html
+	$(BIN)/python notebooks/execute.py
+
+bench: .venv-bench/.stamp  ## run the benchmarks beside their peers, tables into benchmarks/results/
+	@for script in benchmarks/*.py; do echo "== $$script"; .venv-bench/bin/python $$script --save || exit 1; done
+
+clean:  ## remove environments, caches, pages and the phantom; data, runs and submissions stay
+	rm -rf .venv .venv-kaggle .venv-bench pages data/phantom build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.stamp: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -r requirements.txt
+	$(BIN)/python -m pip install -q --no-deps -e .
+	@touch $@
+
+$(VENV)/.jax: $(VENV)/.stamp
+	$(BIN)/python -m pip install -q "jax>=0.6"
+	@touch $@
+
+.venv-kaggle/.stamp: requirements.txt constraints-kaggle.txt pyproject.toml
+	$(or $(PYTHON312),$(PYTHON)) -m venv .venv-kaggle
+	.venv-kaggle/bin/python -m pip install -q -r requirements.txt -c constraints-kaggle.txt
+	.venv-kaggle/bin/python -m pip install -q --no-deps -e .
+	@touch $@
+
+.venv-bench/.stamp: requirements.txt benchmarks/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install -q -r benchmarks/requirements.txt
+	.venv-bench/bin/python -m pip install -q --no-deps -e .
+	@touch $@
+
+$(DATA)/train.csv: | $(VENV)/.stamp
+	$(BIN)/python -m kitlib.phantom $(DATA) --cases 6
+
+.PHONY: demo test test-kaggle test-jax check fix notebooks pages bench clean help

@@ -1,0 +1,76 @@
+"""Pictures of a training: what the network sees, how it learns, what it predicts."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kitlib import contest, inputs, rle, runs
+from kitlib.figures import INK, WIDTH, canvas, look, organ_legend, overlay, picture_axis
+from kitlib.pipeline import Packed
+
+
+@look
+def stack(packed: Packed, place: int) -> Figure:
+    """Draw the stack of one slice as the network gets it, with the masks on its middle."""
+    images, _ = packed.gather(np.array([place]))
+    depth = packed.spec.depth
+    figure, axes = canvas(WIDTH / depth + 0.7, columns=depth)
+    numbers = packed.slices["slice"].to_numpy()[packed.stacks[place]]
+    for position, (axis, image, number) in enumerate(zip(axes[0], images[0], numbers, strict=True)):
+        masks = grid_masks(packed, place) if position == depth // 2 else np.zeros((*image.shape, 1), bool)
+        masks = masks if masks.shape[-1] > 1 else np.zeros((*image.shape, len(contest.ORGANS)), bool)
+        overlay(axis, image.astype(float), masks)
+        axis.set_title(f"slice {number}" + (", to outline" if position == depth // 2 else ""))
+    organ_legend(figure)
+    return figure
+
+
+def grid_masks(packed: Packed, place: int) -> np.ndarray:
+    """Unpack the masks of one slice on the grid: (height, width, organs) bool."""
+    return packed.masks[place][..., None] >> np.arange(len(contest.ORGANS)) & 1 == 1
+
+
+@look
+def history(table: pd.DataFrame) -> Figure:
+    """Draw loss, Dice and IoU over the epochs (paper, Figures 7, 9 and 10): learned from, and held out."""
+    figure, axes = canvas(3.2, columns=3)
+    best = table["epoch"][table["val_loss"].idxmin()]
+    for axis, (name, title) in zip(axes[0], {"loss": "Loss", "dice": "Dice", "iou": "IoU"}.items(), strict=True):
+        axis.plot(table["epoch"], table[name], color="#9AA5B1", label="learned from")
+        axis.plot(table["epoch"], table[f"val_{name}"], color=INK, label="held out")
+        axis.axvline(best, color="#9AA5B1", linewidth=0.8, linestyle=":", label="best epoch")
+        axis.set(title=title, xlabel="epoch")
+        axis.grid(axis="y")
+        if name != "loss":
+            axis.set_ylim(0, 1)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+@look
+def predictions(run: runs.Run, slices: pd.DataFrame, count: int = 4) -> Figure:
+    """Draw image, truth and out-of-fold prediction of some slices (paper, Figure 11).
+
+    Args:
+        run: has out-of-fold probabilities of the scans drawn.
+        slices: held-out slices with masks; the one with most organ pixels of each of `count` scans is drawn.
+        count: rows of the picture.
+    """
+    names = [name for name in slices["scan"].unique() if name in run.scans][:count]
+    figure, axes = canvas(WIDTH / 3 * len(names), rows=len(names), columns=3)
+    for row, name in zip(axes, names, strict=True):
+        scan = slices[slices["scan"] == name]
+        areas = scan[list(contest.ORGANS)].map(rle.area).sum(axis=1).to_numpy()
+        place = int(areas.argmax())
+        shown = scan.iloc[place]
+        image = inputs.load([shown["path"]])[0]
+        truth = np.stack([rle.decode(shown[organ], image.shape) for organ in contest.ORGANS], axis=-1)
+        predicted = inputs.restore(run.probabilities(name)[place : place + 1], image.shape)[0] >= 0.5
+        overlay(row[0], image, np.zeros_like(truth))
+        overlay(row[1], image, truth)
+        overlay(row[2], image, predicted)
+        picture_axis(row[0], f"{name}, slice {shown['slice']}")
+        picture_axis(row[1], "truth")
+        picture_axis(row[2], "prediction")
+    organ_legend(figure)
+    return figure

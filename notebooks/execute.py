@@ -1,0 +1,69 @@
+"""Run notebooks and render them: `python notebooks/execute.py [NAME ...] [--set PARAMETER=VALUE ...]`.
+
+Papermill runs each notebook in its own kernel, with the parameters set, and shows its progress; the executed notebook
+and its HTML page land in pages/. A parameter must be set by one of the notebooks' tagged cells.
+"""
+
+import argparse
+import ast
+import os
+import time
+from pathlib import Path
+
+import nbconvert
+import papermill
+
+FOLDER = Path(__file__).parent
+PAGES = FOLDER.parent / "pages"
+
+
+def execute(name: str, parameters: dict, pages: Path = PAGES) -> Path:
+    """Run one notebook with the parameters that it knows, and render it.
+
+    Returns:
+        The HTML page.
+    """
+    source = FOLDER / f"{name}.ipynb"
+    known = papermill.inspect_notebook(source)
+    given = {key: value for key, value in parameters.items() if key in known}
+    pages.mkdir(parents=True, exist_ok=True)
+    executed = pages / f"{name}.ipynb"
+    started = time.perf_counter()
+    papermill.execute_notebook(
+        source, executed, given, cwd=FOLDER, kernel_name="python3", log_output=True, progress_bar=False
+    )
+    page, _ = nbconvert.HTMLExporter(embed_images=True).from_filename(str(executed))
+    executed.with_suffix(".html").write_text(page, encoding="utf-8")
+    print(f"{name}: {time.perf_counter() - started:.0f} s, {executed.with_suffix('.html')}", flush=True)
+    return executed.with_suffix(".html")
+
+
+def main() -> None:
+    """Run the notebooks that are named, or all of them in order."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="01_eda, 02_train, ...; all when none is given")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PARAMETER=VALUE", help="a Python literal or text"
+    )
+    given = parser.parse_args()
+    parameters = dict(map(_parse, given.set))
+    names = given.names or [path.stem for path in sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))]
+    known = {key for name in names for key in papermill.inspect_notebook(FOLDER / f"{name}.ipynb")}
+    if set(parameters) - known:
+        parser.error(f"no notebook has the parameter {', '.join(sorted(set(parameters) - known))}")
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    for name in names:
+        execute(name, parameters)
+
+
+def _parse(text: str) -> tuple[str, object]:
+    """Split PARAMETER=VALUE; what is no Python literal is text."""
+    key, _, value = text.partition("=")
+    try:
+        return key, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return key, value
+
+
+if __name__ == "__main__":
+    main()

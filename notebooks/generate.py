@@ -1,0 +1,46 @@
+"""Generate each notebook from its percent script: `python notebooks/generate.py [--check]`.
+
+The script is what people edit; the ipynb beside it has the same cells, no outputs, and cell numbers for ids, so that a
+notebook changes only where its script does. `--check` writes nothing and fails where a pair differs.
+"""
+
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+
+FOLDER = Path(__file__).parent
+SCRIPTS = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+
+
+def generate(script: Path) -> str:
+    """Make the text of the notebook that belongs to a script."""
+    notebook = jupytext.read(script)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number:03d}"
+    return nbformat.writes(notebook, version=4) + "\n"
+
+
+def main() -> int:
+    """Write or check every pair."""
+    stale = [script for script in SCRIPTS if _read(script.with_suffix(".ipynb")) != generate(script)]
+    for script in stale:
+        if "--check" in sys.argv:
+            print(f"{script.with_suffix('.ipynb')} is not what {script.name} says; run `make notebooks`")
+        else:
+            script.with_suffix(".ipynb").write_text(generate(script))
+            print(f"wrote {script.with_suffix('.ipynb')}")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
