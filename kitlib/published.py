@@ -155,16 +155,16 @@ def decisions(slices: pd.DataFrame, samples: pd.DataFrame | None = None) -> pd.D
     table = statistics.measured(slices)
     organs = statistics.organs_per_slice(table)
     shared = int((statistics.overlap_areas(table)[list(statistics.COMBINATIONS)] > 0).any(axis=1).sum())
-    scans_per_case = table.groupby("case")["scan"].nunique()
+    days = table.groupby("case")["scan"].nunique()
+    run = statistics.organ_counts(table)["masks"].sum() / max(len(habits.extents(table)), 1)
     several = organs.loc[organs["organs"] > 1, "slices"].sum()
-    masks = statistics.organ_counts(table)["masks"]
     here = int(habits.suspects(table)["here"].sum())
     reasons = {
         "three sigmoid masks, not one label per pixel": f"organs overlap on {shared:,} slices",
-        "folds grouped by case": f"cases have {scans_per_case.mean():.1f} scans on average, {scans_per_case.max()} at most",
+        "folds grouped by case": f"cases have {days.mean():.1f} scans on average, {days.max()} at most",
         "folds stratified by organ count": f"{several / max(len(table), 1):.0%} of the slices hold several organs, "
         f"{organs.at['none', 'share']:.0%} hold none",
-        "a stack along the body": f"an organ fills {masks.sum() / max(len(habits.extents(table)), 1):.0f} slices on end",
+        "a stack along the body": f"an organ fills {run:.0f} slices on end",
         "a gate for empty slices": f"{organs.at['none', 'share']:.0%} of the slices have no mask",
         "suspects left out": f"{here} of the hosts' {len(habits.SUSPECT_SCANS)} are here",
     }

@@ -1,0 +1,295 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 1 · The data
+#
+# What is on these slices, where, how often, and what does that decide? Every table comes from the run-length text
+# alone, in
+# a second for the whole training set; pictures open the few slices that they show. At the end, the published figures of
+# the data set stand beside those of what is attached here.
+
+# %%
+from bootstrap import kit_versions
+
+kit_versions()
+
+# %% tags=["parameters"]
+DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
+INDEX = ""  # csv of slices (id, image_path, has_mask) that stands for the images when only tables are at hand
+CASE = 0  # the case that is followed from day to day; 0: one with the most days
+SAMPLES = 8  # slices per scan whose grey values are measured
+
+# %%
+import time
+
+import pandas as pd
+from IPython.display import display
+
+from kitlib import areas, figures_data, figures_scans, habits, intensities, published, scans, statistics
+
+pd.set_option("display.max_rows", 60, "display.max_columns", 30, "display.max_colwidth", 80)
+pd.set_option("display.float_format", lambda value: f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}")
+
+# %% [markdown]
+# ## What is attached
+#
+# Real data or a phantom, a synthetic competition in the official layout? Are masks and images there? What is missing is
+# skipped below, with a sentence in its place.
+
+# %%
+slices, masked = published.attached(DATA or None, INDEX or None)
+pixels = intensities.has_images(slices)
+no_masks, no_pixels = "No masks are attached: skipped.", "No image files are attached: this picture is skipped."
+origin = INDEX or scans.find_root(DATA or None)
+print("PHANTOM (synthetic):" if not INDEX and scans.is_phantom(origin) else "competition data:", origin)
+print(f"{len(slices):,} slices, {len(masked):,} of them with known masks, images: {'yes' if pixels else 'no'}")
+print(published.missing(slices))
+
+# %% [markdown]
+# One pass over the run-length text gives the area, the centroid and all overlaps of every mask. How long does it take?
+
+# %%
+started = time.perf_counter()
+measured = areas.measure(masked)
+print(f"{len(measured):,} slices measured in {time.perf_counter() - started:.2f} s")
+measured.iloc[len(measured) // 2, 8:].to_frame().T if len(masked) else print(no_masks)
+
+# %% [markdown]
+# ## Cases, scans, slices
+#
+# How much is there, and how much of it is annotated? A case is a patient; a scan is one case on one day; most slices
+# hold
+# no organ at all.
+
+# %%
+statistics.summary(slices)
+
+# %% [markdown]
+# How often was each case scanned, and how far apart? Slices of one case resemble each other from day to day, so a case
+# must
+# never be on both sides of a split.
+
+# %%
+display(statistics.scans_per_case(slices).T)
+habits.days(slices).head(12)
+
+# %% [markdown]
+# Which image sizes occur? File names give width before height; this kit turns them once, at the door. Cases that mix
+# sizes
+# have more than one in the table above.
+
+# %%
+statistics.image_sizes(slices)
+
+# %% [markdown]
+# ## Organs
+#
+# Which organs are masked, and how often? The share of slices is what a network meets; the share of masks is what the
+# score
+# weighs.
+
+# %%
+display(statistics.organ_counts(measured))
+statistics.organs_per_slice(measured)
+
+# %%
+figures_data.organs_per_slice(measured) if len(masked) else print(no_masks)
+
+# %% [markdown]
+# Which organs come together? Read a row: of the slices that hold this organ, so many hold the other. The small bowel
+# hardly
+# ever appears without the large one.
+
+# %%
+figures_data.cooccurrence(measured) if len(masked) else print(no_masks)
+
+# %% [markdown]
+# ## What masks look like
+#
+# What did the experts draw? Above the slices as they are, below the contours, on one slice of several cases.
+
+# %%
+figures_scans.typical_masks(masked) if pixels else print(no_pixels)
+
+# %% [markdown]
+# How does one scan run from head to feet? The numbers are those of the slices; the sheet spans the annotated part and a
+# little beyond. Where the contours stop is worth a look: the bowel does not.
+
+# %%
+richest = measured.groupby("scan")["large_bowel+small_bowel"].sum().idxmax() if len(masked) else ""
+one = masked[masked["scan"] == richest]
+figures_scans.contact_sheet(one) if pixels else print(no_pixels)
+
+# %% [markdown]
+# And in three planes? Slices are 3 mm apart and pixels 1.5 mm wide, so a scan is drawn in millimetres. Contours are
+# smooth in
+# the plane in which they were drawn, and ragged across it.
+
+# %%
+figures_scans.planes(one) if pixels else print(no_pixels)
+
+# %% [markdown]
+# How large are masks, and where do they lie? `down` and `across` are shares of the image, `along` of the scan from
+# head to
+# feet; the patient's right is on the left.
+
+# %%
+display(statistics.organ_areas(measured))
+statistics.centroids(measured).unstack("axis")["50 %"] if len(masked) else print(no_masks)
+
+# %% [markdown]
+# ## Overlaps
+#
+# May a pixel belong to two organs? If so, one label per pixel cannot describe the annotation, and the task needs three
+# separate masks.
+
+# %%
+overlaps = statistics.overlaps(measured)
+overlaps
+
+# %%
+figures_data.overlap_areas(measured) if overlaps["overlapping"].any() else print("No masks overlap here.")
+
+# %% [markdown]
+# What do the largest overlaps look like? White pixels belong to both organs. Does one organ's mask ever lie wholly
+# inside
+# another's?
+
+# %%
+display(statistics.containment(measured))
+figures_scans.overlapping_masks(masked) if pixels and overlaps["overlapping"].any() else print(no_pixels)
+
+# %% [markdown]
+# ## Along the body
+#
+# At which slice does each organ appear most? The bells follow the body: stomach first, then the bowels. Their place
+# tells
+# a network much, so neighbouring slices should be part of its input.
+
+# %%
+figures_data.bells(measured) if len(masked) else print(no_masks)
+
+# %%
+statistics.bells(measured) if len(masked) else print(no_masks)
+
+# %% [markdown]
+# Does every scan look like the average? Each row is a scan, and days of a case lie together: the shade is the area of
+# the
+# organ on that slice.
+
+# %%
+figures_data.areas_along(measured) if len(masked) else print(no_masks)
+
+# %% [markdown]
+# ## Habits of the annotators
+#
+# Where does each organ begin and end, and how abruptly? An organ that tapers off ends near area 0; one that is cut off
+# ends at its full size. Both bowels stop on one slice: that line is the annotator's, not the body's.
+
+# %%
+habits.stop_lines(measured) if len(masked) else print(no_masks)
+
+# %%
+figures_data.stop_lines(measured) if len(masked) else print(no_masks)
+
+# %% [markdown]
+# Are there slices without a mask inside the annotated range? A hole is hardly anatomy; it points at a forgotten slice.
+
+# %%
+ranges = habits.annotated_ranges(measured)
+print(f"{(ranges['holes'] > 0).sum()} of {len(ranges)} annotated scans have holes")
+ranges[ranges["holes"] > 0] if ranges["holes"].any() else ranges.head()
+
+# %% [markdown]
+# Which of the scans that the hosts leave out of their own training are attached? Their annotation is wrong; training on
+# them teaches the fault.
+
+# %%
+habits.suspects(slices if "has_mask" in slices else measured)
+
+# %% [markdown]
+# ## From day to day
+#
+# How much do organs move and fill between two scans of a case? This is why every treatment needs a new outline, and
+# how far
+# a copy of yesterday's masks can carry.
+
+# %%
+changes = habits.daily_changes(measured)
+changes.groupby("organ", sort=False)[["moved_mm", "grew"]].describe(percentiles=[0.1, 0.5, 0.9]).T
+
+# %%
+days = masked.groupby("case")["scan"].nunique()
+case = CASE or (int(days.idxmax()) if len(days) else 0)
+figures_data.case_over_days(measured, case) if len(masked) else print(no_masks)
+
+# %%
+figures_scans.days(masked, case) if pixels else print(no_pixels)
+
+# %% [markdown]
+# ## Grey values
+#
+# Do two scans have the same scale? `hot` says how many times brighter than its tissue a scan's brightest spot is;
+# where it
+# is large, dividing by the maximum would leave the organs in the dark.
+
+# %%
+samples = intensities.sample(slices, SAMPLES) if pixels else None
+intensities.summary(samples).describe(percentiles=[0.5]) if pixels else print(no_pixels)
+
+# %%
+figures_data.intensities(samples) if pixels else print(no_pixels)
+
+# %% [markdown]
+# ## Folds
+#
+# Which slices validate which model? Cases are dealt whole, so that every fold has its share of slices with 0, 1, 2 and
+# 3
+# organs. The last column must be zero: it counts cases that sit in several folds.
+
+# %%
+count = min(5, masked["case"].nunique())
+folds = statistics.fold_counts(masked, scans.folds(masked, count)) if count > 1 else None
+print(no_masks) if folds is None else display(folds)
+
+# %% [markdown]
+# The hidden test holds later days of known cases as well as new cases. What does a split like that hold out? Here
+# cases are
+# shared on purpose, in time order: it measures what the leaderboard does, and more kindly than the folds.
+
+# %%
+later = scans.later_days(masked).map({True: "held out", False: "training"})
+statistics.fold_counts(masked, later) if len(masked) else print(no_masks)
+
+# %% [markdown]
+# ## Published, here, same
+#
+# Do these tables reproduce the published figures? "same" and "different" appear only when the full training set is
+# attached;
+# the sentence says what is missing otherwise.
+
+# %%
+print(published.missing(slices))
+published.compare(slices if INDEX else measured)
+
+# %% [markdown]
+# And what the paper says in words: does it hold on what is attached?
+
+# %%
+published.claims(measured) if len(masked) else print(no_masks)
+
+# %% [markdown]
+# ## What the statistics decide
+#
+# Each choice of the training notebook rests on one of the tables above. Here is the figure that decides it, from the
+# data
+# attached.
+
+# %%
+published.decisions(measured, samples) if len(masked) else print(no_masks)
