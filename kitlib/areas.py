@@ -47,13 +47,19 @@ def measure(slices: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(
             f"the slice table has no column {missing[0]!r}; masks come with scans.read(root, split='train')"
         )
-    texts = [slices[organ].fillna("").to_numpy(dtype=object) for organ in ORGANS]
+    texts = [mask_texts(slices[organ]) for organ in ORGANS]
     sizes = slices[["height", "width"]].to_numpy(np.int64)
     ids = slices["id"].to_numpy(dtype=object)
     parts = [slice(begin, begin + _ROWS_AT_ONCE) for begin in range(0, max(len(slices), 1), _ROWS_AT_ONCE)]
     measured = [_measure_part([column[part] for column in texts], sizes[part], ids[part]) for part in parts]
     numbers = {name: np.concatenate([part[name] for part in measured]) for name in measured[0]}
     return pd.concat([slices.drop(columns=list(ORGANS)), pd.DataFrame(numbers, index=slices.index)], axis=1)
+
+
+def mask_texts(column: pd.Series) -> np.ndarray:
+    """One organ's run-length texts as an array of str, with "" where a text is missing."""
+    texts = column.to_numpy(dtype=object)
+    return np.where(pd.isna(texts), "", texts)
 
 
 def _measure_part(texts: list[np.ndarray], sizes: np.ndarray, ids: np.ndarray) -> dict[str, np.ndarray]:

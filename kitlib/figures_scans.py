@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from kitlib import intensities, rle, statistics
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
-from kitlib.figures import LABELS, PALE, WIDTH, box, canvas, look, organ_legend, overlay
+from kitlib.figures import LABELS, PALE, WIDTH, box, canvas, look, organ_legend, overlay, picture_axis
 
 _BODY = 0.06  # of the 99th percentile: what is brighter belongs to the body
 
@@ -57,13 +57,12 @@ def overlapping_masks(slices: pd.DataFrame, count: int = 4, margin: int = 22) ->
     Args:
         count: pictures; the kinds of overlap take turns, each scan is shown once per kind.
         margin: pixels around the overlap.
-
-    Raises:
-        ValueError: no organs overlap anywhere in the table.
     """
     chosen = _largest_overlaps(slices, count)
     if not chosen:
-        raise ValueError("no two masks of this table overlap; there is nothing to draw")
+        figure, axes = canvas(1.0)
+        picture_axis(axes[0, 0]).text(0.5, 0.5, "No two masks of this data overlap.", ha="center")
+        return figure
     width = min(WIDTH, 3.3 * len(chosen))
     figure, axes = canvas(width / len(chosen) + 0.8, columns=len(chosen), width=width)
     for axis, (place, name, pixels) in zip(axes[0], chosen, strict=True):

@@ -8,7 +8,7 @@ half of the paper (section IV, tables 3-6, figures 3, 6 and 12); `published` lay
 import numpy as np
 import pandas as pd
 
-from kitlib.areas import COMBINATIONS, measure
+from kitlib.areas import COMBINATIONS, mask_texts, measure
 from kitlib.contest import ORGANS
 
 PAIRS = {name: organs for name, organs in COMBINATIONS.items() if len(organs) == 2}
@@ -279,7 +279,7 @@ def present(slices: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({organ: slices[f"{organ}_px"] > 0 for organ in ORGANS})
     if not has_masks(slices):
         raise ValueError("the slice table has no masks; read it with scans.read(root, split='train')")
-    return pd.DataFrame({organ: slices[organ].fillna("") != "" for organ in ORGANS})
+    return pd.DataFrame({organ: mask_texts(slices[organ]) != "" for organ in ORGANS}, slices.index)
 
 
 def annotated(slices: pd.DataFrame) -> pd.Series:

@@ -28,6 +28,7 @@ SAMPLES = 8  # slices per scan whose grey values are measured
 # %%
 import time
 
+import numpy as np
 import pandas as pd
 from IPython.display import display
 
@@ -45,10 +46,24 @@ pd.set_option("display.float_format", lambda value: f"{value:,.0f}" if abs(value
 # %%
 slices, masked = published.attached(DATA or None, INDEX or None)
 pixels = intensities.has_images(slices)
-no_masks, no_pixels = "No masks are attached: skipped.", "No image files are attached: this picture is skipped."
 origin = INDEX or scans.find_root(DATA or None)
 print("PHANTOM (synthetic):" if not INDEX and scans.is_phantom(origin) else "competition data:", origin)
 print(f"{len(slices):,} slices, {len(masked):,} of them with known masks, images: {'yes' if pixels else 'no'}")
+
+
+# %%
+no_masks, no_pixels = "No masks are attached: skipped.", "No image files are attached: this picture is skipped."
+
+
+def shown(make, *data):
+    """Show what a function makes of the data, or say what they lack."""
+    if not len(masked):
+        return print(no_masks)
+    if make.__module__ == figures_scans.__name__ and not pixels:
+        return print(no_pixels)
+    return make(*data)
+
+
 print(published.missing(slices))
 
 # %% [markdown]
@@ -95,11 +110,13 @@ statistics.image_sizes(slices)
 # weighs.
 
 # %%
-display(statistics.organ_counts(measured))
-statistics.organs_per_slice(measured)
+shown(statistics.organ_counts, measured)
 
 # %%
-figures_data.organs_per_slice(measured) if len(masked) else print(no_masks)
+shown(statistics.organs_per_slice, measured)
+
+# %%
+shown(figures_data.organs_per_slice, measured)
 
 # %% [markdown]
 # Which organs come together? Read a row: of the slices that hold this organ, so many hold the other. The small bowel
@@ -107,7 +124,7 @@ figures_data.organs_per_slice(measured) if len(masked) else print(no_masks)
 # ever appears without the large one.
 
 # %%
-figures_data.cooccurrence(measured) if len(masked) else print(no_masks)
+shown(figures_data.cooccurrence, measured)
 
 # %% [markdown]
 # ## What masks look like
@@ -115,7 +132,7 @@ figures_data.cooccurrence(measured) if len(masked) else print(no_masks)
 # What did the experts draw? Above the slices as they are, below the contours, on one slice of several cases.
 
 # %%
-figures_scans.typical_masks(masked) if pixels else print(no_pixels)
+shown(figures_scans.typical_masks, masked)
 
 # %% [markdown]
 # How does one scan run from head to feet? The numbers are those of the slices; the sheet spans the annotated part and a
@@ -124,7 +141,7 @@ figures_scans.typical_masks(masked) if pixels else print(no_pixels)
 # %%
 richest = measured.groupby("scan")["large_bowel+small_bowel"].sum().idxmax() if len(masked) else ""
 one = masked[masked["scan"] == richest]
-figures_scans.contact_sheet(one) if pixels else print(no_pixels)
+shown(figures_scans.contact_sheet, one)
 
 # %% [markdown]
 # And in three planes? Slices are 3 mm apart and pixels 1.5 mm wide, so a scan is drawn in millimetres. Contours are
@@ -132,7 +149,7 @@ figures_scans.contact_sheet(one) if pixels else print(no_pixels)
 # the plane in which they were drawn, and ragged across it.
 
 # %%
-figures_scans.planes(one) if pixels else print(no_pixels)
+shown(figures_scans.planes, one)
 
 # %% [markdown]
 # How large are masks, and where do they lie? `down` and `across` are shares of the image, `along` of the scan from
@@ -140,8 +157,10 @@ figures_scans.planes(one) if pixels else print(no_pixels)
 # feet; the patient's right is on the left.
 
 # %%
-display(statistics.organ_areas(measured))
-statistics.centroids(measured).unstack("axis")["50 %"] if len(masked) else print(no_masks)
+shown(statistics.organ_areas, measured)
+
+# %%
+shown(statistics.centroids, measured)
 
 # %% [markdown]
 # ## Overlaps
@@ -150,11 +169,10 @@ statistics.centroids(measured).unstack("axis")["50 %"] if len(masked) else print
 # separate masks.
 
 # %%
-overlaps = statistics.overlaps(measured)
-overlaps
+shown(statistics.overlaps, measured)
 
 # %%
-figures_data.overlap_areas(measured) if overlaps["overlapping"].any() else print("No masks overlap here.")
+shown(figures_data.overlap_areas, measured)
 
 # %% [markdown]
 # What do the largest overlaps look like? White pixels belong to both organs. Does one organ's mask ever lie wholly
@@ -162,8 +180,10 @@ figures_data.overlap_areas(measured) if overlaps["overlapping"].any() else print
 # another's?
 
 # %%
-display(statistics.containment(measured))
-figures_scans.overlapping_masks(masked) if pixels and overlaps["overlapping"].any() else print(no_pixels)
+shown(statistics.containment, measured)
+
+# %%
+shown(figures_scans.overlapping_masks, masked)
 
 # %% [markdown]
 # ## Along the body
@@ -173,10 +193,10 @@ figures_scans.overlapping_masks(masked) if pixels and overlaps["overlapping"].an
 # a network much, so neighbouring slices should be part of its input.
 
 # %%
-figures_data.bells(measured) if len(masked) else print(no_masks)
+shown(figures_data.bells, measured)
 
 # %%
-statistics.bells(measured) if len(masked) else print(no_masks)
+shown(statistics.bells, measured)
 
 # %% [markdown]
 # Does every scan look like the average? Each row is a scan, and days of a case lie together: the shade is the area of
@@ -184,7 +204,7 @@ statistics.bells(measured) if len(masked) else print(no_masks)
 # organ on that slice.
 
 # %%
-figures_data.areas_along(measured) if len(masked) else print(no_masks)
+shown(figures_data.areas_along, measured)
 
 # %% [markdown]
 # ## Habits of the annotators
@@ -193,16 +213,16 @@ figures_data.areas_along(measured) if len(masked) else print(no_masks)
 # ends at its full size. Both bowels stop on one slice: that line is the annotator's, not the body's.
 
 # %%
-habits.stop_lines(measured) if len(masked) else print(no_masks)
+shown(habits.stop_lines, measured)
 
 # %%
-figures_data.stop_lines(measured) if len(masked) else print(no_masks)
+shown(figures_data.stop_lines, measured)
 
 # %% [markdown]
 # Are there slices without a mask inside the annotated range? A hole is hardly anatomy; it points at a forgotten slice.
 
 # %%
-ranges = habits.annotated_ranges(measured)
+ranges = habits.annotated_ranges(slices)
 print(f"{(ranges['holes'] > 0).sum()} of {len(ranges)} annotated scans have holes")
 ranges[ranges["holes"] > 0] if ranges["holes"].any() else ranges.head()
 
@@ -211,7 +231,7 @@ ranges[ranges["holes"] > 0] if ranges["holes"].any() else ranges.head()
 # them teaches the fault.
 
 # %%
-habits.suspects(slices if "has_mask" in slices else measured)
+habits.suspects(slices)
 
 # %% [markdown]
 # ## From day to day
@@ -222,15 +242,16 @@ habits.suspects(slices if "has_mask" in slices else measured)
 
 # %%
 changes = habits.daily_changes(measured)
-changes.groupby("organ", sort=False)[["moved_mm", "grew"]].describe(percentiles=[0.1, 0.5, 0.9]).T
+by_organ = changes.groupby("organ", sort=False)[["moved_mm", "grew"]]
+by_organ.describe(percentiles=[0.1, 0.5, 0.9]).T if len(changes) else print("No case with masks on two days.")
 
 # %%
 days = masked.groupby("case")["scan"].nunique()
 case = CASE or (int(days.idxmax()) if len(days) else 0)
-figures_data.case_over_days(measured, case) if len(masked) else print(no_masks)
+shown(figures_data.case_over_days, measured, case)
 
 # %%
-figures_scans.days(masked, case) if pixels else print(no_pixels)
+shown(figures_scans.days, masked, case)
 
 # %% [markdown]
 # ## Grey values
@@ -255,8 +276,7 @@ figures_data.intensities(samples) if pixels else print(no_pixels)
 
 # %%
 count = min(5, masked["case"].nunique())
-folds = statistics.fold_counts(masked, scans.folds(masked, count)) if count > 1 else None
-print(no_masks) if folds is None else display(folds)
+shown(statistics.fold_counts, masked, scans.folds(masked, count) if count > 1 else np.zeros(len(masked), int))
 
 # %% [markdown]
 # The hidden test holds later days of known cases as well as new cases. What does a split like that hold out? Here
@@ -265,7 +285,7 @@ print(no_masks) if folds is None else display(folds)
 
 # %%
 later = scans.later_days(masked).map({True: "held out", False: "training"})
-statistics.fold_counts(masked, later) if len(masked) else print(no_masks)
+shown(statistics.fold_counts, masked, later)
 
 # %% [markdown]
 # ## Published, here, same
@@ -282,7 +302,7 @@ published.compare(slices if INDEX else measured)
 # And what the paper says in words: does it hold on what is attached?
 
 # %%
-published.claims(measured) if len(masked) else print(no_masks)
+shown(published.claims, measured)
 
 # %% [markdown]
 # ## What the statistics decide
@@ -292,4 +312,4 @@ published.claims(measured) if len(masked) else print(no_masks)
 # attached.
 
 # %%
-published.decisions(measured, samples) if len(masked) else print(no_masks)
+shown(published.decisions, measured, samples)
