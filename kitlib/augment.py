@@ -137,7 +137,7 @@ class Augment(keras.layers.Layer):
             "contrast": 1.0 + span["contrast"] * _signed(drawn["contrast"]),
             "brightness": span["brightness"] * _signed(drawn["brightness"]),
             "noise": span["noise"] * drawn["noise"],
-            "blur": span["blur"] * ops.maximum(_signed(drawn["blur"]), 0.0),
+            "blur": ops.maximum(_signed(drawn["blur"]), 0.0),
             "mix": _mixing(drawn, self.chances["cutmix"], self.chances["mixup"]),
         }
         if self.field == "grid":
@@ -189,13 +189,11 @@ class Augment(keras.layers.Layer):
         return step_px * sigma_px * 2 * math.sqrt(3 * math.pi), sigma_px
 
     def _shaded(self, images, parameters):
-        each = {
-            name: ops.reshape(parameters[name], (-1, 1, 1, 1)) for name in ("gamma", "contrast", "brightness", "noise")
-        }
+        each = {name: ops.reshape(parameters[name], (-1, 1, 1, 1)) for name in _SHADED}
         if self._uses("blur"):
-            images = _blurred(images, parameters["blur"])
+            images = _blurred(images, self.strength * self.ranges["blur"], each["blur"])
         if self._uses("gamma"):
-            images = ops.power(ops.maximum(images, 0.0), each["gamma"])
+            images = ops.exp(each["gamma"] * ops.log(ops.maximum(images, 1e-6)))  # a fourth of the time of a power
         if self._uses("contrast") or self._uses("brightness"):
             mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
             images = images * each["contrast"] + (mean * (1.0 - each["contrast"]) + each["brightness"])
@@ -260,15 +258,11 @@ def _shares(mix, shape):
     return blend + cut * ops.cast(boxed, "float32")
 
 
-def _blurred(images, sigma_px):
-    """Each sample under its own Gaussian, (B,) pixels, as a matrix product along each axis; 0 changes nothing."""
-    height, width = images.shape[1:3]
-    images = ops.einsum("byh,bhwc->bywc", _gaussians(sigma_px, height), images)
-    return ops.einsum("bxw,bywc->byxc", _gaussians(sigma_px, width), images)
-
-
-def _gaussians(sigma_px, size):
-    """(B, size, size): rows are Gaussians of sum 1, cut off at the rim."""
-    steps = ops.arange(size, dtype="float32")[:, None] - ops.arange(size, dtype="float32")
-    rows = ops.exp(-0.5 * ops.square(steps / ops.maximum(sigma_px, 1e-3)[:, None, None]))
-    return rows / ops.sum(rows, axis=-1, keepdims=True)
+def _blurred(images, sigma_px, share):
+    """Each sample moved by its share (B, 1, 1, 1) of the way towards itself under a Gaussian of `sigma_px`."""
+    reach = math.ceil(2.5 * sigma_px)
+    taps = [math.exp(-0.5 * (step / sigma_px) ** 2) for step in range(-reach, reach + 1)]
+    kernel = ops.convert_to_tensor([tap / sum(taps) for tap in taps], dtype=images.dtype)
+    kernel = ops.tile((kernel[:, None] * kernel[None, :])[:, :, None, None], (1, 1, images.shape[-1], 1))
+    around = ops.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    return images + share * (ops.depthwise_conv(around, kernel) - images)

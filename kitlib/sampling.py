@@ -34,101 +34,102 @@ def sample(maps, rows, columns, order=1, mode="constant", fill=0.0):
     Cost: 1, 4 or 16 gathers of C numbers per pixel; order 3 adds two matrix products along the axes.
     """
     _check(order, mode)
+    maps = ops.convert_to_tensor(maps)
     dtype = keras.backend.standardize_dtype(maps.dtype)
     if order == 0:
-        rows, columns, inside = _inside(rows, columns, maps.shape, mode)
-        values = Pixels(maps, rows).at(ops.floor(rows + 0.5), ops.floor(columns + 0.5))
-        return _filled(values, inside, fill)
+        return _Pixels(rows, columns, maps.shape, mode).nearest(maps, fill)
     if "float" not in dtype:
         raise ValueError(f"order {order} blends pixels, maps are {dtype}: use order 0, or cast them to a float dtype")
     work = dtype if dtype == "float64" else "float32"
-    maps, rows, columns = ops.cast(maps, work), ops.cast(rows, work), ops.cast(columns, work)
-    rows, columns, inside = _inside(rows, columns, maps.shape, mode)
-    values = _linear(maps, rows, columns) if order == 1 else _cubic(maps, rows, columns)
-    return ops.cast(_filled(values, inside, fill), dtype)
+    pixels = _Pixels(ops.cast(rows, work), ops.cast(columns, work), maps.shape, mode)
+    maps = ops.cast(maps, work)
+    return ops.cast(pixels.linear(maps, fill) if order == 1 else pixels.cubic(maps, fill), dtype)
 
 
 def sample_pair(images, masks, rows, columns, mode="constant"):
-    """Images by linear blending and masks by nearest pixel, at the same positions, in one pass: four gathers for both.
+    """Images by linear blending and masks by nearest pixel, at the same positions, in one pass; outside is 0.
 
-    A mask takes the value of that corner of the four which is nearest, exactly what `sample(masks, ..., order=0)`
-    gives.
+    Exactly `sample(images, ..., order=1)` and `sample(masks, ..., order=0)`, but the positions are brought inside once.
 
-    Shapes: images (B, H, W, C) float, masks (B, H, W, K) any dtype, result the two in their dtypes. Outside is 0.
+    Shapes: images (B, H, W, C) float32, masks (B, H, W, K) any dtype, result the two in their dtypes.
     """
     _check(1, mode)
-    channels = images.shape[-1]
-    maps = ops.concatenate([ops.cast(images, "float32"), ops.cast(masks, "float32")], axis=-1)
-    rows, columns, inside = _inside(rows, columns, maps.shape, mode)
-    values = _filled(_linear(maps, rows, columns, nearest_from=channels), inside, 0.0)
-    return ops.cast(values[..., :channels], images.dtype), ops.cast(values[..., channels:], masks.dtype)
+    pixels = _Pixels(rows, columns, images.shape, mode)
+    return pixels.linear(images, 0.0), pixels.nearest(masks, 0)
 
 
-class Pixels:
-    """The rows of a batch of maps laid flat, to be gathered at whole-number positions given as floats."""
+class _Pixels:
+    """Positions brought inside the map, and the pixels around them as rows of a batch laid flat."""
 
-    def __init__(self, maps, like):
-        _, self.height, self.width, channels = maps.shape
-        self.flat = ops.reshape(maps, (-1, channels))
-        # int64 where it exists: TensorFlow computes int32 on the host even when the data is on a GPU. JAX has int32
-        # alone.
+    def __init__(self, rows, columns, shape, mode):
+        _, self.height, self.width, _ = shape
+        self.rows, self.columns, self.inside = _inside(rows, columns, self.height, self.width, mode)
+        # int64 where there is one: TensorFlow computes int32 on the host even when the data is on a GPU.
         self.dtype = "int32" if keras.backend.backend() == "jax" else "int64"
-        samples = ops.arange(ops.shape(like)[0], dtype=self.dtype)
+        samples = ops.arange(ops.shape(rows)[0], dtype=self.dtype)
         self.first = ops.reshape(samples * (self.height * self.width), (-1, 1, 1))
 
-    def at(self, rows, columns):
-        """Channels at whole positions inside the map; floats are exact up to 2**24 pixels per sample."""
-        return ops.take(self.flat, ops.cast(rows * self.width + columns, self.dtype) + self.first, axis=0)
+    def index(self, rows, columns):
+        """Flat index of whole positions given as floats, exact up to 2**24 pixels per sample."""
+        return ops.cast(rows * self.width + columns, self.dtype) + self.first
 
+    def nearest(self, maps, fill):
+        values = ops.take(_flat(maps), self.index(ops.floor(self.rows + 0.5), ops.floor(self.columns + 0.5)), axis=0)
+        return values if self.inside is None else ops.where(self.inside[..., None], values, ops.cast(fill, maps.dtype))
 
-def _linear(maps, rows, columns, nearest_from=None):
-    pixels = Pixels(maps, rows)
-    top, left = ops.floor(rows), ops.floor(columns)
-    bottom, right = ops.minimum(top + 1, pixels.height - 1), ops.minimum(left + 1, pixels.width - 1)
-    down, across = (rows - top)[..., None], (columns - left)[..., None]
-    if nearest_from is not None:
-        down, across = (_with_nearest(step, maps.shape[-1], nearest_from) for step in (down, across))
-    # a + t (b - a) rather than (1 - t) a + t b: at t = 0 it is a to the bit.
-    above = _blend(pixels.at(top, left), pixels.at(top, right), across)
-    below = _blend(pixels.at(bottom, left), pixels.at(bottom, right), across)
-    return _blend(above, below, down)
-
-
-def _blend(a, b, step):
-    return a + step * (b - a)
-
-
-def _with_nearest(step, channels, first):
-    """The step for the channels before `first`, and 0 or 1, whichever is nearer, for those from there on."""
-    return ops.where(ops.arange(channels) < first, step, ops.cast(step >= 0.5, step.dtype))
-
-
-def _cubic(maps, rows, columns):
-    _, height, width, _ = maps.shape
-    maps = ops.einsum("yh,bhwc->bywc", ops.convert_to_tensor(splines.prefilter(height), dtype=maps.dtype), maps)
-    maps = ops.einsum("xw,bywc->byxc", ops.convert_to_tensor(splines.prefilter(width), dtype=maps.dtype), maps)
-    pixels = Pixels(maps, rows)
-    top, left = ops.floor(rows), ops.floor(columns)
-    across = [weight[..., None] for weight in splines.basis(columns - left)]
-    total = 0.0
-    for i, down in enumerate(splines.basis(rows - top), start=-1):
-        line = sum(
-            weight * pixels.at(_folded(top + i, height), _folded(left + j, width))
-            for j, weight in enumerate(across, start=-1)
+    def linear(self, maps, fill):
+        # Four weighted gathers cost a third less than three lerps: on a CPU, scaling all channels by one number per
+        # pixel is what takes the time. The border's 0 is part of the weights for the same reason.
+        top, left = ops.floor(self.rows), ops.floor(self.columns)
+        down, across = self.rows - top, self.columns - left
+        whole = ops.ones_like(down) if self.inside is None else ops.cast(self.inside, down.dtype)
+        below = down * whole
+        above = whole - below
+        below_right, above_right = below * across, above * across
+        here = self.index(top, left)
+        right = ops.cast(left < self.width - 1, self.dtype)
+        under = here + ops.cast(top < self.height - 1, self.dtype) * self.width
+        flat = _flat(maps)
+        values = sum(
+            weight[..., None] * ops.take(flat, index, axis=0)
+            for weight, index in (
+                (above - above_right, here),
+                (above_right, here + right),
+                (below - below_right, under),
+                (below_right, under + right),
+            )
         )
-        total = total + down[..., None] * line
-    return total
+        return values + (fill * (1.0 - whole))[..., None] if fill else values
+
+    def cubic(self, maps, fill):
+        maps = ops.einsum("yh,bhwc->bywc", ops.convert_to_tensor(splines.prefilter(self.height), maps.dtype), maps)
+        maps = ops.einsum("xw,bywc->byxc", ops.convert_to_tensor(splines.prefilter(self.width), maps.dtype), maps)
+        flat, top, left = _flat(maps), ops.floor(self.rows), ops.floor(self.columns)
+        across = [weight[..., None] for weight in splines.basis(self.columns - left)]
+        columns = [_folded(left + j, self.width) for j in range(-1, 3)]
+        values = 0.0
+        for i, down in enumerate(splines.basis(self.rows - top), start=-1):
+            row = _folded(top + i, self.height)
+            line = sum(
+                weight * ops.take(flat, self.index(row, column), axis=0)
+                for weight, column in zip(across, columns, strict=True)
+            )
+            values = values + down[..., None] * line
+        return values if self.inside is None else ops.where(self.inside[..., None], values, ops.cast(fill, maps.dtype))
 
 
-def _inside(rows, columns, shape, mode):
+def _flat(maps):
+    return ops.reshape(maps, (-1, maps.shape[-1]))
+
+
+def _inside(rows, columns, height, width, mode):
     """Positions brought inside the map, and where they already were (None when the mode leaves no outside)."""
-    _, height, width, _ = shape
     if mode == "mirror":
         return _folded(rows, height), _folded(columns, width), None
     held = ops.clip(rows, 0, height - 1), ops.clip(columns, 0, width - 1)
     if mode == "nearest":
         return *held, None
-    return *held, ops.logical_and(ops.equal(held[0], rows), ops.equal(held[1], columns))[..., None]
+    return *held, ops.logical_and(ops.equal(held[0], rows), ops.equal(held[1], columns))
 
 
 def _folded(position, size):
@@ -136,10 +137,6 @@ def _folded(position, size):
         return ops.zeros_like(position)
     position = ops.mod(ops.absolute(position), 2 * size - 2)
     return ops.minimum(position, 2 * size - 2 - position)
-
-
-def _filled(values, inside, fill):
-    return values if inside is None else ops.where(inside, values, ops.cast(fill, values.dtype))
 
 
 def _check(order, mode):
