@@ -1,44 +1,250 @@
-"""From the probabilities of one scan to its masks; every step is off until `Settings` says otherwise."""
+"""From the probabilities of one scan to its masks: threshold, and what is known of how annotators work.
 
+Every step is a pure function on one organ of one scan, and `Settings` composes them; a setting at its default is off,
+and all off is the plain threshold. The order: threshold (with hysteresis), gate, islands, largest component, presence
+smoothed along the slices, gaps filled, common stop line of the bowels. A step may only take voxels away from what the
+ones before it have left; the last two may also fill whole slices.
+"""
+
+import itertools
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
+import cv2
 import numpy as np
+from scipy import ndimage
 
 from kitlib import contest
+
+STOPS = ("", "earlier", "mean", "later")
+_ALL_NEIGHBOURS = np.ones((3, 3, 3), bool)
+_BOWELS = (contest.ORGANS.index("large_bowel"), contest.ORGANS.index("small_bowel"))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How probabilities become masks.
+    """How probabilities become masks; each tuple has one entry per organ, in contest.ORGANS' order.
 
     Attributes:
-        threshold: per organ, in contest.ORGANS' order: a voxel counts from this probability on.
+        threshold: a voxel counts from this probability on.
+        seed: hysteresis: a 3D component stays when one of its voxels reaches this probability; 0 is off.
+        gate_pixels: a slice stays when so many of its pixels reach `gate_level`; 0 is off.
+        gate_level: the probability for `gate_pixels`.
+        presence: a slice stays when the model's own score that the organ is there reaches this; 0 is off.
+        island: 2D components of a slice with fewer pixels go; 0 is off.
+        island_3d: 3D components with fewer voxels go; 0 is off.
+        largest: only the largest 3D component stays.
+        smoothing: a slice stays when more than half of the slices at most so far away hold the organ; 0 is off.
+        gap: so many empty slices between two that hold the organ are filled; 0 is off.
+        stop: both bowels end on one slice, the annotators' stop line: the "earlier", the "mean" or the "later" of their
+            two ends; the one that ends too early has its last slice repeated. Empty is off.
     """
 
     threshold: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    seed: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    gate_pixels: tuple[int, int, int] = (0, 0, 0)
+    gate_level: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    presence: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    island: tuple[int, int, int] = (0, 0, 0)
+    island_3d: tuple[int, int, int] = (0, 0, 0)
+    largest: tuple[bool, bool, bool] = (False, False, False)
+    smoothing: tuple[int, int, int] = (0, 0, 0)
+    gap: tuple[int, int, int] = (0, 0, 0)
+    stop: str = ""
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if name != "stop" and (not isinstance(value, tuple) or len(value) != len(contest.ORGANS)):
+                raise ValueError(f"Settings {name}={value!r}: expected a tuple of one entry per organ")
+        for name in ("threshold", "seed", "gate_level", "presence"):
+            if not all(0 <= level <= 1 for level in getattr(self, name)):
+                raise ValueError(f"Settings {name}={getattr(self, name)}: probabilities lie in [0, 1]")
+        for name in ("gate_pixels", "island", "island_3d", "smoothing", "gap"):
+            if min(getattr(self, name)) < 0:
+                raise ValueError(f"Settings {name}={getattr(self, name)}: expected counts from 0 up")
+        if self.stop not in STOPS:
+            raise ValueError(f"Settings stop={self.stop!r}: expected one of {STOPS}")
 
     def to_json(self) -> str:
-        """Write the settings as text."""
+        """Write the settings as text.
+
+        >>> Settings.from_json(Settings(gap=(0, 3, 0)).to_json()) == Settings(gap=(0, 3, 0))
+        True
+        """
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Settings":
-        """Read what `to_json` wrote; fields left out keep their defaults."""
-        return cls(**{name: tuple(value) for name, value in json.loads(text).items()})
+        """Read what `to_json` wrote; fields left out keep their defaults, an unknown one is an error that names it."""
+        values = json.loads(text)
+        strange = set(values) - {field.name for field in fields(cls)}
+        if strange:
+            raise ValueError(f"Settings has no field {', '.join(sorted(strange))}; was it saved by a newer kit?")
+        return cls(**{name: value if name == "stop" else tuple(value) for name, value in values.items()})
 
 
-def masks(probabilities: np.ndarray, settings: Settings | None = None) -> np.ndarray:
+def masks(
+    probabilities: np.ndarray, settings: Settings | None = None, presence: np.ndarray | None = None
+) -> np.ndarray:
     """Turn the probabilities of one scan into masks.
 
     Args:
         probabilities: (D, H, W, organs) float in [0, 1], organs in contest.ORGANS' order.
         settings: None means a plain threshold of 0.5.
+        presence: (D, organs), the model's own score that an organ is on a slice, where it gives one.
 
     Returns:
         (D, H, W, organs) bool.
     """
     settings = settings or Settings()
-    if probabilities.ndim != 4 or probabilities.shape[-1] != len(contest.ORGANS):
-        raise ValueError(f"expected probabilities of shape (D, H, W, {len(contest.ORGANS)}), got {probabilities.shape}")
-    return probabilities >= np.asarray(settings.threshold, probabilities.dtype)
+    organs = len(contest.ORGANS)
+    if probabilities.ndim != 4 or probabilities.shape[-1] != organs:
+        raise ValueError(f"expected probabilities of shape (D, H, W, {organs}), got {probabilities.shape}")
+    if any(settings.presence) and presence is None:
+        raise ValueError(f"Settings presence={settings.presence} needs the model's presence scores, and there are none")
+    result = np.zeros(probabilities.shape, bool)
+    for organ in range(organs):
+        scores = None if presence is None else presence[:, organ]
+        result[..., organ] = organ_mask(probabilities[..., organ], settings, organ, scores)
+    if settings.stop:
+        bowels = common_stop(*(result[..., organ] for organ in _BOWELS), settings.stop)
+        for organ, mask in zip(_BOWELS, bowels, strict=True):
+            result[..., organ] = mask
+    return result
+
+
+def organ_mask(
+    probabilities: np.ndarray, settings: Settings, organ: int, presence: np.ndarray | None = None
+) -> np.ndarray:
+    """Do for one organ, (D, H, W), all that does not look at the others."""
+    whole = np.zeros(probabilities.shape, bool)
+    level = np.asarray(settings.threshold[organ], probabilities.dtype)
+    rough = probabilities >= level
+    if not rough.any():
+        return whole
+    # The steps see the box that holds anything; slices keep their number.
+    rows, columns = (np.flatnonzero(rough.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    box = slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    mask, inside = rough[box], probabilities[box]
+    if settings.seed[organ]:
+        mask = hysteresis(inside, settings.threshold[organ], settings.seed[organ])
+    if settings.gate_pixels[organ]:
+        mask = gate(mask, count_pixels(inside, settings.gate_level[organ]), settings.gate_pixels[organ])
+    if settings.presence[organ]:
+        mask = gate(mask, presence, settings.presence[organ])
+    if settings.island[organ]:
+        mask = drop_islands(mask, settings.island[organ])
+    if settings.island_3d[organ] or settings.largest[organ]:
+        mask = drop_islands_3d(mask, settings.island_3d[organ], settings.largest[organ])
+    if settings.smoothing[organ]:
+        mask = smooth_presence(mask, settings.smoothing[organ])
+    if settings.gap[organ]:
+        mask = fill_gaps(mask, settings.gap[organ])
+    whole[box] = mask
+    return whole
+
+
+def hysteresis(probabilities: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Keep the 3D components of `probabilities >= low` (26 neighbours) that somewhere reach `high`."""
+    labels, count = ndimage.label(probabilities >= np.asarray(low, probabilities.dtype), _ALL_NEIGHBOURS)
+    kept = np.zeros(count + 1, bool)
+    kept[labels[probabilities >= np.asarray(max(low, high), probabilities.dtype)]] = True
+    kept[0] = False
+    return kept[labels]
+
+
+def count_pixels(probabilities: np.ndarray, level: float) -> np.ndarray:
+    """Count the pixels of each slice that reach a level: (D,)."""
+    reached = probabilities >= np.asarray(level, probabilities.dtype)
+    return np.array([np.count_nonzero(part) for part in reached])
+
+
+def gate(mask: np.ndarray, scores: np.ndarray, least: float) -> np.ndarray:
+    """Empty the slices whose score, (D,), is below `least`."""
+    return mask & (np.asarray(scores) >= least)[:, None, None]
+
+
+def drop_islands(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """Take away, slice by slice, components (8 neighbours) of fewer pixels."""
+    result = mask.copy()
+    for place in np.flatnonzero(mask.any(axis=(1, 2))):
+        count, labels, table, _ = cv2.connectedComponentsWithStats(mask[place].view(np.uint8), connectivity=8)
+        areas = table[:, cv2.CC_STAT_AREA]
+        if count > 1 and areas[1:].min() < pixels:
+            kept = areas >= pixels
+            kept[0] = False
+            result[place] = kept[labels]
+    return result
+
+
+def drop_islands_3d(mask: np.ndarray, voxels: int, largest: bool = False) -> np.ndarray:
+    """Take away 3D components (26 neighbours) of fewer voxels, or all but the largest."""
+    labels, count = ndimage.label(mask, _ALL_NEIGHBOURS)
+    if not count:
+        return mask.copy()
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    kept = sizes >= max(1, voxels)
+    if largest:
+        kept &= np.arange(sizes.size) == sizes.argmax()
+    return kept[labels]
+
+
+def smooth_presence(mask: np.ndarray, reach: int) -> np.ndarray:
+    """Empty slices that stand alone: of the slices at most `reach` away, itself included, more than half must hold it.
+
+    In the real data an organ's slices are contiguous. Beyond the ends of the scan nothing is counted.
+    """
+    filled = mask.any(axis=(1, 2)).astype(int)
+    span = np.ones(2 * reach + 1, int)
+    votes, voters = (np.convolve(line, span)[reach : reach + len(mask)] for line in (filled, np.ones_like(filled)))
+    return mask & (2 * votes > voters)[:, None, None]
+
+
+def fill_gaps(mask: np.ndarray, longest: int) -> np.ndarray:
+    """Fill runs of at most `longest` empty slices between two filled ones, with a shape on the way from one to the other.
+
+    Signed distances to the border are interpolated linearly: Herman et al., "Shape-based interpolation", IEEE Computer
+    Graphics and Applications 12 (1992). Where that leaves nothing, the nearer slice is repeated.
+    """
+    result, filled = mask.copy(), np.flatnonzero(mask.any(axis=(1, 2)))
+    for first, last in itertools.pairwise(filled):
+        if 1 < last - first <= longest + 1:
+            below, above = _signed_distance(mask[first]), _signed_distance(mask[last])
+            for place in range(first + 1, last):
+                share = (place - first) / (last - first)
+                shape = (1 - share) * below + share * above > 0
+                result[place] = shape if shape.any() else mask[first if share <= 0.5 else last]
+    return result
+
+
+def common_stop(large: np.ndarray, small: np.ndarray, stop: str) -> tuple[np.ndarray, np.ndarray]:
+    """Let both bowels end on one slice: cut what goes on past it, repeat the last slice of what ends before.
+
+    Args:
+        large, small: (D, H, W) bool; nothing happens unless both hold something.
+        stop: "earlier", "mean" (rounded up) or "later" of the two last slices.
+    """
+    if stop not in STOPS[1:]:
+        raise ValueError(f"stop {stop!r}: expected one of {STOPS[1:]}")
+    ends = [np.flatnonzero(mask.any(axis=(1, 2)))[-1:] for mask in (large, small)]
+    if not all(end.size for end in ends):
+        return large, small
+    one, other = (int(end[0]) for end in ends)
+    line = {"earlier": min(one, other), "later": max(one, other), "mean": (one + other + 1) // 2}[stop]
+    results = []
+    for mask, end in ((large, one), (small, other)):
+        result = mask.copy()
+        result[line + 1 :] = False
+        result[end + 1 : line + 1] = mask[end]
+        results.append(result)
+    return tuple(results)
+
+
+def _signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Measure the distance to the border in pixels, positive inside."""
+    inside, outside = (
+        cv2.distanceTransform(np.pad(part, 1, constant_values=rim).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+        for part, rim in ((mask, False), (~mask, True))
+    )
+    return (inside - outside)[1:-1, 1:-1]
