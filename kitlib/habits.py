@@ -102,12 +102,12 @@ def days(slices: pd.DataFrame) -> pd.DataFrame:
         the number of different image sizes among its scans.
     """
     scans = slices.drop_duplicates("scan").sort_values(["case", "day"])
+    scans = scans.assign(size=list(zip(scans["height"], scans["width"], strict=True)))
     rows = {}
     for case, part in scans.groupby("case"):
         gaps = np.diff(part["day"].to_numpy())
         extremes = (gaps.min(), gaps.max()) if len(gaps) else (pd.NA, pd.NA)
-        sizes = len(part[["height", "width"]].drop_duplicates())
-        rows[case] = (len(part), ", ".join(map(str, part["day"])), *extremes, sizes)
+        rows[case] = (len(part), ", ".join(map(str, part["day"])), *extremes, part["size"].nunique())
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["scans", "days", "shortest", "longest", "sizes"])
     return table.rename_axis("case").astype({"shortest": "Int64", "longest": "Int64"})
 

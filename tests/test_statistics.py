@@ -12,6 +12,7 @@ from kitlib.contest import ORGANS, parse_id
 from kitlib.statistics import PAIRS
 
 LARGE, SMALL, STOMACH = ORGANS
+TEXTS = {"l": "1 6", "s": "5 4", "t": "6 1"}
 TABLES = (
     statistics.summary,
     statistics.organ_counts,
@@ -34,15 +35,13 @@ TABLES = (
 
 
 def slices_of(organs: dict[str, list[str]], size=(4, 4)) -> pd.DataFrame:
-    """A slice table from `scan -> organs per slice`, letters l, s, t for a mask of large bowel, small bowel, stomach."""
+    """A slice table from `scan -> organs per slice`: l, s, t stand for large bowel, small bowel, stomach."""
     rows = []
     for scan, per_slice in organs.items():
         for number, letters in enumerate(per_slice, start=1):
             name = f"{scan}_slice_{number:04d}"
             part = parse_id(name)
-            texts = [
-                text if letter in letters else "" for letter, text in zip("lst", ("1 6", "5 4", "6 1"), strict=True)
-            ]
+            texts = [text if letter in letters else "" for letter, text in TEXTS.items()]
             rows.append((name, part.case, part.day, number, "", *size, 1.5, scan, *texts))
     return pd.DataFrame(rows, columns=[*scans.COLUMNS, *ORGANS])
 
