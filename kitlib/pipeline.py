@@ -185,7 +185,10 @@ def _fill(slices: pd.DataFrame, spec: inputs.InputSpec, images: np.ndarray, mask
         return len(rows)
 
     groups = [rows for _, rows in slices.groupby("scan", sort=False)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(slices), desc="packing", unit=" slices") as bar:
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(slices), desc="packing", unit=" slices", mininterval=2) as bar,
+    ):
         for done in pool.map(one, groups):
             bar.update(done)
 

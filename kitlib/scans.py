@@ -51,7 +51,7 @@ def find_root(path: str | os.PathLike | None = None) -> Path:
 
 def is_phantom(root: str | os.PathLike) -> bool:
     """Tell whether a competition is a synthetic one, by the mark that its writer leaves."""
-    return (Path(root) / "PHANTOM.txt").is_file()
+    return (Path(root) / "phantom.json").is_file()
 
 
 def read(

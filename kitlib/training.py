@@ -69,7 +69,7 @@ class EpochLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.started = time.perf_counter()
-        self.bar = tqdm(total=self.epochs * self.steps, desc="training", unit=" steps")
+        self.bar = tqdm(total=self.epochs * self.steps, desc="training", unit=" steps", mininterval=5)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch_started = time.perf_counter()
@@ -177,7 +177,13 @@ def fit_fold(
     stop = keras.callbacks.EarlyStopping("val_loss", patience=patience, mode="min", restore_best_weights=True)
     log = EpochLog(folder / "history.csv", epochs, batch_size, steps)
     model.fit(
-        training_set, validation_data=check_set, epochs=epochs, steps_per_epoch=steps, callbacks=[stop, log], verbose=0
+        training_set,
+        validation_data=check_set,
+        epochs=epochs,
+        steps_per_epoch=steps,
+        callbacks=[stop, log],
+        shuffle=False,  # the data set has shuffled
+        verbose=0,
     )
     _save_model(model.network, folder / "model.keras")
     score = _score_held_out(model.network, check, packed, folder, batch_size)
@@ -256,7 +262,7 @@ def _save_model(network, path):
 def _score_held_out(network, check, packed, folder, batch_size):
     """Predict the held-out scans, keep their probabilities, and score them at the size of their files."""
     lines = []
-    for name, rows in tqdm(check.groupby("scan", sort=False), desc="scoring", unit=" scans"):
+    for name, rows in tqdm(check.groupby("scan", sort=False), desc="scoring", unit=" scans", mininterval=2):
         prepared = packed.images[packed.places(rows)]
         probabilities = inference.predict_scan(network, prepared, rows, packed.spec, batch_size)
         runs.write_probabilities(folder, name, probabilities)

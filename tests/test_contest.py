@@ -1,0 +1,44 @@
+import pytest
+
+from kitlib import contest
+
+
+def test_file_name_gives_height_before_width():
+    name = contest.parse_file_name("slice_0012_360_310_1.50_1.50.png")
+    assert (name.slice, name.height, name.width, name.spacing_mm) == (12, 310, 360, 1.5)
+
+
+def test_id_names_its_scan():
+    assert contest.parse_id("case7_day0_slice_0144").scan == "case7_day0"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "case7_day0", "case7_day0_slice_1", "case7_day0_slice_00001", "Case7_day0_slice_0001", "case7_slice_0001"],
+)
+def test_bad_id_is_quoted(text):
+    with pytest.raises(ValueError, match="is not a slice id") as error:
+        contest.parse_id(text)
+    assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["slice_0001.png", "slice_0001_266_266_1.50.png", "slice_0001_266_266_1.50_1.50.jpg"])
+def test_bad_file_name_is_quoted(name):
+    with pytest.raises(ValueError, match="is not an image name") as error:
+        contest.parse_file_name(name)
+    assert repr(name) in str(error.value)
+
+
+def test_pixels_that_are_not_square_are_refused():
+    with pytest.raises(ValueError, match=r"1\.63 x 1\.50 mm"):
+        contest.parse_file_name("slice_0001_266_266_1.50_1.63.png")
+
+
+def test_weights_add_up_to_one():
+    assert contest.DICE_WEIGHT + contest.HAUSDORFF_WEIGHT == 1
+
+
+def test_every_suspect_is_a_scan():
+    assert len(set(contest.SUSPECT_SCANS)) == 12
+    for scan in contest.SUSPECT_SCANS:
+        assert contest.parse_id(f"{scan}_slice_0001").scan == scan

@@ -1,0 +1,125 @@
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kitlib import contest, rle, submission
+
+
+@pytest.fixture
+def slices():
+    ids = [f"case1_day0_slice_{number:04d}" for number in (1, 2, 3)]
+    return pd.DataFrame({"id": ids, "height": 3, "width": 5})
+
+
+@pytest.fixture
+def good(slices):
+    return submission.expected_rows(slices).assign(predicted=["1 2", "", "", "", "15 1", "", "", "", "1 15"])
+
+
+def save(table, tmp_path):
+    path = tmp_path / "submission.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+def test_good_file_has_no_problems(good, slices, tmp_path):
+    assert submission.check(save(good, tmp_path), slices) == []
+
+
+def test_what_is_written_is_read(good, tmp_path):
+    path = submission.write(tmp_path / "made" / "submission.csv", good)
+    pd.testing.assert_frame_equal(submission.read(path).astype(object), good.astype(object))
+
+
+def test_rows_follow_the_sample_and_missing_ones_are_empty(good, slices, tmp_path):
+    sample = submission.expected_rows(slices).iloc[::-1]
+    masks = {("case1_day0_slice_0001", "large_bowel"): "1 2"}
+    written = submission.read(submission.write(tmp_path / "s.csv", masks, sample))
+    assert written[["id", "class"]].equals(sample.reset_index(drop=True).astype(written["id"].dtype))
+    assert written["predicted"].tolist() == [""] * 8 + ["1 2"]
+
+
+def test_nothing_predicted_gives_an_empty_field_each(slices, tmp_path):
+    written = submission.read(submission.write(tmp_path / "s.csv", {}, submission.expected_rows(slices)))
+    assert (written["predicted"] == "").all()
+    assert len(written) == 9
+
+
+def test_mask_without_a_row_is_an_error_not_dropped(slices, tmp_path):
+    with pytest.raises(ValueError, match="case9_day0_slice_0001 stomach"):
+        submission.write(
+            tmp_path / "s.csv", {("case9_day0_slice_0001", "stomach"): "1 1"}, submission.expected_rows(slices)
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_mask_given_twice_is_an_error(good, slices, tmp_path):
+    with pytest.raises(ValueError, match="given twice"):
+        submission.write(tmp_path / "s.csv", pd.concat([good, good.iloc[:1]]), submission.expected_rows(slices))
+
+
+def test_failed_writing_leaves_the_old_file(good, tmp_path, monkeypatch):
+    path = submission.write(tmp_path / "submission.csv", good)
+    before = path.read_text()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        submission.write(path, good.assign(predicted=""))
+    assert path.read_text() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["submission.csv"]
+
+
+SPOILED = {
+    "missing": (lambda rows: rows.drop(index=4), "1 row missing: case1_day0_slice_0002 small_bowel"),
+    "extra": (
+        lambda rows: pd.concat([rows, rows.iloc[[0]].assign(id="case2_day0_slice_0001")]),
+        "1 row extra: no such slice is asked for: case2_day0_slice_0001 large_bowel",
+    ),
+    "order": (
+        lambda rows: rows.iloc[[1, 0, *range(2, 9)]],
+        "rows are out of order from case1_day0_slice_0001 small_bowel",
+    ),
+    "doubled": (lambda rows: pd.concat([rows, rows.iloc[[8]]]), "1 row doubled: case1_day0_slice_0003 stomach"),
+    "organ": (lambda rows: rows.replace({"class": {"stomach": "liver"}}), "3 rows of an unknown organ"),
+    "past the end": (lambda rows: rows.replace({"predicted": {"15 1": "15 2"}}), "small_bowel: run-length text '15 2'"),
+    "overlap": (
+        lambda rows: rows.replace({"predicted": {"1 2": "1 3 2 1"}}),
+        "1 row with bad runs: case1_day0_slice_0001",
+    ),
+    "nan": (lambda rows: rows.replace({"predicted": {"": "nan"}}), "6 rows NaN: an empty mask is an empty field"),
+    "words": (lambda rows: rows.replace({"predicted": {"1 2": "one two"}}), "'one' is not a whole number"),
+    "columns": (lambda rows: rows.rename(columns={"predicted": "segmentation"}), "columns are"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_problem_is_named(kind, good, slices, tmp_path):
+    spoil, sentence = SPOILED[kind]
+    problems = submission.check(save(spoil(good), tmp_path), slices)
+    assert any(sentence in problem for problem in problems), problems
+    if kind not in ("organ",):
+        assert len(problems) == 1
+
+
+def test_files_that_are_no_tables_are_named(slices, tmp_path):
+    path = tmp_path / "submission.csv"
+    assert "submission.csv" in submission.check(path, slices)[0]
+    path.write_text("")
+    assert "is empty" in submission.check(path, slices)[0]
+    path.write_text("id,class,predicted\na,b,c\na,b,c,d\n")
+    assert "a row has three fields" in submission.check(path, slices)[0]
+
+
+def test_masks_become_rows_in_order():
+    slices = pd.DataFrame({"id": ["case1_day0_slice_0001", "case1_day0_slice_0002"]})
+    masks = np.random.default_rng(0).random((2, 3, 5, 3)) > 0.5
+    rows = submission.encode(slices, masks)
+    assert rows[["id", "class"]].equals(submission.expected_rows(slices))
+    for row in rows.itertuples(index=False):
+        place = slices["id"].tolist().index(row.id), ..., contest.ORGANS.index(row[1])
+        np.testing.assert_array_equal(rle.decode(row.predicted, (3, 5)), masks[place])

@@ -1,0 +1,132 @@
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from kitlib import augment, contest, inference, inputs, metric, pipeline, postprocess, runs, scans, submission, training
+
+SPEC = inputs.InputSpec(32, 32, depth=3)
+SMALL = {"levels": 2, "base": 4, "window_stages": (0,)}
+OPTIONS = {"spec": SPEC, "network_options": SMALL, "epochs": 2, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def packed(slices):
+    return pipeline.pack(slices, SPEC)
+
+
+@pytest.fixture(scope="module")
+def held_out(slices):
+    return slices["case"] == slices["case"].iloc[0]
+
+
+@pytest.fixture(scope="module")
+def run(slices, packed, held_out, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    return training.fit_fold(slices, folder, held_out=held_out, packed=packed, augment=augment.paper(), **OPTIONS)
+
+
+def test_run_folder_holds_its_contract(run, slices, held_out):
+    assert sorted(entry.name for entry in run.folder.iterdir()) == [
+        *["history.csv", "model.keras", "oof", "run.json", "score.json"]
+    ]
+    assert run.spec == SPEC
+    assert run.record["parameters"]["epochs"] == 2
+    assert len(run.history()) == 2
+    assert {"loss", "val_loss", "val_dice", "val_iou", "images_per_second"} <= set(run.history().columns)
+    assert set(run.scans) == set(slices.loc[held_out, "scan"])
+    assert set(run.record["folds"]["held_out"]).isdisjoint(run.record["folds"]["train"])
+
+
+def test_out_of_fold_probabilities_are_those_of_the_saved_network(run, slices, packed, held_out):
+    network = inference.load(run.folder)
+    name = run.scans[0]
+    rows = slices[slices["scan"] == name]
+    prepared = packed.images[packed.places(rows)]
+    again = inference.predict_scan(network, prepared, rows, SPEC, 4)
+    np.testing.assert_allclose(run.probabilities(name), again, atol=0.5 / 255 + 1e-4)
+
+
+def test_score_is_that_of_the_out_of_fold_masks(run, slices, held_out):
+    check = slices[held_out]
+    lines = []
+    for name, rows in check.groupby("scan", sort=False):
+        shape = rows["height"].iloc[0], rows["width"].iloc[0]
+        restored = inputs.restore(run.probabilities(name), shape)
+        lines.append(submission.encode(rows, postprocess.masks(restored, postprocess.Settings())))
+    again = metric.score(scans.rows(check), pd.concat(lines), check)
+    assert run.score()["score"] == pytest.approx(again.value, abs=0.02)
+
+
+def test_same_seed_gives_the_same_run(slices, packed, held_out, run, tmp_path):
+    again = training.fit_fold(
+        slices, tmp_path / "again", held_out=held_out, packed=packed, augment=augment.paper(), **OPTIONS
+    )
+    columns = ["loss", "val_loss", "val_dice"]
+    np.testing.assert_allclose(again.history()[columns], run.history()[columns], rtol=1e-3)
+
+
+def test_loss_falls_on_a_few_slices(slices, packed, tmp_path):
+    fullest = scans.organ_count(slices).nlargest(8).index
+    network = training.unet.build_unet(SPEC.shape, **SMALL)
+    model = training.AugmentedModel(network)
+    model.compile(keras.optimizers.Adam(1e-2), training.losses.BCEDice(dice_weight=0.5))
+    batches = pipeline.dataset(slices.loc[sorted(fullest)], SPEC, 8, True, packed=packed)
+    history = model.fit(batches, epochs=1, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
+    history += model.fit(batches, epochs=25, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
+    assert history[-1] < 0.8 * history[0]
+
+
+def test_padding_does_not_count_in_validation(slices, packed):
+    network = training.unet.build_unet(SPEC.shape, **SMALL)
+    model = training.AugmentedModel(network)
+    model.compile(loss=training.losses.BCE(), weighted_metrics=[training.monitors.Dice(name="dice")])
+    part = slices.iloc[:6]
+    whole, padded = (
+        model.evaluate(pipeline.dataset(part, SPEC, size, False, packed=packed), verbose=0, return_dict=True)
+        for size in (6, 4)
+    )
+    assert padded["dice"] == pytest.approx(whole["dice"], abs=1e-6)
+
+
+def test_augmentation_runs_in_training_only(slices, packed):
+    model = training.AugmentedModel(training.unet.build_unet(SPEC.shape, **SMALL), augment.Augment())
+    batch = next(iter(pipeline.dataset(slices, SPEC, 4, False, packed=packed)))
+    kept, moved = (model(batch, training=training)["masks"] for training in (False, True))
+    np.testing.assert_array_equal(kept, batch["masks"])
+    assert keras.ops.any(moved != batch["masks"])
+
+
+def test_suspects_are_left_out_of_learning_but_not_of_checking(slices):
+    spoiled = slices.assign(scan=slices["scan"].replace(slices["scan"].iloc[-1], contest.SUSPECT_SCANS[0]))
+    held_out = spoiled["case"] == spoiled["case"].iloc[0]
+    learn, _ = training._sides(spoiled, held_out, contest.SUSPECT_SCANS)
+    assert contest.SUSPECT_SCANS[0] not in set(learn["scan"])
+    _, check = training._sides(spoiled, ~held_out, contest.SUSPECT_SCANS)
+    assert contest.SUSPECT_SCANS[0] in set(check["scan"])
+
+
+def test_a_scan_on_both_sides_is_refused(slices, tmp_path):
+    with pytest.raises(ValueError, match="both learned from and held out"):
+        training.fit_fold(slices, tmp_path, held_out=slices["slice"] == 1, **OPTIONS)
+
+
+def test_empty_side_unknown_schedule_and_finished_run_are_refused(slices, run, tmp_path):
+    with pytest.raises(ValueError, match="neither side may be empty"):
+        training.fit_fold(slices, tmp_path, held_out=slices["slice"] < 0, **OPTIONS)
+    with pytest.raises(ValueError, match="'linear'"):
+        training.fit_fold(slices, tmp_path, held_out=slices["slice"] < 0, schedule="linear", **OPTIONS)
+    with pytest.raises(FileExistsError, match="finished run"):
+        training.fit_fold(slices, run.folder, held_out=slices["slice"] < 0, **OPTIONS)
+
+
+def test_cross_validation_holds_out_every_case_once_and_skips_what_is_done(slices, tmp_path):
+    options = {**OPTIONS, "epochs": 1, "schedule": "cosine"}
+    count = slices["case"].nunique()
+    folds = training.cross_validate(slices, tmp_path, count=2, **options)
+    assert sorted(scan for run in folds for scan in run.record["folds"]["held_out"]) == sorted(slices["scan"].unique())
+    ended = [run.record["ended"] for run in folds]
+    again = training.cross_validate(slices, tmp_path, count=2, **options)
+    assert [run.record["ended"] for run in again] == ended
+    assert count >= 2
+    assert len(runs.compare(tmp_path)) == 2
