@@ -1,8 +1,8 @@
-"""The two attentions of the paper: inside 4x4 windows, and against an external memory (its Tables 1 and 2).
+"""The two attentions of the paper: inside small windows (its Table 1), and against an external memory (its Table 2).
 
 The mathematics comes first, as pure functions of tensors; the layers below only own weights. Heads are consecutive
-channel blocks: (..., tokens, heads * size) is cut into (..., tokens, heads, size) and then transposed. A bare reshape
-to (..., heads, tokens, size) has the right shape and the wrong values.
+channel blocks: (tokens, heads * size) is cut into (tokens, heads, size) and then transposed to (heads, tokens, size). A
+bare reshape to (heads, tokens, size) has the right shape and the wrong values.
 """
 
 from __future__ import annotations
@@ -15,51 +15,100 @@ from keras import ops
 PACKAGE = "kitlib"
 
 
-def split_windows(maps, window: int):
-    """Cut maps (B, H, W, C) into squares (B, H/window, W/window, window * window, C), row-major inside a square."""
-    batch, height, width, channels = ops.shape(maps)
-    rows, columns = height // window, width // window
-    cut = ops.reshape(maps, (batch, rows, window, columns, window, channels))
-    cut = ops.transpose(cut, (0, 1, 3, 2, 4, 5))
-    return ops.reshape(cut, (batch, rows, columns, window * window, channels))
+def split_windows(maps, blocks: int, window: int):
+    """Cut maps into squares of tokens, one stack of squares per block of channels, in one transposition.
 
+    Squares are numbered row by row over the batch, tokens row by row inside their square.
 
-def join_windows(windows, window: int):
-    """Put squares (B, H/window, W/window, window * window, C) back into maps (B, H, W, C)."""
-    batch, rows, columns, _, channels = ops.shape(windows)
-    cut = ops.reshape(windows, (batch, rows, columns, window, window, channels))
-    cut = ops.transpose(cut, (0, 1, 3, 2, 4, 5))
-    return ops.reshape(cut, (batch, rows * window, columns * window, channels))
-
-
-def attend(query, key, value, heads: int):
-    """Scaled dot-product attention, softmax(q k^T / sqrt(size)) v, over the last-but-one axis and per head.
-
-    Shapes: query, key, value and the result (..., tokens, heads * size).
+    Shapes: maps (B, H, W, blocks * size) -> (blocks, B * H/window * W/window, window * window, size).
     """
-    *leading, tokens, channels = ops.shape(query)
-    size = channels // heads
+    _, _, width, channels = ops.shape(maps)
+    columns, size = width // window, channels // blocks
+    # The first axis counts rows of squares through the whole batch.
+    cut = ops.reshape(maps, (-1, window, columns, window, blocks, size))
+    cut = ops.transpose(cut, (4, 0, 2, 1, 3, 5))
+    return ops.reshape(cut, (blocks, -1, window * window, size))
 
-    def per_head(x):
-        return ops.swapaxes(ops.reshape(x, (-1, tokens, heads, size)), 1, 2)  # (windows, heads, tokens, size)
 
-    scores = ops.matmul(per_head(query) / math.sqrt(size), ops.swapaxes(per_head(key), -1, -2))
-    context = ops.matmul(ops.softmax(scores, axis=-1), per_head(value))
-    return ops.reshape(ops.swapaxes(context, 1, 2), (*leading, tokens, channels))
+def join_windows(squares, height: int, width: int, window: int):
+    """Undo `split_windows`.
+
+    Shapes: squares (blocks, B * H/window * W/window, window * window, size) -> (B, H, W, blocks * size).
+    """
+    blocks, _, _, size = ops.shape(squares)
+    cut = ops.reshape(squares, (blocks, -1, width // window, window, window, size))
+    cut = ops.transpose(cut, (1, 3, 2, 4, 0, 5))
+    return ops.reshape(cut, (-1, height, width, blocks * size))
+
+
+def attend(query, key, value):
+    """Let every token of a square look at all tokens of that square: softmax(q k^T) v.
+
+    The division by sqrt(size) is left to whoever makes the queries: on their weights it costs nothing.
+
+    Shapes: query, key, value and the result (..., tokens, size).
+    """
+    scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
+    return ops.matmul(ops.softmax(scores, axis=-1), value)
 
 
 def double_normalise(scores, eps: float):
-    """Softmax over positions (axis 1), then divide by eps + the sum over the memory (last axis).
+    """Share every memory cell out among the positions, then every position among the cells: softmax, then L1.
 
-    Shapes: scores (B, N, heads, memory).
+    weights = softmax over positions; weights / (eps + sum over memory of weights). With eps = 0, the paper's letter, a
+    position whose shares all underflow is 0 / 0 = NaN.
+
+    Shapes: scores and the result (B, positions, heads, memory).
     """
-    weights = ops.softmax(scores, axis=1)
-    return weights / (eps + ops.sum(weights, axis=-1, keepdims=True))
+    shares = ops.softmax(scores, axis=1)
+    return shares / (eps + ops.sum(shares, axis=-1, keepdims=True))
+
+
+class _Attention(keras.layers.Layer):
+    """What both layers share: dense sublayers that own the weights, and an output of the input's shape."""
+
+    settings: tuple[str, ...] = ()
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), **{name: getattr(self, name) for name in self.settings}}
+
+    def _add_dense(self, name: str, inputs: int, outputs: int) -> None:
+        dense = keras.layers.Dense(outputs, use_bias=self.use_bias, dtype=self.dtype_policy, name=name)
+        dense.build((None, inputs))
+        setattr(self, name, dense)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class LocalWindowAttention(keras.layers.Layer):
-    """Multi-head self-attention inside squares of `window` x `window` positions."""
+class LocalWindowAttention(_Attention):
+    """Multi-head self-attention inside squares of `window` x `window` positions.
+
+    Per square X (window^2, C) and head h: softmax(Q_h K_h^T / sqrt(size)) V_h with Q = X W_q + b_q and so on; the heads
+    side by side go through one more dense layer. A pixel sees its own square only, so the cost grows with the number of
+    pixels and not with its square.
+
+    Source: the paper's Table 1, after Wang et al., Mixed transformer U-Net (ICASSP 2022). The table numbers squares and
+    tokens by (H, W, Win); here the layer takes whole maps and cuts them itself. One matrix product makes queries, keys
+    and values; `query`, `key`, `value` and `project` stay apart as owners of the weights. The bias of `key` adds the
+    same to all scores of a query, so its gradient is zero by construction.
+
+    Shapes: (B, H, W, C) -> (B, H, W, C); B may be unknown, H and W too.
+
+    Args:
+        heads: number of heads, a divisor of C.
+        window: side of a square in pixels; H and W must be multiples of it. The paper has 4.
+        use_bias: whether the four dense layers have biases.
+
+    Raises:
+        ValueError: when C does not divide by `heads`, or a side by `window`.
+
+    >>> LocalWindowAttention(heads=2)(keras.ops.ones((1, 8, 12, 6))).shape == (1, 8, 12, 6)
+    True
+    """
+
+    settings = ("heads", "window", "use_bias")
 
     def __init__(self, heads: int, window: int = 4, use_bias: bool = True, **kwargs):
         super().__init__(**kwargs)
@@ -71,75 +120,129 @@ class LocalWindowAttention(keras.layers.Layer):
             raise ValueError(f"{self.name}: {channels} channels do not divide by {self.heads} heads")
         self._check_sides(input_shape)
         for name in ("query", "key", "value", "project"):
-            dense = keras.layers.Dense(channels, use_bias=self.use_bias, dtype=self.dtype_policy, name=name)
-            dense.build((None, channels))
-            setattr(self, name, dense)
-        self.built = True
+            self._add_dense(name, channels, channels)
 
     def call(self, maps):
         self._check_sides(maps.shape)
-        windows = split_windows(maps, self.window)
-        context = attend(self.query(windows), self.key(windows), self.value(windows), self.heads)
-        return join_windows(self.project(context), self.window)
+        _, height, width, channels = ops.shape(maps)
+        size = channels // self.heads
+        squares = split_windows(self._queries_keys_values(maps, size), 3 * self.heads, self.window)
+        context = attend(*ops.split(squares, 3, axis=0))
+        return self.project(join_windows(context, height, width, self.window))
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "heads": self.heads, "window": self.window, "use_bias": self.use_bias}
+    def _queries_keys_values(self, maps, size: int):
+        """All three projections as one matrix product, the queries already divided by sqrt(size)."""
+        owners = ((self.query, 1 / math.sqrt(size)), (self.key, 1), (self.value, 1))
+        kernel = ops.concatenate([scale * ops.convert_to_tensor(owner.kernel) for owner, scale in owners], axis=1)
+        maps = ops.matmul(maps, kernel)
+        if not self.use_bias:
+            return maps
+        return ops.add(maps, ops.concatenate([scale * ops.convert_to_tensor(owner.bias) for owner, scale in owners]))
 
     def _check_sides(self, shape):
         for side, length in zip(("height", "width"), shape[1:3], strict=True):
             if length is not None and length % self.window:
                 raise ValueError(
-                    f"{self.name}: {side} {length} of maps {tuple(shape)} does not divide by window {self.window}"
+                    f"{self.name}: the {side} {length} of maps {tuple(shape)} does not divide by the window "
+                    f"{self.window}; pad the maps or choose a window that fits"
                 )
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class ExternalAttention(keras.layers.Layer):
-    """Multi-head attention against a learned memory that all samples share."""
+class ExternalAttention(_Attention):
+    """Multi-head attention of all positions against a small learned memory that all samples share.
 
-    def __init__(self, heads, expansion=4, memory=None, eps=1e-9, use_bias=True, **kwargs):
+    Per head h: Q_h = the h-th block of X W_q + b_q; weights = `double_normalise`(Q_h M_k + b_k); context = weights M_v
+    + b_v; the heads side by side go through one more dense layer. The memory M_k, M_v is the same for all heads and
+    learned from all samples, which is how one sample can use another. The cost is linear in the number of positions.
+
+    Source: the paper's Table 2, after Guo et al., Beyond self-attention (arXiv 2105.02358). The table has expansion 4,
+    memory 2 * size and no eps. The biases of `query` and `memory_keys` add the same to all positions of a memory cell,
+    so their gradients are zero by construction. The double normalisation runs in float32 where the layer computes in
+    16 bits: there eps is 0 and shares of 1 / positions underflow.
+
+    Shapes: (B, N, C) -> (B, N, C), or (B, H, W, C) -> (B, H, W, C); all but C may be unknown.
+
+    Args:
+        heads: the true number of heads; size of a head = expansion * C / heads.
+        expansion: queries have this many times C channels.
+        memory: cells of the memory; None means 2 * size, as in the paper.
+        eps: what keeps the second division from 0 / 0; 0 is the paper's letter, and may give NaN.
+        use_bias: whether the four dense layers have biases.
+
+    Raises:
+        ValueError: when expansion * C does not divide by `heads`, or the input is neither of the two shapes.
+
+    >>> ExternalAttention(heads=4)(keras.ops.ones((1, 3, 5, 6))).shape == (1, 3, 5, 6)
+    True
+    """
+
+    settings = ("heads", "expansion", "memory", "eps", "use_bias")
+
+    def __init__(
+        self,
+        heads: int,
+        expansion: int = 4,
+        memory: int | None = None,
+        eps: float = 1e-9,
+        use_bias: bool = True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.heads, self.expansion, self.memory, self.eps, self.use_bias = heads, expansion, memory, eps, use_bias
 
     def build(self, input_shape):
+        if len(input_shape) not in (3, 4):
+            raise ValueError(f"{self.name}: expects (B, N, C) or (B, H, W, C), got {tuple(input_shape)}")
         channels = input_shape[-1]
         wide = self.expansion * channels
         if wide % self.heads:
             raise ValueError(
-                f"{self.name}: expansion {self.expansion} x {channels} channels does not divide by {self.heads} heads"
+                f"{self.name}: expansion {self.expansion} x {channels} channels do not divide by {self.heads} heads"
             )
         size = wide // self.heads
         memory = 2 * size if self.memory is None else self.memory
-        for name, inputs, outputs in (
-            ("query", channels, wide),
-            ("memory_keys", size, memory),
-            ("memory_values", memory, size),
-            ("project", wide, channels),
-        ):
-            dense = keras.layers.Dense(outputs, use_bias=self.use_bias, dtype=self.dtype_policy, name=name)
-            dense.build((None, inputs))
-            setattr(self, name, dense)
-        self.built = True
+        self._add_dense("query", channels, wide)
+        self._add_dense("memory_keys", size, memory)
+        self._add_dense("memory_values", memory, size)
+        self._add_dense("project", wide, channels)
 
     def call(self, maps):
         shape = ops.shape(maps)
-        tokens = maps if len(shape) == 3 else ops.reshape(maps, (shape[0], shape[1] * shape[2], shape[3]))
-        query = self.query(tokens)
-        batch, positions, wide = ops.shape(query)
-        query = ops.reshape(query, (batch, positions, self.heads, wide // self.heads))
-        scores = self.memory_keys(query)
+        channels, wide = shape[-1], self.query.units
+        tokens = ops.reshape(maps, (shape[0], math.prod(shape[1:-1]), channels))
+        heads = ops.reshape(self.query(tokens), (*ops.shape(tokens)[:2], self.heads, wide // self.heads))
+        scores = self.memory_keys(heads)
         if keras.backend.standardize_dtype(scores.dtype) in ("float16", "bfloat16"):
             scores = ops.cast(scores, "float32")
         weights = ops.cast(double_normalise(scores, self.eps), self.compute_dtype)
-        context = ops.reshape(self.memory_values(weights), (batch, positions, wide))
+        context = ops.reshape(self.memory_values(weights), (*ops.shape(tokens)[:2], wide))
         return ops.reshape(self.project(context), shape)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
-    def get_config(self):
-        own = {name: getattr(self, name) for name in ("heads", "expansion", "memory", "eps", "use_bias")}
-        return {**super().get_config(), **own}
+@keras.saving.register_keras_serializable(PACKAGE)
+class ChannelNormalization(keras.layers.LayerNormalization):
+    """Keras' LayerNormalization over the last axis, with its sums as matrix products on TensorFlow on a CPU.
+
+    x - mean(x) = x (I - 1/C), and the variance is the square of that times a column of 1/C. TensorFlow reduces a last
+    axis of 16 or 32 numbers several times slower than it multiplies by a 16 x 16 matrix. Same weights, same values to
+    rounding; on a GPU, where a product may run in TF32, and on other backends Keras' own code runs.
+
+    Shapes: (..., C) -> (..., C).
+    """
+
+    def call(self, inputs):
+        slow = keras.backend.backend() == "tensorflow" and not keras.distribution.list_devices("gpu")
+        if not slow or self.axis not in ([inputs.ndim - 1], [-1], -1) or self.rms_scaling:
+            return super().call(inputs)
+        channels = inputs.shape[-1]
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        maps = ops.cast(inputs, dtype)
+        share = ops.full((channels, 1), 1 / channels, dtype)
+        centred = ops.matmul(maps, ops.eye(channels, dtype=dtype) - 1 / channels)
+        maps = centred * ops.rsqrt(ops.matmul(ops.square(centred), share) + self.epsilon)
+        if self.scale:
+            maps = maps * ops.cast(self.gamma, dtype)
+        if self.center:
+            maps = maps + ops.cast(self.beta, dtype)
+        return ops.cast(maps, self.compute_dtype)
