@@ -18,7 +18,7 @@ from kitlib import contest
 
 STOPS = ("", "earlier", "mean", "later")
 _ALL_NEIGHBOURS = np.ones((3, 3, 3), bool)
-_BOWELS = (contest.ORGANS.index("large_bowel"), contest.ORGANS.index("small_bowel"))
+BOWELS = (contest.ORGANS.index("large_bowel"), contest.ORGANS.index("small_bowel"))
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def masks(
         scores = None if presence is None else presence[:, organ]
         result[..., organ] = organ_mask(probabilities[..., organ], settings, organ, scores)
     if settings.stop:
-        bowels = common_stop(*(result[..., organ] for organ in _BOWELS), settings.stop)
-        for organ, mask in zip(_BOWELS, bowels, strict=True):
+        bowels = common_stop(*(result[..., organ] for organ in BOWELS), settings.stop)
+        for organ, mask in zip(BOWELS, bowels, strict=True):
             result[..., organ] = mask
     return result
 
@@ -202,7 +202,7 @@ def smooth_presence(mask: np.ndarray, reach: int) -> np.ndarray:
 
 
 def fill_gaps(mask: np.ndarray, longest: int) -> np.ndarray:
-    """Fill runs of at most `longest` empty slices between two filled ones, with a shape on the way from one to the other.
+    """Fill runs of at most `longest` empty slices between two filled ones with shapes on the way from one to the other.
 
     Signed distances to the border are interpolated linearly: Herman et al., "Shape-based interpolation", IEEE Computer
     Graphics and Applications 12 (1992). Where that leaves nothing, the nearer slice is repeated.
@@ -225,20 +225,38 @@ def common_stop(large: np.ndarray, small: np.ndarray, stop: str) -> tuple[np.nda
         large, small: (D, H, W) bool; nothing happens unless both hold something.
         stop: "earlier", "mean" (rounded up) or "later" of the two last slices.
     """
+    line = stop_line(last_slice(large), last_slice(small), stop)
+    return end_on(large, line), end_on(small, line)
+
+
+def last_slice(mask: np.ndarray) -> int:
+    """Find the last slice that holds anything; -1 when none does."""
+    filled = np.flatnonzero(mask.any(axis=(1, 2)))
+    return int(filled[-1]) if filled.size else -1
+
+
+def stop_line(one: int, other: int, stop: str) -> int:
+    """Agree on one last slice; -1 when either organ is absent.
+
+    >>> stop_line(90, 95, "mean")
+    93
+    """
     if stop not in STOPS[1:]:
         raise ValueError(f"stop {stop!r}: expected one of {STOPS[1:]}")
-    ends = [np.flatnonzero(mask.any(axis=(1, 2)))[-1:] for mask in (large, small)]
-    if not all(end.size for end in ends):
-        return large, small
-    one, other = (int(end[0]) for end in ends)
-    line = {"earlier": min(one, other), "later": max(one, other), "mean": (one + other + 1) // 2}[stop]
-    results = []
-    for mask, end in ((large, one), (small, other)):
-        result = mask.copy()
-        result[line + 1 :] = False
-        result[end + 1 : line + 1] = mask[end]
-        results.append(result)
-    return tuple(results)
+    if min(one, other) < 0:
+        return -1
+    return {"earlier": min(one, other), "later": max(one, other), "mean": (one + other + 1) // 2}[stop]
+
+
+def end_on(mask: np.ndarray, line: int) -> np.ndarray:
+    """Make a mask end on a slice; -1 leaves it alone."""
+    end = last_slice(mask)
+    if line < 0 or end < 0:
+        return mask
+    result = mask.copy()
+    result[line + 1 :] = False
+    result[end + 1 : line + 1] = mask[end]
+    return result
 
 
 def _signed_distance(mask: np.ndarray) -> np.ndarray:

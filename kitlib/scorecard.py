@@ -1,0 +1,110 @@
+"""The command behind `python -m kitlib.metric`: a submission against the truth, in all conventions, and its worst scans."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from kitlib import borders, contest, conventions, metric, scans, submission
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the panel and the worst scans; 1 when a file is at fault, with a line per fault."""
+    options = _parser().parse_args(arguments)
+    try:
+        truth = read_truth(options.truth)
+        slices = sizes(truth, options.data, options.sizes)
+        faults = [fault for fault in submission.check(options.submission, slices) if "out of order" not in fault]
+        if faults:
+            print("\n".join(f"{options.submission}: {fault}" for fault in faults))
+            return 1
+        prediction = submission.read(options.submission)
+        scores = metric.scores(truth, prediction, slices, progress=not options.quiet)
+    except (OSError, ValueError) as error:
+        print(error)
+        return 1
+    print(report(scores, options.convention, options.worst))
+    if options.millimetres:
+        print("\nvolumes in millimetres, means over scans")
+        table = borders.clinical(truth, prediction, slices)
+        print(table.groupby("organ", sort=False).mean(numeric_only=True).to_string(float_format="%.3f"))
+    return 0
+
+
+def report(scores: dict[str, metric.Score], convention: str = "host", worst: int = 5) -> str:
+    """Write the panel, the organs and the worst scans of one convention as text."""
+    panel = metric.panel_of(scores)
+    chosen = scores[convention]
+    scan_means = chosen.scans.sort_values("value").head(worst)
+    parts = [
+        panel.to_string(float_format="%.5f"),
+        f"{convention}, per organ\n" + chosen.organs.to_string(float_format="%.5f"),
+        f"{convention}, worst scans\n" + scan_means.to_string(index=False, float_format="%.5f"),
+    ]
+    return "\n\n".join(parts)
+
+
+def read_truth(path: str | Path) -> pd.DataFrame:
+    """Read rows `id class segmentation` (a column `predicted` is taken for the masks too).
+
+    Raises:
+        ValueError: names the file and what it lacks.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"{path} is empty; the truth begins with the line id,class,segmentation") from None
+    table = table.rename(columns={"predicted": "segmentation"})
+    absent = {"id", "class", "segmentation"} - set(table.columns)
+    if absent:
+        raise ValueError(f"{path} has no column {', '.join(sorted(absent))}; it has {list(table.columns)}")
+    return table
+
+
+def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path | None = None) -> pd.DataFrame:
+    """Find order and size of the truth's slices: from a table `id height width`, or from the data folder.
+
+    Args:
+        truth: rows; each of its ids must be found.
+        data: folder in the official layout; None looks where `scans.find_root` does.
+        table: csv with columns id, height, width and, if there is one, spacing_mm; it goes before the folder.
+
+    Raises:
+        ValueError: names the first id without a size.
+    """
+    if table:
+        known = pd.read_csv(table)
+        absent = {"id", "height", "width"} - set(known.columns)
+        if absent:
+            raise ValueError(f"{table} has no column {', '.join(sorted(absent))}; it has {list(known.columns)}")
+    else:
+        root = scans.find_root(data)
+        parts = [scans.read(root, split, problems=[]) for split in ("train", "test") if (root / split).is_dir()]
+        known = pd.concat(parts) if parts else pd.DataFrame(columns=["id", "height", "width"])
+    ids = pd.unique(truth["id"])
+    known = known.drop_duplicates("id").set_index("id")
+    lost = [name for name in ids if name not in known.index]
+    if lost:
+        where = table or data or "the data folder"
+        raise ValueError(f"{where} has no size for {len(lost)} of {len(ids)} slices of the truth, first {lost[0]}")
+    parsed = [contest.parse_id(name) for name in ids]
+    found = known.loc[ids, [name for name in ("height", "width", "spacing_mm") if name in known]].reset_index()
+    found["scan"] = [name.scan for name in parsed]
+    found[["case", "day", "slice"]] = [tuple(name) for name in parsed]
+    return found.sort_values(["case", "day", "slice"], ignore_index=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m kitlib.metric", description="Score a submission in every convention.")
+    parser.add_argument("truth", metavar="TRUTH.csv", help="rows id,class,segmentation, as train.csv has them")
+    parser.add_argument("submission", metavar="SUBMISSION.csv", help="rows id,class,predicted")
+    parser.add_argument("--data", help="folder of the competition, for the sizes of the slices")
+    parser.add_argument("--sizes", help="csv with columns id,height,width, instead of the folder")
+    parser.add_argument(
+        "--convention", default="host", choices=list(conventions.CONVENTIONS), help="for the worst scans"
+    )
+    parser.add_argument("--worst", type=int, default=5, help="number of scans and organs to list")
+    parser.add_argument("--millimetres", action="store_true", help="add the clinical distances; needs spacing_mm")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
