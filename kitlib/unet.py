@@ -8,7 +8,7 @@ import keras
 from keras import layers, ops
 
 from kitlib.attention import ChannelNormalization, ExternalAttention, LocalWindowAttention
-from kitlib.borders import MirrorBorder, SizeCheck, mirrored_border, skip_border
+from kitlib.mirroring import MirrorBorder, SizeCheck, mirrored_border, skip_border
 
 PACKAGE = "kitlib"
 HEAD_SIZE = 8  # channels per head of the window attention; times expansion 4 that is 32 in the external one
