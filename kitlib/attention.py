@@ -233,7 +233,7 @@ class ChannelNormalization(keras.layers.LayerNormalization):
 
     def call(self, inputs):
         slow = keras.backend.backend() == "tensorflow" and not keras.distribution.list_devices("gpu")
-        if not slow or self.axis not in ([inputs.ndim - 1], [-1], -1) or self.rms_scaling:
+        if not slow or self.axis not in ([len(inputs.shape) - 1], [-1], -1) or self.rms_scaling:
             return super().call(inputs)
         channels = inputs.shape[-1]
         dtype = keras.backend.result_type(inputs.dtype, "float32")

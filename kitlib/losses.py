@@ -79,6 +79,50 @@ def tversky(truth, probabilities, sample_weight=None, alpha=0.3, beta=0.7, smoot
     return 1.0 - ops.mean((hit + smooth) / (hit + alpha * false + beta * missed + smooth))
 
 
+def focal(truth, probabilities, sample_weight=None, gamma=2.0, alpha=None, from_logits=False):
+    """Cross-entropy that looks away from easy pixels: mean of (1 - p_t)^gamma * BCE, p_t = p if y = 1, else 1 - p.
+
+    Keras' binary focal cross-entropy, weighted per sample. `alpha` (None: off) weighs truth against background.
+    Source: Lin et al., Focal loss (2017), the paper's reference [7].
+    """
+    truth, probabilities, weight = _prepare(truth, probabilities, sample_weight)
+    values = keras.losses.binary_focal_crossentropy(
+        truth[..., None],
+        probabilities[..., None],  # Keras averages over the last axis
+        apply_class_balancing=alpha is not None,
+        alpha=0.25 if alpha is None else alpha,
+        gamma=gamma,
+        from_logits=from_logits,
+    )
+    return _mean(values, weight)
+
+
+def lovasz_hinge(truth, probabilities, sample_weight=None, from_logits=False):
+    """The convex extension of the Jaccard loss, per organ over the whole batch, averaged over organs.
+
+    Hinge errors e = 1 - logit * (2 y - 1) are sorted, worst first, and max(e, 0) is weighed by how much the Jaccard
+    index drops when that pixel joins the wrong ones: J_k - J_(k-1), J_k = 1 - (|Y| - hits_k) / (|Y| + false_k).
+    Probabilities are turned back into logits. Where an organ is absent, the worst pixel alone counts.
+    Cost: one sort of the batch's pixels per organ.
+    Source: Berman et al., The Lovasz-softmax loss (CVPR 2018), equation 9 and section 3.1.
+    """
+    truth, scores, weight = _prepare(truth, probabilities, sample_weight)
+    if not from_logits:
+        scores = ops.clip(scores, 1e-6, 1 - 1e-6)
+        scores = ops.log(scores) - ops.log(1 - scores)
+    organs = truth.shape[-1]
+    real = ops.broadcast_to(weight, ops.shape(truth)) > 0
+    truth = ops.where(real & (truth > 0.5), 1.0, ops.zeros_like(truth))
+    errors = ops.where(real, 1.0 - scores * (2.0 * truth - 1.0), -1.0)  # padding ends up last, with no error
+    errors, truth = (ops.transpose(ops.reshape(x, (-1, organs))) for x in (errors, truth))
+    order = ops.argsort(-ops.stop_gradient(errors), axis=-1)
+    errors, truth = (ops.take_along_axis(x, order, axis=-1) for x in (errors, truth))
+    total = ops.sum(truth, axis=-1, keepdims=True)
+    jaccard = 1.0 - (total - ops.cumsum(truth, -1)) / (total + ops.cumsum(1.0 - truth, -1))
+    steps = ops.concatenate([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], axis=-1)
+    return ops.mean(ops.sum(ops.relu(errors) * steps, axis=-1))
+
+
 def _paper_dice(truth, probabilities, sample_weight, from_logits):
     truth, probabilities, weight = _prepare(truth, probabilities, sample_weight, from_logits)
     pixels = tuple(range(1, len(truth.shape) - 1))
@@ -165,3 +209,17 @@ class Tversky(BatchLoss):
     """`tversky` as a loss for `compile`."""
 
     function = staticmethod(tversky)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Focal(BatchLoss):
+    """`focal` as a loss for `compile`."""
+
+    function = staticmethod(focal)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LovaszHinge(BatchLoss):
+    """`lovasz_hinge` as a loss for `compile`."""
+
+    function = staticmethod(lovasz_hinge)

@@ -1,0 +1,120 @@
+"""Sides of images on their way through a U-Net: which fit, what "valid" convolutions cut off, and the mirrored border."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+PACKAGE = "kitlib"
+
+
+def mirrored_border(
+    sides: Sequence[int | None], levels: int, stages: Sequence[int] = (), window: int = 1
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How far "valid" needs the image mirrored outwards: pixels (above, left) and (below, right).
+
+    >>> mirrored_border((388, 388), 4)
+    ((92, 92), (92, 92))
+    """
+    if None in sides:
+        raise ValueError(f"mirror_border needs a fixed height and width, not {tuple(sides)}")
+    before, after = [], []
+    for side in sides:
+        grown = side + 2 * skip_border(0, levels) + 8
+        while _misfit(grown, levels, stages, window, "valid"):
+            grown += 1
+        before.append((grown - side) // 2)
+        after.append(grown - side - before[-1])
+    return tuple(before), tuple(after)
+
+
+def skip_border(stage: int, levels: int) -> int:
+    """Pixels that "valid" crops from each border of a stage's skip: 4 at the coarsest, twice that and 8 above it.
+
+    >>> [skip_border(stage, 4) for stage in range(4)]  # Ronneberger et al., Figure 1: 568 to 392, ..., 64 to 56
+    [88, 40, 16, 4]
+    """
+    return 12 * 2 ** (levels - 1 - stage) - 8
+
+
+def check_size(sides: Sequence[int | None], levels: int, stages: Sequence[int], window: int, padding: str) -> None:
+    """Raise ValueError when a side does not fit the network; name it, say why, and which sides near it do fit."""
+    for name, side in zip(("height", "width"), sides, strict=True):
+        reason = side is not None and _misfit(side, levels, stages, window, padding)
+        if reason:
+            near = [
+                next((x for x in steps if not _misfit(x, levels, stages, window, padding)), None)
+                for steps in (range(side, 0, -1), range(side, side + 4096))
+            ]
+            fits = " and ".join(str(x) for x in near if x)
+            raise ValueError(
+                f"the {name} {side} does not fit {levels} levels: {reason}; {fits or 'none near'} would fit"
+            )
+
+
+def _misfit(side: int, levels: int, stages: Sequence[int], window: int, padding: str) -> str | None:
+    """Why a side does not fit, or None; follows it down the network."""
+    for stage in range(levels + 1):
+        side -= 4 if padding == "valid" else 0
+        if side < 1:
+            return f"nothing is left of it at stage {stage}"
+        if stage in stages and side % window:
+            return f"stage {stage} is {side} long, which does not divide by the window {window}"
+        if stage < levels and side % 2:
+            return f"stage {stage} is {side} long, which does not halve"
+        side //= 2
+    return None
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SizeCheck(layers.Layer):
+    """Pass images on, and raise ValueError for a size that the network cannot take (`check_size`)."""
+
+    def __init__(self, levels, stages, window, padding, **kwargs):
+        super().__init__(**kwargs)
+        self.settings = {"levels": levels, "stages": tuple(stages), "window": window, "padding": padding}
+
+    def call(self, images):
+        check_size(images.shape[1:3], **self.settings)
+        return images
+
+    def compute_output_shape(self, input_shape):
+        check_size(input_shape[1:3], **self.settings)
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), **self.settings}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class MirrorBorder(layers.Layer):
+    """Mirror the border of images outwards, about the centre of the outermost pixels (the paper's Figure 2).
+
+    Shapes: (B, H, W, C) -> (B, above + H + below, left + W + right, C). Where an image is smaller than its border, it
+    is mirrored again.
+
+    Args:
+        before: pixels (above, left).
+        after: pixels (below, right).
+    """
+
+    def __init__(self, before: Sequence[int], after: Sequence[int], **kwargs):
+        super().__init__(**kwargs)
+        self.before, self.after = tuple(before), tuple(after)
+
+    def call(self, images):
+        for axis, before, after in zip((1, 2), self.before, self.after, strict=True):
+            side = images.shape[axis]
+            turn = np.abs((np.arange(-before, side + after) + side - 1) % (2 * side - 2) - side + 1)
+            images = ops.take(images, turn.astype("int32"), axis=axis)
+        return images
+
+    def compute_output_shape(self, input_shape):
+        batch, *sides, channels = input_shape
+        return (batch, *(sum(x) for x in zip(self.before, sides, self.after, strict=True)), channels)
+
+    def get_config(self):
+        return {**super().get_config(), "before": self.before, "after": self.after}
