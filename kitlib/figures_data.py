@@ -181,9 +181,9 @@ def stop_lines(slices: pd.DataFrame) -> Figure:
     spans.set(xlim=(0, 100), xlabel="% of the scan, from head to feet", yticks=[], ylabel=f"{len(order)} scans")
     spans.set_title("From first to last mask")
     spans.grid(True, axis="x")
-    ends.set(xlim=(-0.03, 1.03), xlabel="area on the last slice / largest area, a dot per scan", ylim=(2.6, -0.6))
+    ends.set(xlim=(-0.03, 1.03), xlabel="area on the last slice / largest area", ylim=(2.6, -0.6))
     ends.set(yticks=range(len(ORGANS)), yticklabels=[LABELS[organ] for organ in ORGANS])
-    ends.set_title("How abruptly they end (line: median)")
+    ends.set_title("How abruptly they end: scans and median")
     ends.grid(True, axis="x")
     organ_legend(figure)
     return figure

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from kitlib import intensities, rle, statistics
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
 from kitlib.figures import LABELS, PALE, WIDTH, box, canvas, look, organ_legend, overlay, picture_axis
 
-_BODY = 0.06  # of the 99th percentile: what is brighter belongs to the body
+_OUTLINE = [withStroke(linewidth=1.5, foreground="black")]  # keeps white letters readable on white fat
+_BODY = 0.15  # of the 99th percentile: what is brighter belongs to the body
 
 
 def masks(slices: pd.DataFrame) -> np.ndarray:
@@ -46,6 +48,8 @@ def typical_masks(slices: pd.DataFrame, count: int = 4) -> Figure:
         overlay(above, image[cut], np.zeros_like(mask[cut]))
         above.set_title(f"case {row['case']}, day {row['day']}, slice {row['slice']}", size=9)
         overlay(below, image[cut], mask[cut])
+        above.set_anchor("S")
+        below.set_anchor("N")
     organ_legend(figure)
     return figure
 
@@ -94,7 +98,7 @@ def contact_sheet(scan: pd.DataFrame, columns: int = 8, rows: int = 4) -> Figure
     span = max(first - around, 0), min(last + around, len(scan) - 1)
     chosen = scan.iloc[np.unique(np.linspace(*span, rows * columns).round().astype(int))]
     images, mask = intensities.volume(chosen), masks(chosen)
-    cut = _body(images.max(axis=0), mask.any(axis=0))
+    cut = _body(images.mean(axis=0), mask.any(axis=0))
     sheet_rows = -(-len(chosen) // columns)
     tall = WIDTH / columns * (cut[0].stop - cut[0].start) / (cut[1].stop - cut[1].start)
     figure, axes = canvas(tall * sheet_rows + 0.6, rows=sheet_rows, columns=columns)
@@ -103,7 +107,7 @@ def contact_sheet(scan: pd.DataFrame, columns: int = 8, rows: int = 4) -> Figure
         axis.set_axis_off()
     for axis, image, drawn, number in zip(axes.flat, images, mask, chosen["slice"], strict=False):
         overlay(axis, image[cut], drawn[cut], line=0.8)
-        axis.text(0.03, 0.97, number, transform=axis.transAxes, color="white", va="top", size=8)
+        axis.text(0.03, 0.97, number, transform=axis.transAxes, color="white", va="top", size=8, path_effects=_OUTLINE)
     organ_legend(figure)
     return figure
 
@@ -120,7 +124,7 @@ def planes(scan: pd.DataFrame) -> Figure:
     """
     images, mask = intensities.volume(scan), masks(scan)
     spacing = float(scan["spacing_mm"].iloc[0])
-    cut = _body(images.max(axis=0), mask.any(axis=(0)), margin=4)
+    cut = _body(images.mean(axis=0), mask.any(axis=(0)), margin=4)
     images, mask = images[:, cut[0], cut[1]], mask[:, cut[0], cut[1]]
     sides = np.array(images.shape) * (SLICE_THICKNESS_MM, spacing, spacing)
     at = [
@@ -143,8 +147,7 @@ def planes(scan: pd.DataFrame) -> Figure:
         axis.axhline(lines[1], color="white", linewidth=0.6, linestyle=":")
         _letters(axis, letters)
         axis.set_title(name, size=10)
-        axis.plot([across - 110, across - 10], [down - 8, down - 8], color="white", linewidth=2.5)
-        axis.text(across - 60, down - 12, "10 cm", color="white", size=8, ha="center", va="bottom")
+        _scale_bar(axis, across, down)
     figure.suptitle(f"{scan['scan'].iloc[0]}, slice {scan['slice'].iloc[at[0]]}", size=10, color=PALE)
     organ_legend(figure)
     return figure
@@ -166,7 +169,7 @@ def days(slices: pd.DataFrame, case: int, most: int = 5) -> Figure:
         images, mask = intensities.volume(scan), masks(scan)
         spacing = float(scan["spacing_mm"].iloc[0])
         row = int(mask.sum(axis=(0, 2, 3)).argmax()) if mask.any() else images.shape[1] // 2
-        columns = _body(images.max(axis=0), mask.any(axis=0))[1]
+        columns = _body(images.mean(axis=0), mask.any(axis=0))[1]
         views.append((f"day {day}", images[:, row, columns], mask[:, row, columns], spacing))
     widths = [image.shape[1] * spacing for _, image, _, spacing in views]
     tall = max(len(image) for _, image, _, _ in views) * SLICE_THICKNESS_MM
@@ -191,18 +194,19 @@ def _largest_overlaps(slices: pd.DataFrame, count: int) -> list[tuple[int, str, 
     return turns[:count]
 
 
-def _body(image: np.ndarray, mask: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
-    """Rows and columns that hold the body and every mask (H, W, organs)."""
-    body = image > _BODY * np.percentile(image, 99)
-    # Noise is bright here and there, a body along whole rows and columns.
-    solid = (body.mean(axis=1) > 0.08)[:, None] & (body.mean(axis=0) > 0.08)
-    return box(np.stack([solid, mask.any(axis=-1)]), margin)
+def _body(image: np.ndarray, mask: np.ndarray, margin: int = 3) -> tuple[slice, slice]:
+    """Rows and columns that hold the trunk, without arms, and every mask (H, W, organs)."""
+    smooth = cv2.blur(
+        image.astype(np.float32), (7, 7)
+    )  # noise in the air is as bright as lungs, but only pixel by pixel
+    trunk = _largest_piece(smooth > _BODY * np.percentile(smooth, 99))
+    return box(np.stack([trunk, mask.any(axis=-1)]), margin)
 
 
 def _largest_piece(mask: np.ndarray) -> np.ndarray:
     """The largest connected piece of a mask."""
     _, pieces, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    return pieces == facts[1:, cv2.CC_STAT_AREA].argmax() + 1
+    return pieces == facts[1:, cv2.CC_STAT_AREA].argmax() + 1 if len(facts) > 1 else mask
 
 
 def _square(cut: tuple[slice, slice], shape: tuple[int, int]) -> tuple[slice, slice]:
@@ -220,4 +224,12 @@ def _letters(axis: Axes, letters: str) -> None:
     places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"))
     places += ((0.5, 0.99, "center", "top"), (0.5, 0.01, "center", "bottom"))
     for letter, (x, y, across, down) in zip(letters, places, strict=True):
-        axis.text(x, y, letter, transform=axis.transAxes, color="white", size=9, ha=across, va=down)
+        text = axis.text(x, y, letter, transform=axis.transAxes, color="white", size=9, ha=across, va=down)
+        text.set_path_effects(_OUTLINE)
+
+
+def _scale_bar(axis: Axes, across: float, down: float) -> None:
+    """Draw ten centimetres into the lower right corner of a view in mm."""
+    axis.plot([across - 110, across - 10], [down - 8, down - 8], color="white", linewidth=2.5, path_effects=_OUTLINE)
+    text = axis.text(across - 60, down - 13, "10 cm", color="white", size=8, ha="center", va="bottom")
+    text.set_path_effects(_OUTLINE)

@@ -99,7 +99,8 @@ def compare(slices: pd.DataFrame) -> pd.DataFrame:
         known = known and (measured or name not in _MASKS)
         frame = tables.get(table)
         here = (frame[column].get(row, 0) if row in frame.index else 0) if known else pd.NA
-        same = ("same" if here == published else "different") if complete and known else "-"
+        agrees = "same" if pd.notna(here) and here == published else "different"
+        same = agrees if complete and known else "-"
         rows[name] = (published, here, same)
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["published", "here", "same"])
     return table.astype({"here": "Int64"}).rename_axis("figure")
