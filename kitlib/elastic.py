@@ -48,9 +48,13 @@ def spline_field(control, shape):
     Shapes: control (B, 2, points, points) steps in pixels, (dy, dx) first, as elasticdeform's `displacement`; shape
         (H, W); result (B, H, W, 2).
     """
-    rows = ops.convert_to_tensor(splines.interpolation(control.shape[2], shape[0]), dtype=control.dtype)
-    columns = ops.convert_to_tensor(splines.interpolation(control.shape[3], shape[1]), dtype=control.dtype)
-    return _last(ops.matmul(ops.matmul(rows, control), ops.transpose(columns)))
+    return _last(spline_planes(control, shape))
+
+
+def spline_planes(control, shape):
+    """`spline_field` with the two axes as planes, (B, 2, H, W)."""
+    rows, columns = (splines.interpolation(*sizes) for sizes in zip(control.shape[2:], shape, strict=True))
+    return _along_both(rows, control, columns)
 
 
 def smooth_displacement(seed, shape, alpha_px, sigma_px):
@@ -65,19 +69,23 @@ def smooth_displacement(seed, shape, alpha_px, sigma_px):
         seed: int, or integer tensor (B,).
         shape: (B, H, W); B may be a tensor.
         alpha_px: strength in pixels.
-        sigma_px: standard deviation of the Gaussian in pixels; larger is smoother and, at equal alpha, weaker.
-            Folding is practically excluded while alpha_px < sigma_px**2, where the slope's standard deviation is 0.115.
+        sigma_px: standard deviation of the Gaussian in pixels; larger is smoother and, at equal alpha, weaker. The
+            slopes' standard deviation is 0.115 alpha_px / sigma_px**2; a slope of -1 folds.
     """
     batch, height, width = shape
-    noise = 2.0 * randomness.uniform(randomness.seeds(seed, batch), (2, height, width), _STREAM) - 1.0
-    return _last(alpha_px * smooth(noise, sigma_px))
+    noise = field_noise(randomness.seeds(seed, batch), (height, width))
+    return _last(alpha_px * smoothed(noise, sigma_px))
 
 
-def smooth(noise, sigma_px):
-    """Noise (B, K, H, W) smoothed along H and W, its strength kept at the rim."""
-    rows = ops.convert_to_tensor(splines.gaussian(noise.shape[2], float(sigma_px)), dtype=noise.dtype)
-    columns = ops.convert_to_tensor(splines.gaussian(noise.shape[3], float(sigma_px)), dtype=noise.dtype)
-    return ops.matmul(ops.matmul(rows, noise), ops.transpose(columns))
+def field_noise(words, shape):
+    """Uniform noise in [-1, 1) for both axes, (B, 2, H, W)."""
+    return 2.0 * randomness.uniform(words, (2, *shape), _STREAM) - 1.0
+
+
+def smoothed(noise, sigma_px):
+    """Noise (B, 2, H, W) under a Gaussian along H and W, its strength kept at the rim."""
+    rows, columns = (splines.gaussian(size, float(sigma_px)) for size in noise.shape[2:])
+    return _along_both(rows, noise, columns)
 
 
 def warp(maps, field, order=1, mode="constant", fill=0.0):
@@ -129,5 +137,11 @@ def folds(field):
     return ops.logical_and(ops.min(area, axis=(1, 2)) <= 0, ops.max(area, axis=(1, 2)) >= 0)
 
 
-def _last(field):
-    return ops.transpose(field, (0, 2, 3, 1))
+def _along_both(rows, values, columns):
+    """rows @ values @ columns^T for each sample and plane."""
+    rows, columns = (ops.convert_to_tensor(matrix, dtype=values.dtype) for matrix in (rows, columns.T))
+    return ops.matmul(ops.matmul(rows, values), columns)
+
+
+def _last(planes):
+    return ops.transpose(planes, (0, 2, 3, 1))

@@ -11,6 +11,14 @@ from kitlib import splines
 MODES = ("constant", "nearest", "mirror")
 
 
+def check(order, mode):
+    """Raise ValueError for an order or a mode that `sample` does not know."""
+    if order not in (0, 1, 3):
+        raise ValueError(f"order is {order}; choose 0 (nearest), 1 (linear) or 3 (cubic B-spline)")
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
+
+
 def sample(maps, rows, columns, order=1, mode="constant", fill=0.0):
     """out[b, i, j, :] = maps[b] at (rows[b, i, j], columns[b, i, j]).
 
@@ -33,7 +41,7 @@ def sample(maps, rows, columns, order=1, mode="constant", fill=0.0):
 
     Cost: 1, 4 or 16 gathers of C numbers per pixel; order 3 adds two matrix products along the axes.
     """
-    _check(order, mode)
+    check(order, mode)
     maps = ops.convert_to_tensor(maps)
     dtype = keras.backend.standardize_dtype(maps.dtype)
     if order == 0:
@@ -53,7 +61,7 @@ def sample_pair(images, masks, rows, columns, mode="constant"):
 
     Shapes: images (B, H, W, C) float32, masks (B, H, W, K) any dtype, result the two in their dtypes.
     """
-    _check(1, mode)
+    check(1, mode)
     pixels = _Pixels(rows, columns, images.shape, mode)
     return pixels.linear(images, 0.0), pixels.nearest(masks, 0)
 
@@ -137,10 +145,3 @@ def _folded(position, size):
         return ops.zeros_like(position)
     position = ops.mod(ops.absolute(position), 2 * size - 2)
     return ops.minimum(position, 2 * size - 2 - position)
-
-
-def _check(order, mode):
-    if order not in (0, 1, 3):
-        raise ValueError(f"order is {order}; choose 0 (nearest), 1 (linear) or 3 (cubic B-spline)")
-    if mode not in MODES:
-        raise ValueError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
