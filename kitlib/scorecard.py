@@ -1,4 +1,4 @@
-"""The command behind `python -m kitlib.metric`: a submission against the truth, in all conventions, and its worst scans."""
+"""The command behind `python -m kitlib.metric`: a submission in all conventions, and its worst scans."""
 
 import argparse
 from collections.abc import Sequence
