@@ -18,6 +18,7 @@ from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
 from kitlib.figures import LABELS, PALE, WIDTH, box, canvas, look, organ_legend, overlay, picture_axis
 
 _OUTLINE = [withStroke(linewidth=1.5, foreground="black")]  # keeps white letters readable on white fat
+_GAP = 4  # pixels between the slices of a sheet
 _BODY = 0.15  # of the 99th percentile: what is brighter belongs to the body
 
 
@@ -99,15 +100,16 @@ def contact_sheet(scan: pd.DataFrame, columns: int = 8, rows: int = 4) -> Figure
     chosen = scan.iloc[np.unique(np.linspace(*span, rows * columns).round().astype(int))]
     images, mask = intensities.volume(chosen), masks(chosen)
     cut = _body(images.mean(axis=0), mask.any(axis=0))
-    sheet_rows = -(-len(chosen) // columns)
-    tall = WIDTH / columns * (cut[0].stop - cut[0].start) / (cut[1].stop - cut[1].start)
-    figure, axes = canvas(tall * sheet_rows + 0.6, rows=sheet_rows, columns=columns)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    for axis in axes.flat[len(chosen) :]:
-        axis.set_axis_off()
-    for axis, image, drawn, number in zip(axes.flat, images, mask, chosen["slice"], strict=False):
-        overlay(axis, image[cut], drawn[cut], line=0.8)
-        axis.text(0.03, 0.97, number, transform=axis.transAxes, color="white", va="top", size=8, path_effects=_OUTLINE)
+    bright = np.percentile(images, 99.5, axis=(1, 2)).clip(min=1)[:, None, None]
+    images, mask = (images / bright)[:, cut[0], cut[1]], mask[:, cut[0], cut[1]]
+    height, width = images.shape[1:]
+    sheet, drawn = _tiled(images, columns), _tiled(mask, columns)
+    figure, axes = canvas(WIDTH * sheet.shape[0] / sheet.shape[1] + 0.5)
+    axis = overlay(axes[0, 0], sheet.clip(max=1), drawn, line=0.9)
+    for place, number in enumerate(chosen["slice"]):
+        row, column = divmod(place, columns)
+        x, y = column * (width + _GAP) + 0.04 * width, row * (height + _GAP) + 0.03 * width
+        axis.text(x, y, number, color="white", va="top", size=8, path_effects=_OUTLINE)
     organ_legend(figure)
     return figure
 
@@ -182,6 +184,18 @@ def days(slices: pd.DataFrame, case: int, most: int = 5) -> Figure:
     return figure
 
 
+def _tiled(slices: np.ndarray, columns: int) -> np.ndarray:
+    """Lay slices (n, H, W, ...) out in rows on one sheet, with gaps of _GAP pixels."""
+    count, height, width, *rest = slices.shape
+    rows = -(-count // columns)
+    paper = slices.dtype != bool  # gaps are white between slices, and empty between masks
+    sheet = np.full((rows, height + _GAP, columns, width + _GAP, *rest), paper, slices.dtype)
+    for place, one in enumerate(slices):
+        row, column = divmod(place, columns)
+        sheet[row, :height, column, :width] = one
+    return sheet.reshape(rows * (height + _GAP), columns * (width + _GAP), *rest)[:-_GAP, :-_GAP]
+
+
 def _largest_overlaps(slices: pd.DataFrame, count: int) -> list[tuple[int, str, int]]:
     """Row, combination and pixels of the largest overlaps; the combinations take turns."""
     table = statistics.overlap_areas(slices)
@@ -222,7 +236,7 @@ def _square(cut: tuple[slice, slice], shape: tuple[int, int]) -> tuple[slice, sl
 def _letters(axis: Axes, letters: str) -> None:
     """Name the sides left, right, top and bottom: Right Left Anterior Posterior Head Feet of the patient."""
     places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"))
-    places += ((0.5, 0.99, "center", "top"), (0.5, 0.01, "center", "bottom"))
+    places += ((0.5, 0.99, "center", "top"), (0.5, 0.025, "center", "bottom"))
     for letter, (x, y, across, down) in zip(letters, places, strict=True):
         text = axis.text(x, y, letter, transform=axis.transAxes, color="white", size=9, ha=across, va=down)
         text.set_path_effects(_OUTLINE)
