@@ -1,4 +1,4 @@
-"""Sides of images on their way through a U-Net: which fit, what "valid" convolutions cut off, and the mirrored border."""
+"""Sides of images on their way through a U-Net: which fit, what "valid" cuts off, and the mirrored border."""
 
 from __future__ import annotations
 
