@@ -1,105 +1,21 @@
 """Training one fold: from packed scans to a run folder with the best weights and their score."""
 
-import csv
+import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import keras
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import (
-    contest,
-    inference,
-    inputs,
-    losses,
-    metric,
-    monitors,
-    pipeline,
-    postprocess,
-    runs,
-    scans,
-    submission,
-    unet,
-)
-
-
-class AugmentedModel(keras.Model):
-    """A network and the augmentation of its input in one training step; a batch is a dict of images, masks, seed,
-    weight.
-
-    The augmentation runs where the network runs, in the same compiled graph, and only in training. Save and load
-    `model.network`; this wrapper is only for `fit`.
-    """
-
-    def __init__(self, network: keras.Model, augment: keras.layers.Layer | None = None):
-        super().__init__()
-        self.network = network
-        self.augment = augment
-
-    def call(self, batch, training=None):
-        images, masks = batch["images"], batch["masks"]
-        if self.augment is not None:
-            images, masks = self.augment(images, masks, batch["seed"], training=training)
-        return {
-            "probabilities": self.network(images, training=training),
-            "masks": masks,
-            "weight": batch["weight"],
-        }
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return super().compute_loss(x, y_pred["masks"], y_pred["probabilities"], y_pred["weight"], training)
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        return super().compute_metrics(x, y_pred["masks"], y_pred["probabilities"], y_pred["weight"])
-
-
-class EpochLog(keras.callbacks.Callback):
-    """A bar over the steps, a printed line per epoch, and a line in history.csv as soon as the epoch is over."""
-
-    def __init__(self, path: Path, epochs: int, batch_size: int, steps: int):
-        super().__init__()
-        self.path, self.epochs, self.batch_size, self.steps = path, epochs, batch_size, steps
-        self.best = np.inf
-
-    def on_train_begin(self, logs=None):
-        self.started = time.perf_counter()
-        self.bar = tqdm(total=self.epochs * self.steps, desc="training", unit=" steps", mininterval=5)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch_started = time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.bar.update()
-        if batch + 1 == self.steps:
-            self.trained = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        images_per_second = self.steps * self.batch_size / (self.trained - self.epoch_started)
-        left = (time.perf_counter() - self.started) / (epoch + 1) * (self.epochs - epoch - 1)
-        row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
-        row["images_per_second"] = round(images_per_second, 1)
-        new = not self.path.exists()
-        with open(self.path, "a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        star = "*" if row["val_loss"] < self.best else " "
-        self.best = min(self.best, row["val_loss"])
-        self.bar.write(
-            f"epoch {epoch + 1:3d}/{self.epochs}{star} loss {row['loss']:.4f}  held out: loss {row['val_loss']:.4f}"
-            f"  Dice {row['val_dice']:.4f}  IoU {row['val_iou']:.4f}"
-            f"  {images_per_second:5.1f} images/s, at most {left / 60:.1f} min left"
-        )
-
-    def on_train_end(self, logs=None):
-        self.bar.close()
+from kitlib import contest, inference, inputs, losses, metric, monitors, pipeline, postprocess, runs, scans, submission
+from kitlib.augment import paper
+from kitlib.steps import AugmentedModel, EpochLog
+from kitlib.unet import build_unet
 
 
 def fit_fold(
@@ -108,7 +24,7 @@ def fit_fold(
     *,
     held_out: pd.Series,
     spec: inputs.InputSpec | None = None,
-    network: Callable[..., keras.Model] = unet.build_unet,
+    network: Callable[..., keras.Model] = build_unet,
     network_options: dict | None = None,
     loss: keras.losses.Loss | None = None,
     augment: keras.layers.Layer | None = None,
@@ -270,3 +186,46 @@ def _score_held_out(network, check, packed, folder, batch_size):
         lines.append(submission.encode(rows, postprocess.masks(restored, postprocess.Settings())))
     result = metric.score(scans.rows(check), pd.concat(lines), check)
     return {"score": result.value, "dice": result.dice, "hausdorff": result.hausdorff}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train on a folder in the official layout and score the scans held out, from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m kitlib.training", description=main.__doc__)
+    parser.add_argument("root", nargs="?", help="folder of the competition; found when not given")
+    parser.add_argument("--held-out", help="a scan, such as case16_day0; the first of five folds when not given")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folder goes")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--size", type=int, default=128, help="pixels of the grid, each way")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--plain", action="store_true", help="without the attentions")
+    parser.add_argument("--submission", type=Path, help="write the held-out scans' masks as a submission")
+    given = parser.parse_args(arguments)
+    slices = scans.read(scans.find_root(given.root))
+    held_out = slices["scan"] == given.held_out if given.held_out else scans.folds(slices) == 0
+    run = fit_fold(
+        slices,
+        given.runs / datetime.now().strftime("%Y%m%d-%H%M%S"),
+        held_out=held_out,
+        spec=inputs.InputSpec(given.size, given.size),
+        network_options={"window_stages": (), "external_bottleneck": False} if given.plain else {},
+        augment=paper(),
+        epochs=given.epochs,
+        batch_size=given.batch_size,
+    )
+    check = slices[held_out].reset_index(drop=True)
+    if given.submission:
+        lines = [
+            submission.encode(check[check["scan"] == name], postprocess.masks(probabilities, postprocess.Settings()))
+            for name, probabilities in inference.predict([run.folder], check)
+        ]
+        submission.write(given.submission, pd.concat(lines), submission.expected_rows(check))
+        print(f"{given.submission}: {'; '.join(submission.check(given.submission, check)) or 'no problems'}")
+    score = run.score()
+    print(
+        f"{run.folder}: host score {score['score']:.4f}, Dice {score['dice']:.4f}, Hausdorff {score['hausdorff']:.4f}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

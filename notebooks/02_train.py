@@ -34,6 +34,8 @@ DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
 RUNS = "../runs"  # where run folders go
 RUN = ""  # name of the run; empty: the time of day
 QUICK = None  # True: the short course; None: exactly when there is no GPU
+EPOCHS = 0  # at most; 0: 40 as in the paper, 10 in the short course
+SIZE = 0  # pixels of the grid, each way; 0: 128 as in the paper, 64 in the short course
 FOLDS, FOLD = 5, 0
 ATTENTION = True  # window and external attention, as in the paper
 AUGMENT = "paper"  # "paper", "full" or "none"
@@ -83,7 +85,8 @@ print("held out: cases", ", ".join(map(str, slices.loc[held_out, "case"].unique(
 # on either side. The middle of the five is the one to outline.
 
 # %%
-spec = inputs.InputSpec(96, 96) if quick else inputs.InputSpec()
+size = SIZE or (64 if quick else 128)
+spec = inputs.InputSpec(size, size)
 packed = pipeline.pack(slices, spec)
 busiest = int(scans.organ_count(slices).to_numpy().argmax())
 figures_model.stack(packed, busiest)
@@ -105,9 +108,9 @@ layer = layers[AUGMENT]()
 
 # %%
 course = (
-    {"epochs": 9, "batch_size": 8, "schedule": "cosine", "learning_rate": 2e-3}
+    {"epochs": EPOCHS or 10, "batch_size": 8, "schedule": "cosine", "learning_rate": 2e-3}
     if quick
-    else {"epochs": 40, "batch_size": 16, "patience": 15}
+    else {"epochs": EPOCHS or 40, "batch_size": 16, "patience": 15}
 )
 options = {} if ATTENTION else {"window_stages": (), "external_bottleneck": False}
 folder = Path(RUNS) / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))

@@ -3,7 +3,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import augment, contest, inference, inputs, metric, pipeline, postprocess, runs, scans, submission, training
+from kitlib import (
+    augment,
+    contest,
+    inference,
+    inputs,
+    losses,
+    metric,
+    monitors,
+    pipeline,
+    postprocess,
+    runs,
+    scans,
+    steps,
+    submission,
+    training,
+    unet,
+)
 
 SPEC = inputs.InputSpec(32, 32, depth=3)
 SMALL = {"levels": 2, "base": 4, "window_stages": (0,)}
@@ -68,9 +84,9 @@ def test_same_seed_gives_the_same_run(slices, packed, held_out, run, tmp_path):
 
 def test_loss_falls_on_a_few_slices(slices, packed, tmp_path):
     fullest = scans.organ_count(slices).nlargest(8).index
-    network = training.unet.build_unet(SPEC.shape, **SMALL)
-    model = training.AugmentedModel(network)
-    model.compile(keras.optimizers.Adam(1e-2), training.losses.BCEDice(dice_weight=0.5))
+    network = unet.build_unet(SPEC.shape, **SMALL)
+    model = steps.AugmentedModel(network)
+    model.compile(keras.optimizers.Adam(1e-2), losses.BCEDice(dice_weight=0.5))
     batches = pipeline.dataset(slices.loc[sorted(fullest)], SPEC, 8, True, packed=packed)
     history = model.fit(batches, epochs=1, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
     history += model.fit(batches, epochs=25, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
@@ -78,9 +94,9 @@ def test_loss_falls_on_a_few_slices(slices, packed, tmp_path):
 
 
 def test_padding_does_not_count_in_validation(slices, packed):
-    network = training.unet.build_unet(SPEC.shape, **SMALL)
-    model = training.AugmentedModel(network)
-    model.compile(loss=training.losses.BCE(), weighted_metrics=[training.monitors.Dice(name="dice")])
+    network = unet.build_unet(SPEC.shape, **SMALL)
+    model = steps.AugmentedModel(network)
+    model.compile(loss=losses.BCE(), weighted_metrics=[monitors.Dice(name="dice")])
     part = slices.iloc[:6]
     whole, padded = (
         model.evaluate(pipeline.dataset(part, SPEC, size, False, packed=packed), verbose=0, return_dict=True)
@@ -90,9 +106,9 @@ def test_padding_does_not_count_in_validation(slices, packed):
 
 
 def test_augmentation_runs_in_training_only(slices, packed):
-    model = training.AugmentedModel(training.unet.build_unet(SPEC.shape, **SMALL), augment.Augment())
+    model = steps.AugmentedModel(unet.build_unet(SPEC.shape, **SMALL), augment.Augment())
     batch = next(iter(pipeline.dataset(slices, SPEC, 4, False, packed=packed)))
-    kept, moved = (model(batch, training=training)["masks"] for training in (False, True))
+    kept, moved = (model(batch, training=moving)["masks"] for moving in (False, True))
     np.testing.assert_array_equal(kept, batch["masks"])
     assert keras.ops.any(moved != batch["masks"])
 

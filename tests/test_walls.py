@@ -28,10 +28,22 @@ FLOORS = {
         ],
     ],
     "tensors": ["pipeline", "augment", "elastic", "sampling", "splines", "randomness"],
-    "models": ["unet", "attention", "losses", "monitors"],
-    "acts": ["training", "inference", "runtime"],
+    "models": ["unet", "attention", "sides", "losses", "monitors"],
+    "acts": ["training", "steps", "inference", "runtime"],
 }
-PURE_KERAS = ["elastic", "augment", "sampling", "splines", "randomness", "attention", "unet", "losses", "monitors"]
+PURE_KERAS = [
+    "mirroring",
+    "elastic",
+    "augment",
+    "sampling",
+    "splines",
+    "randomness",
+    "attention",
+    "sides",
+    "unet",
+    "losses",
+    "monitors",
+]
 MAY_USE_TENSORFLOW = ["pipeline", "runtime", "inference"]
 # The phantom's command measures what it wrote; nothing that writes needs a table.
 EXCEPTIONS = {("phantom", "likeness")}

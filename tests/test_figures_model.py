@@ -1,0 +1,46 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kitlib import contest, figures_model, inputs, pipeline, runs, scans
+
+SPEC = inputs.InputSpec(32, 24, depth=3)
+
+
+@pytest.fixture(scope="module")
+def packed(slices):
+    return pipeline.pack(slices, SPEC)
+
+
+def test_stack_shows_each_neighbour_and_marks_the_middle(packed, slices):
+    figure = figures_model.stack(packed, int(scans.organ_count(slices).to_numpy().argmax()))
+    titles = [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes]
+    assert len(titles) == 3
+    assert "to outline" in titles[1]
+
+
+def test_unpacked_masks_are_the_bits(packed):
+    place = int(packed.masks.reshape(len(packed.masks), -1).sum(axis=1).argmax())
+    masks = figures_model.grid_masks(packed, place)
+    assert masks.dtype == bool
+    np.testing.assert_array_equal((masks << np.arange(3)).sum(axis=-1), packed.masks[place])
+
+
+def test_history_draws_both_sides_of_each_measure():
+    table = pd.DataFrame({"epoch": [1, 2], "loss": [1, 0.5], "dice": [0, 0.5], "iou": [0, 0.4]})
+    table = table.join(table[["loss", "dice", "iou"]].add_prefix("val_"))
+    figure = figures_model.history(table)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["Loss", "Dice", "IoU"]
+    assert all(len(axis.lines) == 3 for axis in figure.axes)
+
+
+def test_predictions_show_image_truth_and_prediction(slices, tmp_path):
+    runs.write_record(tmp_path, {"parameters": {}, "input_spec": json.loads(SPEC.to_json()), "wall_seconds": 1})
+    name = slices["scan"].iloc[0]
+    depth = int((slices["scan"] == name).sum())
+    runs.write_probabilities(tmp_path, name, np.random.default_rng(0).random((depth, 32, 24, len(contest.ORGANS))))
+    figure = figures_model.predictions(runs.read(tmp_path), slices)
+    assert len(figure.axes) == 3
+    assert figure.axes[0].get_title(loc="left").startswith(name)

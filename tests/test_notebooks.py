@@ -1,0 +1,116 @@
+"""Whole notebooks: the pairs agree, their form holds, and they run on a small synthetic competition."""
+
+import ast
+import importlib.util
+import itertools
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
+
+
+def load(name):
+    """Import a script of the notebooks folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "notebooks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def cells(path):
+    return [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
+
+
+def parameters(script):
+    """The tagged cell of a notebook, which has to hold literals and nothing else."""
+    tagged = [cell for cell in jupytext.read(script).cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1, f"{script.name} needs one cell with the tag parameters"
+    found = {}
+    for statement in ast.parse(tagged[0].source).body:
+        assert isinstance(statement, ast.Assign)
+        names, value = statement.targets[0], ast.literal_eval(statement.value)
+        if isinstance(names, ast.Tuple):
+            found |= dict(zip([name.id for name in names.elts], value, strict=True))
+        else:
+            found[names.id] = value
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_notebook_has_the_cells_of_its_script(script):
+    notebook = script.with_suffix(".ipynb")
+    assert cells(notebook) == cells(script)
+    assert not [cell for cell in nbformat.read(notebook, 4).cells if cell.get("outputs")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_cells_are_short_and_say_why(script):
+    found = jupytext.read(script).cells
+    assert found[0].cell_type == "markdown"
+    assert found[0].source.startswith("# ")
+    parameters(script)
+    for before, cell in itertools.pairwise(found):
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 20, cell.source
+        elif before.cell_type == "markdown":
+            pytest.fail(f"two texts in a row: {cell.source[:60]}")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_logic_lives_in_the_package(script):
+    code = "\n".join(cell.source for cell in jupytext.read(script).cells if cell.cell_type == "code")
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 8, f"{script.name}: {node.name} belongs in kitlib"
+
+
+@pytest.fixture(scope="module")
+def pages(competition, tmp_path_factory):
+    """Run training and inference, as `make demo` does, on the small competition; give the folder of pages."""
+    folder = tmp_path_factory.mktemp("pages")
+    execute = load("execute")
+    given = {"DATA": str(competition), "RUNS": str(folder / "runs"), "OUTPUT": str(folder / "submission.csv")}
+    given |= {"QUICK": True, "EPOCHS": 1, "SIZE": 32}
+    for name in ("02_train", "03_inference"):
+        known = parameters(ROOT / "notebooks" / f"{name}.py")
+        assert given.keys() & known.keys(), name
+        execute.execute(name, given, folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_training_and_inference_leave_a_valid_submission(pages, competition):
+    from kitlib import runs, scans, submission
+
+    run = runs.find(pages / "runs")[0]
+    assert 0 <= run.score()["score"] <= 1
+    assert submission.check(pages / "submission.csv", scans.read(competition, "test")) == []
+
+
+@pytest.mark.slow
+def test_pages_show_their_pictures_and_no_error(pages):
+    for name in ("02_train", "03_inference"):
+        outputs = [out for cell in nbformat.read(pages / f"{name}.ipynb", 4).cells for out in cell.get("outputs", [])]
+        assert any("image/png" in out.get("data", {}) for out in outputs)
+        assert not [out for out in outputs if out.output_type == "error"]
+        assert "Warning" not in "".join(out.get("text", "") for out in outputs if out.output_type == "stream")
+        assert (pages / f"{name}.html").stat().st_size > 50_000
+
+
+@pytest.mark.slow
+def test_eda_runs_on_the_small_competition(competition, tmp_path):
+    load("execute").execute("01_eda", {"DATA": str(competition)}, tmp_path)
+    assert (tmp_path / "01_eda.html").is_file()
+
+
+def test_unknown_parameter_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["execute.py", "02_train", "--set", "NO_SUCH_THING=1"])
+    with pytest.raises(SystemExit):
+        load("execute").main()
+    assert "NO_SUCH_THING" in capsys.readouterr().err

@@ -1,0 +1,20 @@
+from kitlib import runtime
+
+
+def test_devices_say_what_was_chosen_and_why():
+    found = runtime.devices()
+    assert found.precision in {"float32", "mixed_float16", "mixed_bfloat16"}
+    assert found.precision in str(found)
+    if not found.accelerators:
+        assert "no GPU" in str(found)
+
+
+def test_kaggle_is_known_by_its_variable(monkeypatch):
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    assert runtime.on_kaggle()
+
+
+def test_versions_name_kit_and_keras():
+    text = runtime.versions()
+    assert text.startswith("kitlib ")
+    assert "keras " in text
