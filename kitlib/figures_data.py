@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from kitlib import habits, statistics
 from kitlib.areas import COMBINATIONS
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
-from kitlib.figures import COLORS, INK, LABELS, PALE, canvas, look, organ_legend
+from kitlib.figures import COLORS, INK, LABELS, PALE, canvas, look
 
 
 @look
@@ -35,6 +35,7 @@ def organs_per_slice(slices: pd.DataFrame) -> Figure:
     for row, (count, share) in enumerate(table[["slices", "share"]].itertuples(index=False)):
         bars.text(count, row, f"  {count:,}  ({share:.1%})", va="center")
     bars.set(xlabel="slices", xlim=(0, table["slices"].max() * 1.18), title="Organs per slice")
+    bars.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
     bars.spines["left"].set_visible(False)
     bars.tick_params(axis="y", length=0)
     return figure
@@ -167,25 +168,23 @@ def stop_lines(slices: pd.DataFrame) -> Figure:
     """Draw where each organ begins and ends in every scan, and the area at its end over its largest area."""
     table = habits.extents(slices)
     order = table["ends"].groupby(level="scan").max().sort_values().index
-    height = min(7.0, 2.0 + 0.14 * len(order))
-    figure, axes = canvas(height, columns=2, width_ratios=[3, 2])
-    spans, ends = axes[0]
-    for number, organ in enumerate(ORGANS):
+    figure, axes = canvas(min(5.0, 2.0 + 0.1 * len(order)), columns=len(ORGANS) + 1, width_ratios=[2, 2, 2, 3])
+    *spans, ends = axes[0]
+    thick = min(4.0, 150 / len(order))
+    for number, (axis, organ) in enumerate(zip(spans, ORGANS, strict=True)):
         one = table.xs(organ, level="organ").reindex(order).dropna()
-        rows = order.get_indexer(one.index) + (number - 1) * 0.26
-        thick = max(0.7, 40 / len(order))
-        spans.hlines(rows, one["begins"] * 100, one["ends"] * 100, color=COLORS[organ], linewidth=thick)
-        spread = np.linspace(-0.3, 0.3, len(one)) if len(one) > 1 else [0.0]
-        ends.scatter(one["last_area"], number + np.array(spread), s=14, color=COLORS[organ], alpha=0.7, linewidths=0)
+        rows = order.get_indexer(one.index)
+        axis.hlines(rows, one["begins"] * 100, one["ends"] * 100, color=COLORS[organ], linewidth=thick)
+        axis.set(xlim=(0, 100), ylim=(-1, len(order)), yticks=[], xlabel="% of the scan", title=LABELS[organ])
+        axis.grid(True, axis="x")
+        spread = np.linspace(-0.3, 0.3, len(one)) if len(one) > 1 else np.zeros(len(one))
+        ends.scatter(one["last_area"], number + spread, s=14, color=COLORS[organ], alpha=0.7, linewidths=0)
         ends.vlines(one["last_area"].median(), number - 0.4, number + 0.4, color=INK, linewidth=1.5)
-    spans.set(xlim=(0, 100), xlabel="% of the scan, from head to feet", yticks=[], ylabel=f"{len(order)} scans")
-    spans.set_title("From first to last mask")
-    spans.grid(True, axis="x")
+    spans[0].set_ylabel(f"{len(order)} scans, by their last mask")
     ends.set(xlim=(-0.03, 1.03), xlabel="area on the last slice / largest area", ylim=(2.6, -0.6))
     ends.set(yticks=range(len(ORGANS)), yticklabels=[LABELS[organ] for organ in ORGANS])
-    ends.set_title("How abruptly they end: scans and median")
+    ends.set_title("how abruptly they end")
     ends.grid(True, axis="x")
-    organ_legend(figure)
     return figure
 
 

@@ -86,12 +86,11 @@ def organs_per_slice(slices: pd.DataFrame) -> pd.DataFrame:
         Indexed by combination, from "none" to "large_bowel+small_bowel+stomach": `organs` (0 to 3), `slices`, `share`
         of all slices, `share_within` the slices with as many organs.
     """
-    names = (
-        {(): "none"} | {(organ,): organ for organ in ORGANS} | {organs: name for name, organs in COMBINATIONS.items()}
-    )
-    code = present(slices).to_numpy(np.int64) @ (1 << np.arange(len(ORGANS)))
+    kinds = [(), *((organ,) for organ in ORGANS), *COMBINATIONS.values()]
+    bits = {organ: 1 << place for place, organ in enumerate(ORGANS)}
+    code = present(slices).to_numpy(np.int64) @ list(bits.values())
     counts = np.bincount(code, minlength=2 ** len(ORGANS))
-    rows = [(name, len(o), counts[sum(1 << ORGANS.index(organ) for organ in o)]) for o, name in names.items()]
+    rows = [("+".join(kind) or "none", len(kind), counts[sum(bits[organ] for organ in kind)]) for kind in kinds]
     table = pd.DataFrame(rows, columns=["combination", "organs", "slices"]).set_index("combination")
     table["share"] = table["slices"] / max(len(slices), 1)
     table["share_within"] = table["slices"] / table.groupby("organs")["slices"].transform("sum").clip(lower=1)

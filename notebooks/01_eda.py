@@ -10,9 +10,8 @@
 # # 1 · The data
 #
 # What is on these slices, where, how often, and what does that decide? Every table comes from the run-length text
-# alone, in
-# a second for the whole training set; pictures open the few slices that they show. At the end, the published figures of
-# the data set stand beside those of what is attached here.
+# alone, in a second for the whole training set; pictures open the few slices that they show. At the end, the published
+# figures of the data set stand beside those of what is attached here.
 
 # %%
 from bootstrap import kit_versions
@@ -78,17 +77,15 @@ measured.iloc[len(measured) // 2, 8:].to_frame().T if len(masked) else print(no_
 # %% [markdown]
 # ## Cases, scans, slices
 #
-# How much is there, and how much of it is annotated? A case is a patient; a scan is one case on one day; most slices
-# hold
-# no organ at all.
+# How much is there, and how much of it is annotated? A case is a patient; a scan is one case on one day. In the full
+# training set 43 % of the slices hold an organ: a network must also learn to stay silent.
 
 # %%
 statistics.summary(slices)
 
 # %% [markdown]
-# How often was each case scanned, and how far apart? Slices of one case resemble each other from day to day, so a case
-# must
-# never be on both sides of a split.
+# How often was each case scanned, and how far apart? In the full set three or five times as a rule. Slices of one case
+# resemble each other, so a case must never be on both sides of a split.
 
 # %%
 display(statistics.scans_per_case(slices).T)
@@ -96,8 +93,7 @@ habits.days(slices).head(12)
 
 # %% [markdown]
 # Which image sizes occur? File names give width before height; this kit turns them once, at the door. Cases that mix
-# sizes
-# have more than one in the table above.
+# sizes have more than one in the table above.
 
 # %%
 statistics.image_sizes(slices)
@@ -106,8 +102,7 @@ statistics.image_sizes(slices)
 # ## Organs
 #
 # Which organs are masked, and how often? The share of slices is what a network meets; the share of masks is what the
-# score
-# weighs.
+# score weighs.
 
 # %%
 shown(statistics.organ_counts, measured)
@@ -120,8 +115,7 @@ shown(figures_data.organs_per_slice, measured)
 
 # %% [markdown]
 # Which organs come together? Read a row: of the slices that hold this organ, so many hold the other. The small bowel
-# hardly
-# ever appears without the large one.
+# hardly ever appears without the large one; stomach and small bowel meet least often.
 
 # %%
 shown(figures_data.cooccurrence, measured)
@@ -145,16 +139,14 @@ shown(figures_scans.contact_sheet, one)
 
 # %% [markdown]
 # And in three planes? Slices are 3 mm apart and pixels 1.5 mm wide, so a scan is drawn in millimetres. Contours are
-# smooth in
-# the plane in which they were drawn, and ragged across it.
+# smooth in the plane in which they were drawn, and ragged across it.
 
 # %%
 shown(figures_scans.planes, one)
 
 # %% [markdown]
-# How large are masks, and where do they lie? `down` and `across` are shares of the image, `along` of the scan from
-# head to
-# feet; the patient's right is on the left.
+# How large are masks, and where do they lie? `down` and `across` are shares of the image, `along` of the scan from head
+# to feet; the patient's right is on the left.
 
 # %%
 shown(statistics.organ_areas, measured)
@@ -165,8 +157,8 @@ shown(statistics.centroids, measured)
 # %% [markdown]
 # ## Overlaps
 #
-# May a pixel belong to two organs? If so, one label per pixel cannot describe the annotation, and the task needs three
-# separate masks.
+# May a pixel belong to two organs? It may, wherever this table counts above zero: then one label per pixel cannot
+# describe the annotation, and the task needs three separate masks.
 
 # %%
 shown(statistics.overlaps, measured)
@@ -176,8 +168,7 @@ shown(figures_data.overlap_areas, measured)
 
 # %% [markdown]
 # What do the largest overlaps look like? White pixels belong to both organs. Does one organ's mask ever lie wholly
-# inside
-# another's?
+# inside another's?
 
 # %%
 shown(statistics.containment, measured)
@@ -189,8 +180,7 @@ shown(figures_scans.overlapping_masks, masked)
 # ## Along the body
 #
 # At which slice does each organ appear most? The bells follow the body: stomach first, then the bowels. Their place
-# tells
-# a network much, so neighbouring slices should be part of its input.
+# tells a network much, so neighbouring slices should be part of its input.
 
 # %%
 shown(figures_data.bells, measured)
@@ -200,8 +190,7 @@ shown(statistics.bells, measured)
 
 # %% [markdown]
 # Does every scan look like the average? Each row is a scan, and days of a case lie together: the shade is the area of
-# the
-# organ on that slice.
+# the organ on that slice.
 
 # %%
 shown(figures_data.areas_along, measured)
@@ -236,9 +225,8 @@ habits.suspects(slices)
 # %% [markdown]
 # ## From day to day
 #
-# How much do organs move and fill between two scans of a case? This is why every treatment needs a new outline, and
-# how far
-# a copy of yesterday's masks can carry.
+# How much do organs move and fill between two scans of a case? This is why every treatment needs a new outline, and how
+# far a copy of yesterday's masks can carry.
 
 # %%
 changes = habits.daily_changes(measured)
@@ -256,9 +244,8 @@ shown(figures_scans.days, masked, case)
 # %% [markdown]
 # ## Grey values
 #
-# Do two scans have the same scale? `hot` says how many times brighter than its tissue a scan's brightest spot is;
-# where it
-# is large, dividing by the maximum would leave the organs in the dark.
+# Do two scans have the same scale? `hot` says how many times brighter than its tissue a scan's brightest spot is; where
+# it is large, dividing by the maximum would leave the organs in the dark.
 
 # %%
 samples = intensities.sample(slices, SAMPLES) if pixels else None
@@ -271,17 +258,15 @@ figures_data.intensities(samples) if pixels else print(no_pixels)
 # ## Folds
 #
 # Which slices validate which model? Cases are dealt whole, so that every fold has its share of slices with 0, 1, 2 and
-# 3
-# organs. The last column must be zero: it counts cases that sit in several folds.
+# 3 organs. The last column must be zero: it counts cases that sit in several folds.
 
 # %%
 count = min(5, masked["case"].nunique())
 shown(statistics.fold_counts, masked, scans.folds(masked, count) if count > 1 else np.zeros(len(masked), int))
 
 # %% [markdown]
-# The hidden test holds later days of known cases as well as new cases. What does a split like that hold out? Here
-# cases are
-# shared on purpose, in time order: it measures what the leaderboard does, and more kindly than the folds.
+# The hidden test holds later days of known cases as well as new cases. What does a split like that hold out? Here cases
+# are shared on purpose, in time order: it measures what the leaderboard does, and more kindly than the folds.
 
 # %%
 later = scans.later_days(masked).map({True: "held out", False: "training"})
@@ -291,8 +276,7 @@ shown(statistics.fold_counts, masked, later)
 # ## Published, here, same
 #
 # Do these tables reproduce the published figures? "same" and "different" appear only when the full training set is
-# attached;
-# the sentence says what is missing otherwise.
+# attached; the sentence says what is missing otherwise.
 
 # %%
 print(published.missing(slices))
@@ -308,8 +292,7 @@ shown(published.claims, measured)
 # ## What the statistics decide
 #
 # Each choice of the training notebook rests on one of the tables above. Here is the figure that decides it, from the
-# data
-# attached.
+# data attached.
 
 # %%
 shown(published.decisions, measured, samples)
