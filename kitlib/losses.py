@@ -10,6 +10,8 @@ Shapes: truth (B, H, W, organs) with values in [0, 1] and any dtype; probabiliti
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 from keras import ops
 
@@ -162,6 +164,7 @@ class BatchLoss(keras.losses.Loss):
 
     def __init__(self, name=None, dtype=None, **settings):
         super().__init__(name=name or type(self).function.__name__, dtype=dtype)
+        inspect.signature(type(self).function).bind(None, None, **settings)  # refuse unknown settings here, not later
         self.settings = settings
 
     def __call__(self, y_true, y_pred, sample_weight=None):

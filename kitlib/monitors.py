@@ -24,7 +24,7 @@ class _Overlap(keras.metrics.Metric):
         organ: the organ to look at, by name (`contest.ORGANS`); None for the mean over all of them.
         threshold: a pixel is predicted where its probability is above this.
         per: "stream": areas are summed over all slices, one ratio per organ at the end. "slice": one ratio per slice
-            and organ, then their mean: what the paper plots.
+            and organ, then their mean per organ: what the paper plots.
         empty: what a ratio is where truth and prediction are both empty: "one"; "zero", the paper's choice (V.A.1); or
             "skip", it does not count (and the result is 0 where nothing counts).
         organs: number of organs in the masks.
