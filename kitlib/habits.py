@@ -33,7 +33,7 @@ def extents(slices: pd.DataFrame) -> pd.DataFrame:
         part = part.assign(begins=first["place"], ends=last["place"])
         part = part.assign(first_area=first["area"] / largest, last_area=last["area"] / largest)
         parts.append(part.assign(organ=organ).set_index("organ", append=True))
-    return pd.concat(parts).sort_index(level="scan", sort_remaining=False)
+    return pd.concat(parts).sort_index(level="scan", sort_remaining=False, kind="stable")
 
 
 def stop_lines(slices: pd.DataFrame) -> pd.DataFrame:
@@ -134,7 +134,7 @@ def volumes(slices: pd.DataFrame) -> pd.DataFrame:
         for name in ("down_mm", "across_mm", "along_mm"):
             sums[name] /= sums["pixels"]
         parts.append(sums.drop(columns="pixels").assign(organ=organ).set_index("organ", append=True))
-    return pd.concat(parts).sort_index(level=["case", "day"], sort_remaining=False)
+    return pd.concat(parts).sort_index(level=["case", "day"], sort_remaining=False, kind="stable")
 
 
 def daily_changes(slices: pd.DataFrame) -> pd.DataFrame:
