@@ -7,11 +7,19 @@ radius along a random centre line. What is not annotated (vessels, more loops be
 
 from dataclasses import dataclass, field, replace
 
+import cv2
 import numpy as np
 from scipy.interpolate import CubicSpline
-from scipy.ndimage import gaussian_filter1d, zoom
+from scipy.ndimage import gaussian_filter1d
+from scipy.stats import norm
+
+from kitlib.contest import ORGANS
 
 STEP_MM = 3.0  # distance of neighbouring points of a centre line
+MUSCLE_MM = 11.0  # thickness of the abdominal wall below the fat
+MOTION = {"large_bowel": (12, 14, 0.06), "small_bowel": (15, 15, 0.11), "stomach": (4, 7, 0.08)}  # mm, mm, log radius
+RIGHT_OF_WAY = (("stomach", "large_bowel"), ("stomach", "small_bowel"), ("large_bowel", "small_bowel"))  # who yields
+REACH_MM = 30.0  # how far beyond its half axes an ellipsoid is looked for: the warp bends it by less
 FAR_MM = 25.0  # signed distances are exact up to here and say "outside" beyond
 
 
@@ -38,6 +46,8 @@ class Abdomen:
     tubes: dict[str, Tube] = field(repr=False)
     solids: dict[str, np.ndarray] = field(repr=False)
     warp: np.ndarray = field(repr=False)
+    outline: np.ndarray = field(repr=False)
+    arms: np.ndarray = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -72,37 +82,37 @@ def wander(rng, count: int, smooth: float) -> np.ndarray:
     return noise * np.sqrt(2 * np.sqrt(np.pi) * max(smooth, 0.3))
 
 
-def _large_bowel(rng, width: float, depth: float) -> Tube:
+def _large_bowel(rng, size: tuple[float, float], lift: float) -> Tube:
     """The frame: caecum, ascending part, transverse part sagging in front, spleen's corner, descending part, sigmoid."""
-    right, left = -0.60 * width + rng.normal(0, 10), 0.66 * width + rng.normal(0, 9)
-    liver, spleen = rng.uniform(-150, -60), rng.uniform(-215, -150)
-    sag = rng.uniform(-10, 110)
-    front = -0.62 * depth + rng.normal(0, 7)
-    back = 0.12 * depth + rng.normal(0, 10)
+    width, depth = size
+    right, left = -0.56 * width + rng.normal(0, 17), 0.60 * width + rng.normal(0, 15)
+    liver, spleen = lift + rng.normal(-85, 26), lift + rng.normal(-159, 18)
+    low = rng.uniform(-70, 30)
+    front, back = -0.64 * depth + rng.normal(0, 10), -0.12 * depth + rng.normal(0, 22)
     knots = [
-        (right + rng.normal(12, 10), -0.1 * depth, rng.uniform(25, 70)),
-        (right + rng.normal(0, 8), back - 20, 0),
+        (right + rng.normal(25, 14), back - 35, rng.uniform(25, 60)),
+        (right + rng.normal(0, 12), back - 20, 0),
         (right - 2, back, 0.5 * liver),
-        (right + 4, back - 10, liver),
-        (0.6 * right, front + 18, liver + rng.uniform(5, 30)),
-        (0.3 * right, front, 0.7 * liver + 0.5 * sag),
-        (rng.normal(0, 15), front, 0.5 * (liver + spleen) + sag),
-        (0.45 * left, front + 6, 0.35 * liver + 0.65 * spleen + 0.6 * sag),
-        (0.85 * left, 0.5 * front, spleen + 25),
-        (left - 4, back - 12, spleen),
-        (left + 3, back, 0.7 * spleen),
-        (left + rng.normal(0, 6), back - 4, 0.35 * spleen),
-        (left + rng.normal(-6, 6), back - 14, 10),
-        (left - 25, back - 20, 70),
-        (rng.normal(10, 20), back + rng.normal(-20, 10), rng.uniform(20, 90)),
+        (right + 4, back - 8, liver),
+        (0.62 * right, front + 14, 0.9 * liver),
+        (0.35 * right, front, 0.45 * liver + 0.55 * low),
+        (rng.normal(0, 25), front, low),
+        (0.40 * left, front + 4, 0.55 * low + 0.45 * spleen),
+        (0.72 * left, 0.75 * front, spleen + 30),
+        (left - 4, back + 6, spleen),
+        (left + 3, back + 12, 0.7 * spleen),
+        (left + rng.normal(0, 8), back + 10, 0.35 * spleen),
+        (left + rng.normal(-6, 8), back - 4, 10),
+        (left - 25, back - 20, 60),
+        (rng.normal(30, 25), back + rng.normal(-25, 15), rng.uniform(10, 80)),
         (0, back + 20, 130),
     ]
-    points = _line(np.array(knots) + rng.normal(0, 7, (len(knots), 3)))
+    points = _line(np.array(knots) + rng.normal(0, 12, (len(knots), 3)))
     along = np.linspace(0, 1, len(points))
-    caliber = np.interp(along, [0, 0.25, 0.5, 0.68, 1], [25, 23, 19, 15, 13]) * np.exp(
+    caliber = np.interp(along, [0, 0.25, 0.5, 0.68, 1], [21, 18, 15, 12.5, 11]) * np.exp(
         0.16 * wander(rng, len(points), 12)
     )
-    return Tube(points, caliber * rng.uniform(0.85, 1.15))
+    return Tube(points, caliber * np.exp(rng.normal(0, 0.15)))
 
 
 def _haustra(rng, tube: Tube) -> Tube:
@@ -111,39 +121,41 @@ def _haustra(rng, tube: Tube) -> Tube:
     return replace(tube, radius=tube.radius * (1 + 0.15 * np.sin(phase)))
 
 
-def _small_bowel(rng, width: float, depth: float, top: float) -> Tube:
-    """Coils: a smooth random path kept inside an ellipsoid in front of the spine."""
-    centre = np.array([rng.normal(8, 14), -0.28 * depth + rng.normal(0, 6), 0.5 * (top + 60)])
-    half = np.array([0.50 * width, 0.36 * depth, 0.5 * (60 - top)])
-    count = 520
+def _small_bowel(rng, size: tuple[float, float], lift: float) -> Tube:
+    """Coils: a smooth random path kept inside an ellipsoid in front of the spine, more of it on the left."""
+    width, depth = size
+    top = lift + rng.normal(-136, 12)
+    centre = np.array([rng.normal(28, 16), -0.46 * depth + rng.normal(0, 6), 0.5 * (top + 45)])
+    half = np.array([0.62 * width, 0.42 * depth, 0.5 * (45 - top)])
+    count = 930
     position, heading = centre + half * rng.uniform(-0.4, 0.4, 3), rng.standard_normal(3)
     turn = np.stack([wander(rng, count, 4) for _ in range(3)], axis=1)
     points = np.empty((count, 3))
     for i in range(count):
         inward = (centre - position) / half
-        excess = max(0.0, np.linalg.norm(inward) - 0.75)
+        excess = max(0.0, (np.abs(inward) ** 4).sum() ** 0.25 - 0.75)
         heading = heading + 0.55 * turn[i] + 1.6 * excess * inward
         heading /= np.linalg.norm(heading)
         position = position + 1.6 * STEP_MM * heading * (1, 0.9, 0.8)
         points[i] = position
-    return Tube(points, 11.5 * np.exp(0.18 * wander(rng, count, 6)))
+    return Tube(points, 9.8 * np.exp(0.16 * wander(rng, count, 6)))
 
 
-def _stomach(rng, width: float, depth: float) -> Tube:
-    """A sac from under the left dome to the pylorus near the middle."""
-    top, end = rng.uniform(-205, -170), rng.uniform(-110, -75)
-    side = 0.40 * width + rng.normal(0, 9)
+def _stomach(rng, size: tuple[float, float], lift: float, fill: float) -> Tube:
+    """A sac from under the left dome forwards and across to the pylorus near the middle."""
+    side, depth = 0.36 * size[0] + rng.normal(0, 13), size[1]
+    top = lift + rng.normal(-167, 8)
     knots = [
-        (side, 0.10 * depth + rng.normal(0, 8), top + 25),
-        (side + 4, -0.12 * depth, 0.7 * top + 0.3 * end),
-        (0.75 * side, -0.36 * depth + rng.normal(0, 8), 0.4 * top + 0.6 * end),
-        (0.25 * side, -0.40 * depth, end - 14),
-        (-0.12 * side, -0.34 * depth, end - 20 - rng.uniform(0, 14)),
+        (side, rng.normal(0, 14), top),
+        (side, -0.36 * depth, top + rng.uniform(8, 24)),
+        (0.70 * side, -0.62 * depth + rng.normal(0, 5), top + rng.uniform(20, 45)),
+        (0.15 * side, -0.66 * depth + rng.normal(0, 5), top + rng.uniform(30, 52)),
+        (-0.15 * side + rng.normal(0, 8), -0.50 * depth, top + rng.uniform(12, 45)),
     ]
-    points = _line(np.array(knots) + rng.normal(0, 5, (5, 3)))
+    points = _line(np.array(knots) + rng.normal(0, 4, (5, 3)))
     along = np.linspace(0, 1, len(points))
-    radius = np.interp(along, [0, 0.2, 0.5, 0.8, 1], [26, 32, 27, 19, 11]) * rng.uniform(0.8, 1.2)
-    return Tube(points, radius * np.exp(0.08 * wander(rng, len(points), 6)))
+    radius = np.interp(along, [0, 0.2, 0.5, 0.8, 1], [18, 27, 24, 16, 11]) * np.exp(0.26 * norm.ppf(fill))
+    return Tube(points, radius * np.exp(0.10 * wander(rng, len(points), 4)))
 
 
 def _others(rng, width: float, depth: float) -> dict[str, Tube]:
@@ -191,18 +203,29 @@ def _solids(rng, width: float, depth: float, dome: float) -> dict[str, np.ndarra
     }  # fmt: skip
 
 
-def case(rng) -> Abdomen:
-    """Draw the anatomy of one case from a `numpy.random.Generator`."""
-    width, depth = rng.uniform(150, 182), rng.uniform(105, 138)
-    dome = rng.uniform(-245, -205)
+def case(rng, height: float = 0.5, fill: float = 0.5) -> Abdomen:
+    """Draw the anatomy of one case.
+
+    Args:
+        rng: a `numpy.random.Generator`.
+        height, fill: in (0, 1), how low the upper organs lie and how large the stomach is, as quantiles over cases: spread
+            evenly they make a dozen cases as varied as they should be.
+    """
+    size = width, depth = rng.uniform(158, 190), rng.uniform(120, 150)
+    lift = 34 * norm.ppf(height)  # how high the upper organs lie above the stop line
+    dome = lift + rng.normal(-235, 8)
     tubes = {
-        "large_bowel": _large_bowel(rng, width, depth),
-        "small_bowel": _small_bowel(rng, width, depth, rng.uniform(-165, -105)),
-        "stomach": _stomach(rng, width, depth),
+        "large_bowel": _large_bowel(rng, size, lift),
+        "small_bowel": _small_bowel(rng, size, lift),
+        "stomach": _stomach(rng, size, lift, fill),
         **_others(rng, width, depth),
     }
-    warp = rng.normal(0, 9, (3, 5, 4, 4))
-    return Abdomen(width, depth, rng.uniform(10, 26), dome, tubes, _solids(rng, width, depth, dome), warp)
+    warp = rng.normal(0, 8, (3, 5, 4, 4))
+    outline = rng.normal(0, 8, (12, 4, 4))  # mm, bulges of the trunk
+    arms = rng.uniform((36, -20, 26), (85, 55, 36), (2, 3))  # distance from the trunk, y, radius; right and left
+    return Abdomen(
+        width, depth, rng.uniform(10, 26), dome, tubes, _solids(rng, width, depth, dome), warp, outline, arms
+    )
 
 
 def move(abdomen: Abdomen, rng, share: float = 1.0) -> Abdomen:
@@ -211,16 +234,28 @@ def move(abdomen: Abdomen, rng, share: float = 1.0) -> Abdomen:
     `share` scales the motion: 0 gives the same organs (pouches apart).
     """
     tubes = dict(abdomen.tubes)
-    habits = {"large_bowel": (9, 13, 0.12), "small_bowel": (12, 18, 0.12), "stomach": (5, 5, 0.10)}
-    for name, (shift_mm, bend_mm, fill) in habits.items():
+    fat = abdomen.fat * np.exp(share * rng.normal(0, 0.03))
+    lift = np.array([0, 0, share * rng.normal(0, 6)])  # breath and full organs below push all of them up or down
+    for name, (shift_mm, bend_mm, fill) in MOTION.items():
         tube = tubes[name]
         count = len(tube.points)
         bend = np.stack([wander(rng, count, 14) for _ in range(3)], axis=1) * bend_mm + rng.normal(0, shift_mm, 3)
         swell = np.exp(share * (fill * wander(rng, count, 10) + rng.normal(0, fill)))
-        tubes[name] = Tube(tube.points + share * bend * (1, 0.6, 1), tube.radius * swell)
+        tubes[name] = Tube(tube.points + lift + share * bend * (1, 0.6, 1), tube.radius * swell)
     tubes["large_bowel"] = _haustra(rng, tubes["large_bowel"])
-    solids = {name: rows + share * np.r_[rng.normal(0, 3, 3), 0, 0, 0] for name, rows in abdomen.solids.items()}
-    return replace(abdomen, tubes=tubes, solids=solids, fat=abdomen.fat * np.exp(share * rng.normal(0, 0.03)))
+    for name in MOTION:
+        tubes[name] = _inside(tubes[name], abdomen, fat + MUSCLE_MM)
+    solids = {name: rows + np.r_[lift + share * rng.normal(0, 3, 3), 0, 0, 0] for name, rows in abdomen.solids.items()}
+    return replace(abdomen, tubes=tubes, solids=solids, fat=fat)
+
+
+def _inside(tube: Tube, abdomen: Abdomen, wall_mm: float) -> Tube:
+    """Push a tube towards the middle till it fits into the abdominal wall."""
+    room = np.array([[abdomen.width, abdomen.depth]]) - wall_mm - 0.9 * tube.radius[:, None]
+    rho = (np.abs(tube.points[:, :2] / room) ** (2.5, 2.3)).sum(axis=1) ** 0.42
+    points = tube.points.copy()
+    points[:, :2] /= np.maximum(1, gaussian_filter1d(rho, 1))[:, None]
+    return replace(tube, points=points)
 
 
 def paint(tube: Tube, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
@@ -246,48 +281,64 @@ def paint(tube: Tube, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     return distance, nearest
 
 
-def ellipsoids(rows: np.ndarray, coordinates) -> np.ndarray:
+def ellipsoids(rows: np.ndarray, coordinates, grid: Grid) -> np.ndarray:
     """Rough signed distance (mm) to the union of ellipsoids at warped coordinates (z, y, x), each (D, h, w)."""
-    z, y, x = coordinates
-    distance = np.full(x.shape, FAR_MM, np.float32)
+    distance = np.full(grid.shape, FAR_MM, np.float32)
     for row in rows.astype(np.float32):
-        cx, cy, cz, a, b, c = row
-        rho = np.sqrt(np.square((x - cx) / a) + np.square((y - cy) / b) + np.square((z - cz) / c))
-        np.minimum(distance, (rho - 1) * min(a, b), out=distance)
+        centre, half = row[2::-1], row[:2:-1]
+        low = np.floor((centre - half - REACH_MM - grid.origin) / grid.step).clip(0, grid.shape).astype(int)
+        high = np.ceil((centre + half + REACH_MM - grid.origin) / grid.step).clip(0, grid.shape).astype(int)
+        box = tuple(map(slice, low, high))
+        rho = sum(np.square((axis[box] - c) / h) for axis, c, h in zip(coordinates, centre, half, strict=True))
+        np.minimum(distance[box], (np.sqrt(rho) - 1) * half.min(), out=distance[box])
     return distance
 
 
-def warped(abdomen: Abdomen, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coordinates bent by the case's smooth random field, so that no organ is an exact ellipsoid: z, y, x, each (D, h, w)."""
-    factors = np.array(grid.shape) / abdomen.warp.shape[1:]
-    coarse = [zoom(part, factors, order=1, mode="nearest", grid_mode=True).astype(np.float32) for part in abdomen.warp]
-    return tuple(np.broadcast_to(axis, grid.shape) + part for axis, part in zip(grid.axes(), coarse, strict=True))
+def warped(abdomen: Abdomen, grid: Grid) -> list[np.ndarray]:
+    """Coordinates bent by the case's smooth random field, so that no organ is an exact ellipsoid; z, y, x (D, h, w)."""
+    return [axis + stretch(part, grid.shape) for axis, part in zip(grid.axes(), abdomen.warp, strict=True)]
+
+
+def stretch(coarse: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """A coarse field stretched linearly to (D, h, w), float32."""
+    planes = np.stack([cv2.resize(plane, shape[:0:-1]) for plane in coarse.astype(np.float32)])
+    flat = cv2.resize(planes.reshape(len(planes), -1), (shape[1] * shape[2], shape[0]))
+    return flat.reshape(shape)
 
 
 def rasterise(abdomen: Abdomen, grid: Grid) -> dict[str, np.ndarray]:
-    """Signed distances (mm, negative inside) of everything in the body on a grid: name -> (D, h, w) float32.
-
-    `<organ>_index` holds the nearest point of an organ's centre line, from which its contents are drawn.
-    """
-    fields = {}
-    for name, tube in abdomen.tubes.items():
-        fields[name], index = paint(tube, grid)
-        if name in ("large_bowel", "small_bowel", "stomach"):
-            fields[name + "_index"] = index
+    """Signed distances (mm, negative inside) of everything in the body on a grid: name -> (D, h, w) float32."""
     z, y, x = coordinates = warped(abdomen, grid)
-    for name, rows in abdomen.solids.items():
-        fields[name] = ellipsoids(rows, coordinates)
-    size = 1 + 0.04 * np.sin(z / 70)
-    rho = (np.abs(x / (abdomen.width * size)) ** 2.5 + np.abs(y / (abdomen.depth * size)) ** 2.3) ** np.float32(0.42)
-    fields["body"] = (rho - 1) * np.float32(abdomen.depth)
-    cavity = fields["body"] + np.float32(abdomen.fat + 11)
-    for name in [*abdomen.tubes, *abdomen.solids]:
-        np.maximum(fields[name], cavity, out=fields[name])
+    fields = {name: ellipsoids(rows, coordinates, grid) for name, rows in abdomen.solids.items()}
+    rho = (np.abs(grid.axes()[2] / abdomen.width) ** 2.5 + np.abs(grid.axes()[1] / abdomen.depth) ** 2.3) ** np.float32(
+        0.42
+    )
+    fields["body"] = (rho - 1) * np.float32(abdomen.depth) + stretch(abdomen.outline, grid.shape)
+    inner = fields["body"] + np.float32(abdomen.fat)
+    for name, tube in abdomen.tubes.items():
+        if name not in ORGANS:
+            fields[name] = paint(tube, grid)[0]
+    for name in fields.keys() - {"body"}:
+        np.maximum(fields[name], inner + MUSCLE_MM, out=fields[name])
     vault = abdomen.dome + 95 * np.square(x / abdomen.width) + 70 * np.square(y / abdomen.depth)
-    fields["lungs"] = np.maximum((z - vault) * 0.6, fields["body"] + abdomen.fat + 14)
+    fields["lungs"] = np.maximum((z - vault) * np.float32(0.6), inner + 14)
     spine = 0.45 * abdomen.depth
     fields["vertebra"] = np.hypot(x, (y - spine) * 1.1) - 23 - 1.5 * np.sin(z / 5.5)
-    fields["back"] = np.maximum(np.hypot((np.abs(x) - 38) / 1.35, y - spine - 8) - 22, fields["body"] + abdomen.fat)
-    for side, name in ((-1, "arm_right"), (1, "arm_left")):
-        fields[name] = np.hypot(x - side * (abdomen.width + 42), y - 12) - 32
+    fields["back"] = np.maximum(np.hypot((np.abs(x) - 38) / 1.35, y - spine - 8) - 22, inner)
+    for side, name, (away, back, radius) in zip((-1, 1), ("arm_right", "arm_left"), abdomen.arms, strict=True):
+        fields[name] = np.hypot(x - side * (abdomen.width + away), y - back) - radius
     return fields
+
+
+def organs(abdomen: Abdomen, grid: Grid) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The organs to annotate: signed distances (mm) and the nearest point of each centre line, name -> (D, h, w).
+
+    Organs never share a voxel: where two of them meet, one gives way (RIGHT_OF_WAY).
+    """
+    distances, indices = {}, {}
+    for name in ORGANS:
+        distances[name], indices[name] = paint(abdomen.tubes[name], grid)
+    parted = dict(distances)
+    for winner, loser in RIGHT_OF_WAY:
+        parted[loser] = np.maximum(parted[loser], -distances[winner])
+    return parted, indices

@@ -8,53 +8,87 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
+from kitlib.anatomy import FAR_MM, wander
 from kitlib.contest import ORGANS
 
+SMALLEST_SHARE = {"large_bowel": 0.3, "small_bowel": 0.08, "stomach": 0.5}  # of the volume, for a piece in 3D
 SMALLEST_PX = 23  # the smallest mask seen in the real data
+LARGEST_HOLE_PX = {"large_bowel": 15, "small_bowel": 52, "stomach": 10_000}  # larger ones are left open
+OVERLAP_MM = {  # how far outlines of neighbours pass each other: mean and deviation over slices
+    ("large_bowel", "small_bowel"): (-1.6, 1.2),
+    ("small_bowel", "stomach"): (-1.7, 1.9),
+    ("large_bowel", "stomach"): (-2.0, 0.5),
+}
 FAULTS = ("shifted", "missing", "swapped", "half", "overdrawn")
 
 
 @dataclass(frozen=True)
 class Habit:
-    """One expert on one scan, in mm: how far outside the wall, how the hand trembles, how deep organs may overlap."""
+    """One expert on one scan, in mm: how far outside the wall, how the hand trembles, how far outlines pass each other.
+
+    `overlap_mm`: pair of organs -> (D,), for each slice; negative where a gap is left between them.
+    """
 
     generous_mm: float
     tremble_mm: float
     shift_mm: float
-    overlap_mm: float
+    overlap_mm: dict[frozenset, np.ndarray]
 
 
-def habit(rng) -> Habit:
-    """Draw an expert."""
-    return Habit(rng.uniform(0.6, 1.8), rng.uniform(0.7, 1.2), rng.uniform(0.3, 0.6), rng.uniform(0.2, 1.0))
+def habit(rng, slices: int) -> Habit:
+    """Draw an expert for a scan of so many slices."""
+    overlap = {frozenset(pair): mean + spread * wander(rng, slices, 2.5) for pair, (mean, spread) in OVERLAP_MM.items()}
+    return Habit(rng.uniform(0.6, 1.8), rng.uniform(0.7, 1.1), rng.uniform(0.1, 0.25), overlap)
 
 
-def outline(here: dict, expert: Habit, rng) -> np.ndarray:
-    """Masks (H, W, organs) of one slice from signed distances `here` (mm)."""
+def outline(here: dict, expert: Habit, z: int, rng) -> np.ndarray:
+    """Masks (H, W, organs) of slice `z` from signed distances `here` (mm), name -> (H, W)."""
     height, width = here["stomach"].shape
     masks = np.zeros((height, width, len(ORGANS)), bool)
     for channel, name in enumerate(ORGANS):
-        others = np.minimum.reduce([here[other] for other in ORGANS if other != name])
-        free = np.maximum(here[name], -others - expert.overlap_mm - 0.6 * abs(rng.standard_normal()))
+        if name not in here or here[name].min() > 3:
+            continue
         coarse = rng.standard_normal((max(3, height // 14), max(3, width // 14)), dtype=np.float32)
         tremble = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
         line = expert.generous_mm + expert.shift_mm * rng.standard_normal() + expert.tremble_mm * tremble
-        masks[..., channel] = tidy(free < line)
+        mask = here[name] < line
+        for other in ORGANS:
+            if other != name and other in here:
+                mask &= here[other] > -expert.overlap_mm[frozenset((name, other))][z] - 0.3 * tremble
+        masks[..., channel] = tidy(mask, LARGEST_HOLE_PX[name])
     return masks
 
 
-def tidy(mask: np.ndarray) -> np.ndarray:
-    """Drop specks and fill small holes, as a contour drawn by hand has neither."""
+def tidy(mask: np.ndarray, hole_px: int) -> np.ndarray:
+    """Drop specks and fill holes of up to `hole_px`, as a contour drawn by hand has neither; mask (H, W) bool."""
     if not mask.any():
         return mask
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    part = mask[box].copy()
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(part.view(np.uint8), connectivity=8)
     keep = stats[:, cv2.CC_STAT_AREA] >= SMALLEST_PX
     keep[0] = False
-    mask = keep[labels]
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4)
-    small = stats[:, cv2.CC_STAT_AREA] < 90
-    return mask | (small[labels] & ~mask)
+    part = np.pad(keep[labels], 1)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~part).view(np.uint8), connectivity=4)
+    fill = stats[:, cv2.CC_STAT_AREA] <= hole_px
+    fill[labels[0, 0]] = False
+    whole = np.zeros_like(mask)
+    whole[box] = (part | (fill[labels] & ~part))[1:-1, 1:-1]
+    return whole
+
+
+def principal(distance: np.ndarray, share: float) -> np.ndarray:
+    """Leave out what an expert would: pieces with less than `share` of the organ's volume; distances (D, h, w) in mm."""
+    labels, count = ndimage.label(distance < -0.5, np.ones((3, 3, 3)))
+    if count < 2:
+        return distance
+    sizes = np.bincount(labels.ravel())
+    small = sizes < share * sizes[1:].sum()
+    small[0] = False
+    return np.where(ndimage.grey_dilation(small[labels], size=3), np.float32(FAR_MM), distance)
 
 
 def contiguous(masks: np.ndarray) -> np.ndarray:

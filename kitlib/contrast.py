@@ -9,85 +9,77 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter
+from scipy.stats import norm
 
-from kitlib.anatomy import FAR_MM, Abdomen, Grid, wander
+from kitlib.anatomy import FAR_MM, Abdomen, Grid, stretch, wander
 from kitlib.contest import ORGANS
 
 EDGE_MM = 1.6  # over this distance one tissue passes into the next
 TISSUE = {
-    "liver": 0.37,
-    "spleen": 0.31,
-    "kidneys": 0.35,
-    "psoas": 0.27,
-    "heart": 0.36,
-    "gallbladder": 0.33,
-    "bladder": 0.30,
-    "aorta": 0.28,
-    "cava": 0.30,
-    "pancreas": 0.42,
-    "vessels": 0.33,
-    "vertebra": 0.45,
-    "back": 0.29,
-    "wall": 0.30,
-    "muscle": 0.27,
+    "liver": 0.46,
+    "spleen": 0.40,
+    "kidneys": 0.44,
+    "psoas": 0.37,
+    "heart": 0.44,
+    "gallbladder": 0.40,
+    "bladder": 0.36,
+    "aorta": 0.34,
+    "cava": 0.38,
+    "pancreas": 0.46,
+    "vessels": 0.38,
+    "vertebra": 0.52,
+    "back": 0.37,
+    "wall": 0.34,
+    "muscle": 0.35,
     "lungs": 0.03,
 }
 CONTENTS = {
-    "large_bowel": (0.42, 0.16),
-    "small_bowel": (0.35, 0.13),
-    "stomach": (0.36, 0.14),
+    "large_bowel": (0.41, 0.16),
+    "small_bowel": (0.38, 0.14),
+    "stomach": (0.40, 0.15),
 }  # mean and deviation along the tube
-GAS = {"large_bowel": 0.22, "small_bowel": 0.10, "stomach": 0.3}  # share of the tube with a gas bubble
+GAS = {"large_bowel": 0.25, "small_bowel": 0.12, "stomach": 0.15}  # share of the tube with a gas bubble
 
 
 @dataclass(frozen=True)
 class Look:
-    """The grey values of one scan: tissue greys, contents on the grid, textures and the scanner's flaws."""
+    """How one scan looks: greys of tissues and visceral fat, `fields` (contents, gas, texture, coils) and the scanner."""
 
     tissue: dict[str, float]
-    contents: dict[str, np.ndarray]
-    gas: dict[str, np.ndarray]
-    texture: np.ndarray
+    fat: float
+    fields: dict[str, np.ndarray]
     gain: np.ndarray
-    bias: np.ndarray
     scale: float
     noise: float
     blur_px: float
-    fat: float
 
 
-def look(abdomen: Abdomen, fields: dict, grid: Grid, rng) -> Look:
-    """Draw how one scan looks; greys are relative to bright fat, noise to the 99th percentile."""
-    tissue = {name: float(grey * np.exp(rng.normal(0, 0.10))) for name, grey in TISSUE.items()}
-    contents, gas = {}, {}
+def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> Look:
+    """Draw how one scan looks; greys and noise are relative to bright fat, `indices` as from `anatomy.organs`."""
+    fields = {}
     for name in ORGANS:
-        tube, index = abdomen.tubes[name], fields[name + "_index"]
+        tube, index = abdomen.tubes[name], indices[name]
         mean, spread = CONTENTS[name]
-        along = np.clip(mean + rng.normal(0, 0.06) + spread * wander(rng, len(tube.radius), 7), 0.08, 0.95).astype(
-            np.float32
-        )
-        contents[name] = along[index]
-        level = (
-            np.where(wander(rng, len(tube.radius), 5) > 1.3 - 2.2 * GAS[name], 0.35, -1.3) + 0.2 * rng.standard_normal()
-        )
-        surface = (tube.points[:, 1] + (level - 0.35) * tube.radius).astype(np.float32)
-        gas[name] = np.where(index < 0, FAR_MM, grid.axes()[1] - surface[index])
+        along = mean + rng.normal(0, 0.06) + spread * wander(rng, len(tube.radius), 7)
+        fields[name + "_contents"] = np.clip(along, 0.08, 0.95).astype(np.float32)[index]
+        bubble = wander(rng, len(tube.radius), 5) > norm.isf(GAS[name])
+        level = np.where(bubble, 0.1, -1.4) + 0.3 * rng.standard_normal()
+        surface = (tube.points[:, 1] + level * tube.radius).astype(np.float32)
+        fields[name + "_gas"] = np.where(index < 0, np.float32(FAR_MM), grid.axes()[1] - surface[index])
+    fields["texture"] = gaussian_filter(rng.standard_normal(grid.shape, dtype=np.float32), 1.0, truncate=2) * 4
+    fields["bias"] = np.exp(stretch(rng.normal(0, 0.33, (10, 4, 4)), grid.shape))
     depth = grid.shape[0]
-    ends = 1 / (1 + np.exp(-(np.minimum(np.arange(depth), np.arange(depth)[::-1]) + 2) / (0.035 * depth)))
-    coarse = rng.normal(0, 0.16, (4, 4, 4))
-    bias = np.exp(zoom(coarse, np.array(grid.shape) / 4, order=1, mode="nearest", grid_mode=True)).astype(np.float32)
+    edge = np.minimum(np.arange(depth), np.arange(depth)[::-1])
+    gain = np.tanh((edge + 2) / (0.07 * depth)) * np.exp(0.18 * wander(rng, depth, 0.09 * depth))
     return Look(
-        tissue,
-        contents,
-        gas,
-        gaussian_filter(rng.standard_normal(grid.shape, dtype=np.float32), 1.0) * 4,
-        (2 * ends - 1) * np.exp(0.18 * wander(rng, depth, 0.09 * depth)),
-        bias,
-        float(np.exp(rng.uniform(np.log(600), np.log(9000)))),
-        float(rng.uniform(0.010, 0.015)),
-        float(rng.uniform(0.5, 0.8)),
-        float(rng.uniform(0.75, 0.95)),
+        tissue={name: float(grey * np.exp(rng.normal(0, 0.10))) for name, grey in TISSUE.items()},
+        fat=float(rng.uniform(0.60, 0.78)),
+        fields=fields,
+        gain=gain.astype(np.float32),
+        scale=float(np.exp(rng.uniform(np.log(600), np.log(9000)))),
+        noise=float(rng.uniform(0.022, 0.036)),
+        blur_px=float(rng.uniform(0.5, 0.8)),
     )
 
 
@@ -122,12 +114,12 @@ def draw(here: dict, view: Look, fat_mm: float) -> np.ndarray:
     return image
 
 
-def expose(image: np.ndarray, view: Look, z: int, bias: np.ndarray, spots: np.ndarray, rng) -> np.ndarray:
-    """Scanner: gain and coils, blur, hot spots at the edge of the field, Rician noise, scale; (H, W) uint16."""
-    signal = cv2.GaussianBlur(image * bias * spots * np.float32(view.gain[z]), (0, 0), view.blur_px)
-    noise = view.noise * rng.standard_normal((2, *image.shape), dtype=np.float32)
-    magnitude = np.hypot(signal + noise[0], noise[1])
-    return np.clip(magnitude * view.scale, 0, 15_865).astype(np.uint16)
+def expose(image: np.ndarray, view: Look, z: int, coils: np.ndarray, rng) -> np.ndarray:
+    """The scanner: gain of the slice and of the coils, blur, Rician noise, scale; (H, W) uint16."""
+    signal = cv2.GaussianBlur(image * (coils * view.gain[z]), (0, 0), view.blur_px)
+    noise = np.float32(view.noise) * rng.standard_normal((2, *image.shape), dtype=np.float32)
+    magnitude = np.sqrt(np.square(signal + noise[0]) + np.square(noise[1]))
+    return np.clip(magnitude * np.float32(view.scale), 0, 15_865).astype(np.uint16)
 
 
 def hot_spots(shape: tuple[int, int], rng) -> np.ndarray:

@@ -13,7 +13,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,149 +20,71 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 from tqdm import tqdm
 
 from kitlib import anatomy, annotation, contrast, rle
+from kitlib.cohort import Scan, plan
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
 
 MARKER = "phantom.json"  # a folder that holds it is a phantom and may be overwritten
 FIELD_MM = 432.0  # height of a full scan: 144 slices of 3 mm
-FORMATS = {(266, 266): (1.50, 144), (310, 360): (1.50, 144), (276, 276): (1.63, 80), (234, 234): (1.50, 144)}
-ROTATION = (
-    (266, 266),
-    (310, 360),
-    (266, 266),
-    (276, 276),
-    (266, 266),
-    (310, 360),
-)  # size of the n-th case, over and over
-DAYS = (3, 2, 3, 2, 2, 2)  # scans of the n-th case, over and over: 14 for 6 cases
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The plan of one scan: its name, size and random numbers; `test` marks the hidden part.
-
-    `faults` names the planted error, "" for none; `missing` is a slice number without file and rows, 0 for none.
-    """
-
-    case: int
-    day: int
-    height: int
-    width: int
-    slices: int
-    spacing_mm: float
-    seed: int
-    number: int
-    test: bool = False
-    fault: str = ""
-    empty: bool = False
-    missing: int = 0
-
-    @property
-    def name(self) -> str:
-        """`case123_day20`."""
-        return f"case{self.case}_day{self.day}"
-
-    def rng(self, *purpose: int) -> np.random.Generator:
-        """Random numbers that depend on seed, case and purpose alone, not on the order of work."""
-        return np.random.default_rng([self.seed, self.case, *purpose])
-
-
-def plan(
-    cases: int = 8,
-    seed: int = 0,
-    *,
-    days: int | None = None,
-    slices: int | None = None,
-    sizes: Sequence[tuple[int, int]] | None = None,
-    faults: int = 0,
-    missing_slice: bool = False,
-    empty_scan: bool = False,
-) -> list[Scan]:
-    """Decide which scans there are: a fifth of the cases is unseen in training, a third of the others hides its last day.
-
-    Args: see `write`.
-    """
-    if cases < 2:
-        raise ValueError(f"cases={cases}: at least 2 are needed, one to train on and one to hide")
-    rng = np.random.default_rng([seed, 77])
-    numbers = np.sort(rng.choice(np.arange(1, 160), cases, replace=False))
-    unseen = set(range(cases - max(1, round(0.2 * cases)), cases))
-    scans = []
-    for index, number in enumerate(numbers):
-        count = days or DAYS[index % len(DAYS)]
-        dates = np.r_[0, np.cumsum(rng.integers(1, 14, count))]
-        for order, day in enumerate(dates[:count]):
-            size = (sizes or ROTATION)[index % len(sizes or ROTATION)]
-            if sizes is None and index % 6 == 2 and order > 0:
-                size = (310, 360)  # a case that changes its size between days
-            if sizes is None and index % 12 == 10 and order == 0:
-                size = (234, 234)
-            spacing, depth = FORMATS.get(size, (round(400 / max(size), 2), 144))
-            hidden = index in unseen or (index % 3 == 0 and count > 1 and order == count - 1)
-            scans.append(Scan(int(number), int(day), *size, slices or depth, spacing, seed, order, hidden))
-    training = [i for i, scan in enumerate(scans) if not scan.test]
-    if faults > len(training):
-        raise ValueError(f"faults={faults}, but only {len(training)} scans are annotated for training")
-    for turn, i in enumerate(rng.permutation(training)[:faults]):
-        scans[i] = _with(scans[i], fault=annotation.FAULTS[turn % len(annotation.FAULTS)])
-    if missing_slice:
-        i = training[0]
-        scans[i] = _with(scans[i], missing=max(1, scans[i].slices // 3))
-    if empty_scan:
-        scans[training[-1]] = _with(scans[training[-1]], empty=True)
-    return scans
-
-
-def _with(scan: Scan, **changes) -> Scan:
-    return Scan(**{**scan.__dict__, **changes})
 
 
 def place(scan: Scan) -> tuple[anatomy.Grid, int]:
     """The scan's coarse grid in the patient's frame, and the slice of the stop line.
 
     The grid is twice as coarse as the image (distances are smooth); fewer than 60 slices still cover the full height.
+    The stop line lies at .83 (.72 to .87) of a real scan, and in short scans 40 mm higher in the patient.
     """
     rng = scan.rng(scan.number, 1)
     thickness = SLICE_THICKNESS_MM if scan.slices >= 60 else FIELD_MM / scan.slices
-    full = scan.slices * thickness > 0.8 * FIELD_MM
-    stop = rng.normal(0.825, 0.03) if full else rng.normal(0.88, 0.03)
-    stop = int(np.clip(stop, 0.72, 0.94) * scan.slices)
+    stop_mm = 0.0 if scan.slices * thickness > 0.8 * FIELD_MM else -40.0
+    stop = 0.835 + 0.042 * norm.ppf(scan.spread[2]) + rng.normal(0, 0.012)  # case, day
+    stop = int(np.clip(stop, 0.64, 0.89) * scan.slices)
     factor = 2 if min(scan.height, scan.width) >= 128 else 1
     shape = (scan.slices, -(-scan.height // factor), -(-scan.width // factor))
     step = scan.spacing_mm * factor
-    shift = rng.normal(0, 4, 2)
-    origin = (-stop * thickness, shift[0] - step * (shape[1] - 1) / 2, shift[1] - step * (shape[2] - 1) / 2)
+    shift = scan.rng(6).normal(0, (13, 7)) + rng.normal(0, 3, 2)
+    origin = (stop_mm - stop * thickness, shift[0] - step * (shape[1] - 1) / 2, shift[1] - step * (shape[2] - 1) / 2)
     return anatomy.Grid(shape, (thickness, step, step), origin), stop
+
+
+def annotate(scan: Scan, organs: dict[str, np.ndarray], stop: int) -> np.ndarray:
+    """Outline the organs of one scan: masks (D, H, W, organs) bool, faults included."""
+    rng = scan.rng(scan.number, 4)
+    expert = annotation.habit(rng, scan.slices)
+    masks = np.zeros((scan.slices, scan.height, scan.width, len(ORGANS)), bool)
+    last = {name: scan.slices if name == "stomach" else stop + 1 for name in ORGANS}
+    drawn = {
+        name: annotation.principal(organs[name][:end], annotation.SMALLEST_SHARE[name]) for name, end in last.items()
+    }
+    for z in range(scan.slices):
+        here = {
+            name: cv2.resize(volume[z], (scan.width, scan.height)) for name, volume in drawn.items() if z < len(volume)
+        }
+        masks[z] = annotation.outline(here, expert, z, rng)
+    masks = annotation.contiguous(masks)
+    if scan.fault:
+        masks = annotation.spoil(masks, scan.fault, rng)
+    return np.zeros_like(masks) if scan.empty else masks
 
 
 def render(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     """Make one scan: slices (D, H, W) uint16 and masks (D, H, W, organs) bool."""
     grid, stop = place(scan)
-    abdomen = anatomy.move(anatomy.case(scan.rng()), scan.rng(scan.number, 2))
-    fields = anatomy.rasterise(abdomen, grid)
+    abdomen = anatomy.move(anatomy.case(scan.rng(), *scan.spread[:2]), scan.rng(scan.number, 2))
+    organs, indices = anatomy.organs(abdomen, grid)
+    masks = annotate(scan, organs, stop)
     rng = scan.rng(scan.number, 3)
-    view = contrast.look(abdomen, fields, grid, rng)
-    for name in ORGANS:
-        fields[name + "_contents"], fields[name + "_gas"] = view.contents[name], view.gas[name]
-        del fields[name + "_index"]
-    fields["texture"], fields["bias"] = view.texture, view.bias
+    view = contrast.look(abdomen, indices, grid, rng)
+    fields = {**anatomy.rasterise(abdomen, grid), **organs, **view.fields}
+    del organs, indices
     spots = contrast.hot_spots((scan.height, scan.width), rng)
-    expert = annotation.habit(rng)
-    images = np.empty((scan.slices, scan.height, scan.width), np.uint16)
-    masks = np.zeros((*images.shape, len(ORGANS)), bool)
+    images = np.empty(masks.shape[:3], np.uint16)
     for z in range(scan.slices):
-        enlarge = partial(cv2.resize, dsize=(scan.width, scan.height), interpolation=cv2.INTER_LINEAR)
-        here = {name: enlarge(volume[z]) for name, volume in fields.items()}
-        images[z] = contrast.expose(contrast.draw(here, view, abdomen.fat), view, z, here["bias"], spots, rng)
-        masks[z] = annotation.outline(here, expert, rng)
-    masks[stop + 1 :, ..., :2] = False
-    masks = annotation.contiguous(masks)
-    if scan.fault:
-        masks = annotation.spoil(masks, scan.fault, rng)
-    if scan.empty:
-        masks[:] = False
+        here = {name: cv2.resize(volume[z], (scan.width, scan.height)) for name, volume in fields.items()}
+        images[z] = contrast.expose(contrast.draw(here, view, abdomen.fat), view, z, here["bias"] * spots, rng)
     return images, masks
 
 
