@@ -35,6 +35,9 @@ notebooks: $(VENV)/.stamp  ## generate each ipynb from its script
 pages: $(VENV)/.stamp $(DATA)/train.csv  ## run all notebooks and render them to pages/*.html
 	$(BIN)/python notebooks/execute.py
 
+figures: $(VENV)/.stamp $(DATA)/train.csv  ## the pictures of README.md, from the phantom
+	$(BIN)/python -m kitlib.figures_readme $(DATA) docs/pictures
+
 bench: .venv-bench/.stamp  ## run the benchmarks beside their peers, tables into benchmarks/results/
 	@for script in benchmarks/*.py; do echo "== $$script"; .venv-bench/bin/python $$script --save || exit 1; done
 
@@ -70,4 +73,4 @@ $(VENV)/.jax: $(VENV)/.stamp
 $(DATA)/train.csv: | $(VENV)/.stamp
 	$(BIN)/python -m kitlib.phantom $(DATA) --cases 6
 
-.PHONY: demo test test-kaggle test-jax check fix notebooks pages bench clean help
+.PHONY: demo test test-kaggle test-jax check fix notebooks pages figures bench clean help
