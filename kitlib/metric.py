@@ -157,7 +157,13 @@ def scan_masks(rows: pd.DataFrame, slices: pd.DataFrame, scan: str) -> np.ndarra
         raise ValueError(f"no scan {scan!r} in the slice table; its first is {slices['scan'].iloc[0]}")
     texts = _texts(rows[rows["id"].isin(set(part["id"]))], part, "table")
     shape = int(part["height"].iloc[0]), int(part["width"].iloc[0])
-    return np.stack([rle.decode_stack(texts[organ].tolist(), shape) for organ in contest.ORGANS])
+    return _decode(texts, shape)
+
+
+def _decode(texts: pd.DataFrame, shape: tuple[int, int]) -> np.ndarray:
+    """Decode slices with a column of text per organ: (organs, slices, H, W) bool."""
+    organs = texts.to_numpy(object).T
+    return rle.decode_stack(organs.ravel().tolist(), shape).reshape(*organs.shape, *shape)
 
 
 def _measure(
@@ -196,8 +202,7 @@ def _decoded(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame
         kept = np.arange(filled[0], filled[-1] + 1) if filled.size else filled
         stacks = []
         for table in both:
-            organs = [rle.decode_stack(table[organ].iloc[kept].tolist(), shape) for organ in contest.ORGANS]
-            stacks.append((kept, np.stack(organs)))
+            stacks.append((kept, _decode(table.iloc[kept], shape)))
         yield scan, part["id"].to_numpy(), len(part), *stacks
 
 

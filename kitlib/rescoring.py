@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import bootstrap, contest, conventions, inputs, metric, postprocess
+from kitlib import bootstrap, contest, conventions, inputs, metric, postprocess, submission
 from kitlib.postprocess import Settings
 
 _PER_ORGAN = [field.name for field in fields(Settings) if field.name not in ("stop", "presence")]
@@ -104,6 +104,25 @@ class Rescorer:
         return {key: volumes.score(organ, settings) for key, (organ, settings) in missing.items()}
 
 
+def rows(
+    probabilities: Callable[[str], np.ndarray], slices: pd.DataFrame, settings: Settings | None = None
+) -> pd.DataFrame:
+    """Turn the probabilities of all scans into rows id, class, predicted, as a submission has them.
+
+    Args: as `Rescorer`; settings None means a plain threshold of 0.5.
+    """
+    lines = []
+    for scan, part in slices.groupby("scan", sort=False):
+        shape = int(part["height"].iloc[0]), int(part["width"].iloc[0])
+        full = inputs.restore(_as_float(probabilities(scan)), shape)
+        lines.append(submission.encode(part, postprocess.masks(full, settings)))
+    return pd.concat(lines, ignore_index=True)
+
+
+def _as_float(grid: np.ndarray) -> np.ndarray:
+    return grid.astype(np.float32) / 255 if grid.dtype == np.uint8 else grid
+
+
 class _Volumes:
     """One scan, its organs cut to the boxes that matter when they are first asked for."""
 
@@ -134,8 +153,7 @@ class _Volumes:
         """Bring one organ to the size of the slices; cut it and its truth to the rows and columns that either uses."""
         if organ not in self.cuts:
             truth = self.truth[organ]
-            grid = self.grid[..., organ : organ + 1]
-            grid = grid.astype(np.float32) / 255 if grid.dtype == np.uint8 else grid
+            grid = _as_float(self.grid[..., organ : organ + 1])
             restored = inputs.restore(grid, truth.shape[1:])[..., 0]
             used = (restored.max(axis=0) >= np.float32(self.least)) | np.logical_or.reduce(truth, axis=0)
             rows, columns = (np.flatnonzero(used.any(axis=axis)) for axis in (1, 0))

@@ -24,15 +24,23 @@ from kitlib.rescoring import Rescorer
 # Values per coordinate; where two fields belong together their names and values do. The threshold comes first and,
 # finer and around what was found, last.
 GRID: tuple[tuple[tuple[str, ...], tuple], ...] = (
-    (("threshold",), tuple((step / 20,) for step in range(3, 18))),
+    (("threshold",), tuple((step / 20,) for step in range(2, 19))),
     (("seed",), ((0.0,), (0.6,), (0.7,), (0.8,), (0.9,), (0.95,))),
-    (("gate_level", "gate_pixels"), ((0.5, 0), *((level, n) for level in (0.5, 0.8) for n in (20, 50, 100, 200, 400)))),
+    (
+        ("gate_level", "gate_pixels"),
+        ((0.5, 0), *((level, n) for level in (0.5, 0.8, 0.95) for n in (20, 50, 100, 200, 400))),
+    ),
     (("island",), ((0,), (10,), (25,), (50,), (100,))),
     (("largest",), ((False,), (True,))),
     (("island_3d",), ((0,), (100,), (300,), (1000,), (3000,))),
     (("smoothing",), ((0,), (1,), (2,), (3,), (5,))),
     (("gap",), ((0,), (1,), (2,), (4,), (8,))),
     (("stop",), tuple((stop,) for stop in postprocess.STOPS)),
+)
+SHORT = (
+    (("threshold",), ((0.3,), (0.4,), (0.5,), (0.6,))),
+    (("island_3d",), ((0,), (300,))),
+    (("stop",), (("",), ("earlier",))),
 )
 REFINE = (-0.04, -0.03, -0.02, -0.01, 0.0, 0.01, 0.02, 0.03, 0.04)
 

@@ -1,0 +1,286 @@
+"""The exact Hausdorff distance: `python benchmarks/metric.py [--save]`.
+
+Seconds per scan of three organs (144x310x360, both directions, one thread), on a phantom's masks and predictions made
+from them; beside it the packages that measure the same or nearly the same. Sets of voxels and borders of masks have
+different distances where one mask lies inside the other: `off by` is the largest difference from scipy's transform.
+"""
+
+import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import importlib.metadata
+import platform
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import directed_hausdorff
+
+from kitlib import contest, hausdorff, metric, phantom, rle, scans
+
+RESULTS = Path(__file__).parent / "results"
+PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
+WORTH = 274  # scans of the training set
+
+
+# Predictions.
+
+
+def blurred_noise(mask, random):
+    """Blur the mask, add smooth noise, and threshold: islands appear far away."""
+    noise = ndimage.gaussian_filter(random.standard_normal(mask.shape, np.float32), (1, 4, 4))
+    return ndimage.gaussian_filter(mask.astype(np.float32), (0.7, 3, 3)) + 0.12 * noise / noise.std() > 0.5
+
+
+def missing(mask, random):
+    """Leave out the first three and the last six slices."""
+    result, filled = mask.copy(), np.flatnonzero(mask.any(axis=(1, 2)))
+    result[filled[:3]] = result[filled[-6:]] = False
+    return result
+
+
+def island(mask, random):
+    """Add a small piece in a far corner."""
+    result = mask.copy()
+    result[10:13, 20:26, 20:26] = True
+    return result
+
+
+TYPICAL = {
+    "eroded 2 px": lambda mask, random: ndimage.binary_erosion(mask, PLANE, 2),
+    "dilated 1 px": lambda mask, random: ndimage.binary_dilation(mask, PLANE, 1),
+    "dilated 3 px": lambda mask, random: ndimage.binary_dilation(mask, PLANE, 3),
+    "shifted": lambda mask, random: np.roll(mask, (1, 4, -5), (0, 1, 2)),
+    "far island": island,
+    "missing slices": missing,
+    "blurred, noisy": blurred_noise,
+}
+HARD = {
+    "everything on": lambda mask, random: np.ones_like(mask),
+    "1 % of voxels flipped": lambda mask, random: mask ^ (random.random(mask.shape) < 0.01),
+    "half of all voxels": lambda mask, random: random.random(mask.shape) < 0.5,
+}
+
+
+# Peers: each takes two masks and the steps, and gives the larger of both directions.
+
+
+def kit(one, other, steps):
+    return hausdorff.symmetric(one, other, steps).distance
+
+
+def tree_of_border(one, other, steps):
+    """A KD-tree of each border, asked for the voxels outside it."""
+    farthest = 0.0
+    for source, target in ((one, other), (other, one)):
+        outside = np.argwhere(source & ~target)
+        if len(outside):
+            farthest = max(farthest, cKDTree(hausdorff.border(target) * steps).query(outside * steps)[0].max())
+    return farthest
+
+
+def scipy_points(one, other, steps):
+    points = [np.argwhere(mask) * steps for mask in (one, other)]
+    return max(directed_hausdorff(*points)[0], directed_hausdorff(*points[::-1])[0])
+
+
+def scipy_transform(one, other, steps):
+    pairs = ((one, other), (other, one))
+    return max(ndimage.distance_transform_edt(~target, steps)[source].max() for source, target in pairs)
+
+
+def seung_edt(one, other, steps):
+    import edt
+
+    box = tuple(slice(side.min(), side.max() + 1) for side in np.nonzero(one | other))
+    pairs = ((one[box], other[box]), (other[box], one[box]))
+    return max(edt.edt(~target, anisotropy=steps, parallel=1)[source].max() for source, target in pairs)
+
+
+def monai(one, other, steps):
+    import torch
+    from monai.metrics import compute_hausdorff_distance
+
+    torch.set_num_threads(1)
+    pair = [torch.from_numpy(mask)[None, None] for mask in (other, one)]
+    return float(compute_hausdorff_distance(*pair, include_background=True, spacing=steps)[0, 0])
+
+
+def surface_distance(one, other, steps):
+    import surface_distance
+
+    return surface_distance.compute_robust_hausdorff(surface_distance.compute_surface_distances(one, other, steps), 100)
+
+
+def medpy(one, other, steps):
+    from medpy.metric.binary import hd
+
+    return hd(one, other, voxelspacing=steps)
+
+
+PEERS = {
+    "kitlib": (kit, "sets", ""),
+    "KD-tree of the border": (tree_of_border, "sets", "scipy"),
+    "scipy, all points": (scipy_points, "sets", "scipy"),
+    "scipy, transform of the volume": (scipy_transform, "sets", "scipy"),
+    "seung-lab edt, cropped": (seung_edt, "sets", "edt"),
+    "MONAI": (monai, "borders", "monai"),
+    "surface-distance": (surface_distance, "borders", "surface-distance-based-measures"),
+    "medpy": (medpy, "borders", "medpy"),
+}
+
+
+def timed(search, pairs, steps):
+    """Give seconds and distances of one scan's organs."""
+    start = time.perf_counter()
+    found = [float(search(one, other, steps)) for one, other in pairs if one.any() and other.any()]
+    return time.perf_counter() - start, found
+
+
+def memory(search, pairs, steps):
+    """Give the rise of the peak memory in MiB, where the system tells it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS")
+        timed(search, pairs, steps)
+        return (resident("VmHWM") - before) / 1024
+    except OSError:
+        return float("nan")
+
+
+def resident(name):
+    """Read a line of the process' memory in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def installed(package):
+    try:
+        return importlib.metadata.version(package) if package else "this kit"
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def kinds_table(volumes, steps):
+    """Time this kit and the nearest exact peer on every kind of prediction."""
+    lines = []
+    for kind, spoil in {**TYPICAL, **HARD}.items():
+        random = np.random.default_rng(0)
+        sets = [[(mask, spoil(mask, random)) for mask in truth] for truth in volumes]
+        ours = [min(timed(kit, pairs, steps)[0] for _ in range(3)) for pairs in sets]
+        line = {"prediction": kind, "kitlib s": np.median(ours), "slowest s": max(ours)}
+        tree = [timed(tree_of_border, pairs, steps) for pairs in (sets if kind in TYPICAL else [])]
+        line["KD-tree s"] = np.median([seconds for seconds, _ in tree]) if tree else np.nan
+        if kind in TYPICAL and installed("monai"):
+            timed(monai, sets[0], steps)
+            line["MONAI s"] = timed(monai, sets[0], steps)[0]
+            line["MONAI / kitlib"] = line["MONAI s"] / ours[0]
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def peers_table(truth, steps, kinds):
+    """Time every peer on one scan, against scipy's transform."""
+    lines = []
+    for kind in kinds:
+        random = np.random.default_rng(0)
+        pairs = [(mask, TYPICAL[kind](mask, random)) for mask in truth]
+        exact = timed(scipy_transform, pairs, steps)[1]
+        for name, (search, what, package) in PEERS.items():
+            version = installed(package)
+            if version is None:
+                print(f"{name} is left out: {package} is not installed")
+                continue
+            seconds, found = timed(search, pairs, steps)
+            line = {"prediction": kind, "peer": name, "version": version, "measures": what, "s per scan": seconds}
+            line["off by"] = f"{np.abs(np.subtract(found, exact)).max():.1e}"
+            lines.append(line | {"MiB": memory(search, pairs, steps)})
+    return pd.DataFrame(lines)
+
+
+def worth(volumes):
+    """Score as many scans as the training set has, from run-length text on: seconds."""
+    random = np.random.default_rng(0)
+    shape, kinds = volumes[0].shape[2:], list(TYPICAL.values())
+    texts = []
+    for number in range(len(volumes) * len(kinds)):
+        truth = volumes[number % len(volumes)]
+        spoilt = [kinds[number % len(kinds)](mask, random) for mask in truth]
+        texts.append([[rle.encode_stack(mask) for mask in masks] for masks in (truth, spoilt)])
+    rows = {"segmentation": [], "predicted": []}
+    ids, depth = [], volumes[0].shape[1]
+    for number in range(WORTH):
+        ids += [f"case{number + 1}_day0_slice_{z + 1:04d}" for z in range(depth)]
+        for column, organs in zip(rows, texts[number % len(texts)], strict=True):
+            rows[column] += [organ[z] for z in range(depth) for organ in organs]
+    slices = pd.DataFrame({"id": ids, "height": shape[0], "width": shape[1]})
+    slices["scan"] = slices["id"].str.rsplit("_slice_", n=1).str[0]
+    table = pd.DataFrame({"id": np.repeat(ids, 3), "class": list(contest.ORGANS) * len(ids), **rows})
+    start = time.perf_counter()
+    metric.score(table.drop(columns="predicted"), table.drop(columns="segmentation"), slices)
+    return time.perf_counter() - start
+
+
+def phantom_volumes(root, count):
+    """Decode the wide scans of a competition: a list of (organs, D, H, W)."""
+    slices = scans.read(root)
+    wide = slices.loc[slices["width"] == 360, "scan"].unique()[:count]
+    return [metric.scan_masks(scans.rows(slices), slices, scan) for scan in wide]
+
+
+def markdown(table):
+    """Write a table with three decimals, and nothing where nothing was measured."""
+    written = table.map(lambda cell: f"{cell:.3f}" if isinstance(cell, float) else str(cell)).replace("nan", "")
+    rows = [list(table.columns), ["---"] * table.shape[1], *written.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def report(volumes):
+    """Run everything and write it down."""
+    steps = tuple(1 / side for side in volumes[0].shape[1:])
+    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "scipy", "pandas"))
+    yield (
+        "# Hausdorff distance: three organs, both directions, one thread\n\n"
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}; "
+        f"{len(volumes)} phantom scans of {'x'.join(map(str, volumes[0].shape[1:]))}."
+    )
+    yield (
+        "Seconds per scan and prediction. kitlib: best of three calls, median and slowest scan. KD-tree: of the "
+        "border, asked for the difference only, median. MONAI: first scan, second call.\n\n"
+        + markdown(kinds_table(volumes, steps))
+    )
+    peers = peers_table(volumes[0], steps, ("shifted", "blurred, noisy"))
+    yield f"Peers on one scan; `off by` against scipy's transform; MiB: rise of the peak memory.\n\n{markdown(peers)}"
+    seconds = worth(volumes)
+    yield f"{WORTH} scans scored from run-length text to table, typical predictions by turns: {seconds:.1f} s."
+
+
+def main():
+    """Measure, print as it goes, and save when asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="a competition with wide scans; made when not given")
+    parser.add_argument("--scans", type=int, default=3, help="number of scans to measure on")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/metric.md")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        wide = {"cases": given.scans + 1, "days": 1, "sizes": ((310, 360),)}
+        root = given.data or phantom.write(Path(folder) / "phantom", **wide)
+        volumes = phantom_volumes(root, given.scans)
+    parts = []
+    for part in report(volumes):
+        print(part, end="\n\n", flush=True)
+        parts.append(part)
+    if given.save:
+        (RESULTS / "metric.md").write_text("\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()

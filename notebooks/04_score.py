@@ -1,0 +1,191 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 4 · Score and tuning
+#
+# The newest run's out-of-fold probabilities are scored as the leaderboard does, in every reading of its rules; the
+# voxels that decide are shown, post-processing is tuned on held-out cases, and the border is measured. No network runs
+# here: some minutes on two cores.
+
+# %%
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+if not importlib.util.find_spec("kitlib"):  # on Kaggle: the attached wheel; in a checkout: the folder above
+    wheels = [wheel for place in ("*", "datasets/*/*") for wheel in Path("/kaggle/input").glob(f"{place}/kitlib-*.whl")]
+    sys.path.insert(0, str(Path.cwd().parent))
+    for wheel in wheels[:1]:
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", wheel], check=True)
+
+import kitlib
+
+print(f"kitlib {kitlib.__version__}")
+
+# %% tags=["parameters"]
+DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
+RUNS = "../runs"  # run folders to choose from
+RUN = ""  # the run to score; empty: the newest with out-of-fold probabilities
+SCANS = 12  # most scans to score and tune on; 0: all
+GRID = "full"  # values per setting: "full", or "short" for a quick look
+FOLDS = 4  # groups of cases that are held out in turn
+
+# %%
+import pandas as pd
+from IPython.display import display
+
+from kitlib import borders, figures_score, metric, rescoring, runs, scans, standin, tuning
+
+# %% [markdown]
+# ## What is scored
+#
+# Is there a run whose out-of-fold probabilities belong to this data? Without one, probabilities are made from the
+# truth: tight, wavering borders, false islands, wrong ends. They show how this notebook works, and no more.
+
+# %%
+root = scans.find_root(DATA or None)
+slices = scans.read(root)
+known = set(slices["scan"])
+found = [run for run in runs.find(RUNS) if known & set(run.scans) and RUN in ("", run.folder.name)]
+run = found[-1] if found else None
+source = (
+    f"run {run.folder.name}" if run else "NO RUN: STAND-IN PROBABILITIES MADE FROM THE TRUTH, the scores are no result"
+)
+print(f"{'PHANTOM (synthetic)' if scans.is_phantom(root) else 'competition data'}: {root}\n{source}")
+
+# %% [markdown]
+# Which scans take part? Those that the run has held out, every so many of them if there are too many for a quick look;
+# whole scans, because the distance is measured in volumes.
+
+# %%
+names = [name for name in slices["scan"].unique() if run is None or name in set(run.scans)]
+names = names[:: -(-len(names) // (SCANS or len(names)))]
+slices = slices[slices["scan"].isin(names)].reset_index(drop=True)
+truth = scans.rows(slices)
+probabilities = run.probabilities if run else standin.StandIn(truth, slices)
+print(f"{len(names)} scans of {slices['case'].nunique()} cases, {len(slices):,} slices: {', '.join(names)}")
+
+# %% [markdown]
+# ## The panel
+#
+# How good is the plain threshold of 0.5? The answer depends on the reading of the rules: each row is one that is in
+# use, with its interval over cases and what a perfect file would get.
+
+# %%
+plain = rescoring.rows(probabilities, slices)
+scores = metric.scores(truth, plain, slices, progress=True)
+panel = metric.panel_of(scores)
+display(panel.round(4))
+
+# %% [markdown]
+# How far do the readings lie apart? Where the grey bar ends before 1, even a perfect file would lose points; where two
+# intervals overlap, the cases alone explain the difference.
+
+# %%
+figures_score.conventions(panel)
+
+# %% [markdown]
+# ## Where it is lost
+#
+# Which organ costs most, and in which term? Dice counts slices, the distance counts the single worst voxel of each
+# volume, and carries sixty percent.
+
+# %%
+host = scores["host"]
+display(host.organs.round(4))
+
+# %% [markdown]
+# Which volumes are worst? A distance of 1 means that an organ was missed altogether, or found where there is none.
+
+# %%
+worst = host.scans.sort_values("hausdorff", ascending=False).dropna(subset="hausdorff")
+display(worst.head(8).round(4))
+
+# %% [markdown]
+# Which voxels decide? Each row is one volume; the dot is the voxel that is farthest from the other mask, the ring its
+# nearest there. A far island shows at once, and so does an organ that ends too late.
+
+# %%
+figures_score.worst(truth, plain, slices, worst[worst["hausdorff"] < 1].head(3))
+
+# %% [markdown]
+# In millimetres, as clinicians report it: the same worst voxel, its 95 % form that forgives an island, and the mean
+# distance of the surfaces. Which of them would have hidden the faults above?
+
+# %%
+clinical = borders.clinical(truth, plain, slices)
+display(clinical.groupby("organ", sort=False).mean(numeric_only=True).round(3))
+
+# %% [markdown]
+# ## Tuning
+#
+# What do better settings bring? One setting after the other is tried on all scans; each fold of cases chooses on the
+# others, and a step is kept only when its gain on held-out cases is certain.
+
+# %%
+grid = tuning.GRID if GRID == "full" else tuning.SHORT
+tuned = tuning.tune(
+    probabilities, truth, slices, grid=grid, folds=FOLDS, ledger=run.folder / "tuning.jsonl" if run else None
+)
+display(tuned.steps[tuned.steps["kept"]].round(4))
+
+# %% [markdown]
+# Which steps were refused? An interval that touches zero may be luck: those settings stay as they were, whatever they
+# promised on the cases that they were chosen on.
+
+# %%
+figures_score.tuning_steps(tuned.steps)
+
+# %% [markdown]
+# What is it worth in all? Every case is scored with settings chosen without it, so that this gain can be expected on
+# cases never seen; the kept steps were picked with a look at it, so that it is a little on the bright side.
+
+# %%
+rows = {"threshold 0.5": tuned.before, "tuned, held out": tuned.after, "gain": tuned.gain}
+display(pd.DataFrame(rows, index=["value", "low", "high"]).T.round(4))
+print(f"{tuned.evaluated} settings tried; chosen on all cases: {tuned.settings}")
+
+# %% [markdown]
+# Does every reading of the rules agree that it helped? The settings were chosen for the host's; a gain there that
+# another reading turns into a loss would be a warning.
+
+# %%
+after = metric.panel(truth, rescoring.rows(probabilities, slices, tuned.settings), slices, progress=True)
+display(
+    pd.DataFrame({"before": panel["value"], "after": after["value"], "gain": after["value"] - panel["value"]}).round(4)
+)
+
+# %% [markdown]
+# The settings go into the run folder, where inference looks for them. Without a run there is nothing to keep.
+
+# %%
+if run:
+    runs.write_text(run.folder / "settings.json", tuned.settings.to_json())
+print(run.folder / "settings.json" if run else "not kept: these settings fit the stand-in")
+
+# %% [markdown]
+# ## The border
+#
+# The paper's predictions shrink at the border, and it asks why. By how much do ours, in pixels and millimetres?
+# Negative means inside the true border; `tight` is the share of the border that lies inside.
+
+# %%
+display(borders.bias(truth, plain, slices).round(3))
+
+# %% [markdown]
+# Is the threshold to blame? Where the line crosses zero, the predicted border lies on the true one on average; the band
+# is the range of ninety percent of its pixels.
+
+# %%
+bias = borders.bias_by_threshold(probabilities, truth, slices)
+display(bias["mean_mm"].unstack("organ").round(3))
+
+# %%
+figures_score.border_bias(bias)

@@ -1,0 +1,184 @@
+"""Tuning: what it finds on cases it has not seen, what it refuses, and that it goes on where it was."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from kitlib import bootstrap, metric, phantom, rescoring, scans, standin, tuning
+from kitlib.postprocess import Settings
+
+GRID = (
+    (("threshold",), ((0.2,), (0.35,), (0.5,), (0.65,))),
+    (("seed",), ((0.0,), (0.8,))),
+    (("gate_level", "gate_pixels"), ((0.5, 0), (0.8, 3))),
+    (("stop",), (("",), ("earlier",), ("mean",))),
+)
+
+
+@pytest.fixture(scope="module")
+def competition(tmp_path_factory):
+    """Slice table, rows, and stand-in probabilities of eight small phantom scans."""
+    sizes = ((60, 72), (66, 58))
+    root = phantom.write(
+        tmp_path_factory.mktemp("tuning") / "phantom", cases=10, days=1, slices=24, sizes=sizes, seed=3
+    )
+    slices = scans.read(root)
+    truth = scans.rows(slices)
+    made = standin.StandIn(truth, slices, 48, 56)
+    return slices, truth, {scan: made(scan) for scan in made.scans}
+
+
+def part(competition, which):
+    """Only the scans at some places."""
+    slices, truth, made = competition
+    names = slices["scan"].unique()[which]
+    slices = slices[slices["scan"].isin(names)].reset_index(drop=True)
+    return made.__getitem__, truth[truth["id"].isin(set(slices["id"]))].reset_index(drop=True), slices
+
+
+def tune(competition, which=slice(None), **options):
+    return tuning.tune(*part(competition, which), **{"grid": GRID, "progress": False, "folds": 3} | options)
+
+
+@pytest.fixture(scope="module")
+def tuned(competition):
+    """A search on five cases."""
+    return tune(competition, slice(0, 5))
+
+
+def test_chosen_settings_beat_the_plain_threshold_on_unseen_cases(competition, tuned):
+    probabilities, truth, slices = part(competition, slice(5, None))
+    plain, chosen = (
+        metric.score(truth, rescoring.rows(probabilities, slices, settings), slices).value
+        for settings in (Settings(), tuned.settings)
+    )
+    assert tuned.settings != Settings()
+    assert chosen > plain
+
+
+def test_held_out_values_are_what_the_score_says(competition):
+    """With nothing kept, before and after are the score of the plain threshold."""
+    found = tune(competition, slice(0, 3), grid=((("island",), ((0,),)),), confidence=1 - 1e-9)
+    probabilities, truth, slices = part(competition, slice(0, 3))
+    score = metric.score(truth, rescoring.rows(probabilities, slices), slices)
+    assert found.before.value == pytest.approx(score.value, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(threshold=(0.3, 0.4, 0.55), stop="mean"),
+        Settings(seed=(0.8, 0.7, 0.6), gap=(1, 2, 3), stop="later"),
+        Settings(island=(9, 0, 5), largest=(False, True, False), smoothing=(1, 2, 0), gate_pixels=(3, 0, 9)),
+        Settings(threshold=(1.0, 1.0, 1.0)),
+    ],
+)
+def test_totals_agree_with_masks_scored_from_scratch(competition, settings):
+    """The shortcut (one organ at a time, in its box) against the whole way through rows and tables."""
+    probabilities, truth, slices = part(competition, slice(0, 3))
+    scorer = rescoring.Rescorer(probabilities, truth, slices)
+    scorer.fill([settings])
+    expected = metric.score(truth, rescoring.rows(probabilities, slices, settings), slices)
+    np.testing.assert_allclose(scorer.totals(settings), expected.totals().to_numpy(float), atol=1e-9)
+
+
+def test_every_step_is_kept_exactly_when_its_interval_lies_above_zero(tuned):
+    steps = tuned.steps
+    assert (steps["low"][steps["kept"]] > 0).all()
+    assert not steps["kept"][steps["low"] <= 0].any()
+    assert steps["kept"].any()
+    assert not steps["kept"].all()
+
+
+def test_settings_that_all_score_the_same_change_nothing(competition):
+    slices, truth, made = competition
+    hard = {scan: (grid > 0.5).astype(np.float32) for scan, grid in made.items()}
+    probabilities, truth, slices = part((slices, truth, hard), slice(0, 4))
+    grid = ((("gate_level", "gate_pixels"), ((0.5, 0), (0.9, 0), (0.3, 0))),)
+    found = tuning.tune(probabilities, truth, slices, grid=grid, folds=2, progress=False)
+    gates = found.steps["setting"] == "gate_level gate_pixels"
+    assert (found.steps["gain"][gates] == 0).all()
+    assert not found.steps["kept"][gates].any()
+    assert found.settings.gate_level == Settings().gate_level
+
+
+def test_probabilities_in_bytes_give_the_same_as_in_floats(competition):
+    probabilities, truth, slices = part(competition, slice(0, 2))
+    stored = {scan: np.rint(probabilities(scan) * 255).astype(np.uint8) for scan in slices["scan"].unique()}
+    both = [stored.__getitem__, lambda scan: stored[scan].astype(np.float32) / 255]
+    totals = []
+    for read in both:
+        scorer = rescoring.Rescorer(read, truth, slices)
+        scorer.fill([Settings()])
+        totals.append(scorer.totals(Settings()))
+    np.testing.assert_array_equal(*totals)
+
+
+def test_a_search_goes_on_from_its_ledger_and_comes_to_the_same(competition, tmp_path):
+    ledger = tmp_path / "deep" / "tuning.jsonl"
+    first = tune(competition, slice(0, 3), ledger=ledger)
+    lines = ledger.read_text()
+    ledger.write_text(lines[: len(lines) // 2])  # killed in the middle of a line
+    second = tune(competition, slice(0, 3), ledger=ledger)
+    assert second.settings == first.settings
+    assert second.steps.equals(first.steps)
+    assert {line for line in ledger.read_text().splitlines() if line in set(lines.splitlines())} == set(
+        lines.splitlines()
+    )
+
+
+def test_a_full_ledger_needs_no_scoring_at_all(competition, tmp_path, monkeypatch):
+    ledger = tmp_path / "tuning.jsonl"
+    first = tune(competition, slice(0, 3), ledger=ledger)
+    monkeypatch.setattr(rescoring, "_Volumes", None)
+    assert tune(competition, slice(0, 3), ledger=ledger).settings == first.settings
+
+
+def test_other_probabilities_do_not_meet_old_scores(competition, tmp_path):
+    ledger = tmp_path / "tuning.jsonl"
+    tune(competition, slice(0, 2), ledger=ledger, grid=GRID[-1:])
+    slices, truth, made = competition
+    weaker = {scan: grid * np.float32(0.9) for scan, grid in made.items()}
+    tune((slices, truth, weaker), slice(0, 2), ledger=ledger, grid=GRID[-1:])
+    keys = [json.loads(json.loads(line)[0])[:2] for line in ledger.read_text().splitlines() if line]
+    assert len({tuple(key) for key in keys}) == 2 * len({scan for scan, _ in keys})
+
+
+def test_only_what_a_setting_reaches_is_scored_again(competition, tmp_path):
+    ledger = tmp_path / "scores.jsonl"
+    probabilities, truth, slices = part(competition, slice(0, 2))
+    scorer = rescoring.Rescorer(probabilities, truth, slices, ledger)
+    scorer.fill([Settings()])
+    known = set(scorer.ledger.known)
+    scorer.fill([Settings(island=(0, 0, 20))])
+    new = [json.loads(key) for key in set(scorer.ledger.known) - known]
+    assert [entry[2] for entry in new] == [2, 2]  # the stomach of either scan
+
+
+def test_one_case_cannot_be_tuned_on(competition):
+    with pytest.raises(ValueError, match="needs two at least, got 1"):
+        tune(competition, slice(0, 1))
+
+
+def test_workers_do_not_change_the_result(competition):
+    one, two = (tune(competition, slice(0, 3), workers=workers, grid=GRID[:1]) for workers in (1, 2))
+    assert one.settings == two.settings
+    assert one.steps.equals(two.steps)
+
+
+def test_a_progress_bar_counts_scans(competition, capsys):
+    tune(competition, slice(0, 2), grid=GRID[-1:], progress=True)
+    assert "8/8" in capsys.readouterr().err  # (1 step and 3 finer thresholds) x 2 scans
+
+
+def test_the_full_grid_tries_at_least_two_hundred_settings():
+    tried = sum(len(values) * (1 if names == ("stop",) else 3) for names, values in tuning.GRID)
+    assert tried + 3 * len(tuning.REFINE) >= 200
+
+
+def test_gain_is_the_difference_of_after_and_before(tuned):
+    assert tuned.gain.value == pytest.approx(tuned.after.value - tuned.before.value, abs=1e-12)
+    assert isinstance(tuned.gain, bootstrap.Interval)
+    assert {field.name for field in dataclasses.fields(tuned)} >= {"settings", "steps", "before", "after", "gain"}
