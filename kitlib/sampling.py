@@ -82,8 +82,11 @@ class _Pixels:
         return ops.cast(rows * self.width + columns, self.dtype) + self.first
 
     def nearest(self, maps, fill):
-        values = ops.take(_flat(maps), self.index(ops.floor(self.rows + 0.5), ops.floor(self.columns + 0.5)), axis=0)
-        return values if self.inside is None else ops.where(self.inside[..., None], values, ops.cast(fill, maps.dtype))
+        index, flat = self.index(ops.floor(self.rows + 0.5), ops.floor(self.columns + 0.5)), _flat(maps)
+        if self.inside is not None:  # one more row that holds `fill`: cheaper than choosing channel by channel
+            flat = ops.concatenate([flat, ops.full((1, maps.shape[-1]), fill, dtype=maps.dtype)])
+            index = ops.where(self.inside, index, ops.cast(ops.shape(flat)[0] - 1, self.dtype))
+        return ops.take(flat, index, axis=0)
 
     def linear(self, maps, fill):
         # Four weighted gathers cost a third less than three lerps: on a CPU, scaling all channels by one number per
@@ -98,7 +101,7 @@ class _Pixels:
         right = ops.cast(left < self.width - 1, self.dtype)
         under = here + ops.cast(top < self.height - 1, self.dtype) * self.width
         flat = _flat(maps)
-        values = sum(
+        parts = [
             weight[..., None] * ops.take(flat, index, axis=0)
             for weight, index in (
                 (above - above_right, here),
@@ -106,7 +109,8 @@ class _Pixels:
                 (below - below_right, under),
                 (below_right, under + right),
             )
-        )
+        ]
+        values = parts[0] + parts[1] + parts[2] + parts[3]
         return values + (fill * (1.0 - whole))[..., None] if fill else values
 
     def cubic(self, maps, fill):
