@@ -69,7 +69,7 @@ class Grid:
 def _line(knots) -> np.ndarray:
     """Points every STEP_MM along a smooth curve through the knots (K, 3)."""
     knots = np.asarray(knots, float)
-    curve = CubicSpline(np.r_[0, np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1) + 1e-3)], knots)
+    curve = CubicSpline(np.r_[0, np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1) + 1e-3)], knots, bc_type="natural")
     dense = curve(np.linspace(0, curve.x[-1], 40 * len(knots)))
     length = np.r_[0, np.cumsum(np.linalg.norm(np.diff(dense, axis=0), axis=1))]
     steps = np.arange(0, length[-1], STEP_MM)

@@ -85,7 +85,7 @@ def plan(
             size = (sizes or ROTATION)[index % len(sizes or ROTATION)]
             if sizes is None and index % 6 == 2 and order > 0:
                 size = (310, 360)  # a case that changes its size between days
-            if sizes is None and index % 12 == 10 and order == 0:
+            if sizes is None and cases >= 12 and index == 6 and order == 0:
                 size = (234, 234)
             spacing, depth = FORMATS.get(size, (round(400 / max(size), 2), 144))
             hidden = index in unseen or (index % 3 == 0 and count > 1 and order == count - 1)
