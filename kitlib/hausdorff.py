@@ -93,7 +93,15 @@ def border(mask: np.ndarray) -> np.ndarray:
         return np.empty((0, 3), int)
     low, high = _bounds(mask)
     part = np.pad(mask[tuple(map(slice, low, high))], 1)
-    return np.stack(np.unravel_index(_border(part), part.shape), axis=1) + low - 1
+    # In the flat array a neighbour is a shift, and the padding keeps one row from meeting the next.
+    flat, slab = part.ravel(), part.shape[1] * part.shape[2]
+    middle = flat[slab:-slab]
+    inner = middle.copy()
+    for shift in (1, part.shape[2], slab):
+        inner &= flat[slab + shift : flat.size - slab + shift]
+        inner &= flat[slab - shift : flat.size - slab - shift]
+    edge = np.flatnonzero(middle ^ inner) + slab
+    return np.stack(np.unravel_index(edge, part.shape), axis=1) + low - 1
 
 
 def _pair(box: _Box, best: "_Best", source: np.ndarray, forward: bool) -> Pair:
@@ -144,17 +152,6 @@ def _bounds(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array([side[0] for side in filled]), np.array([side[-1] + 1 for side in filled])
 
 
-def _border(part: np.ndarray) -> np.ndarray:
-    """List the flat positions of a mask's 6-border; the mask must not touch the rim of the array."""
-    flat, slab = part.ravel(), part.shape[1] * part.shape[2]
-    middle = flat[slab:-slab]
-    inner = middle.copy()
-    for shift in (1, part.shape[2], slab):
-        inner &= flat[slab + shift : flat.size - slab + shift]
-        inner &= flat[slab - shift : flat.size - slab - shift]
-    return np.flatnonzero(middle ^ inner) + slab
-
-
 class _Best:
     """The farthest voxel so far and its nearest in the target, as flat positions; beats `floor` or is not there."""
 
@@ -202,7 +199,11 @@ def _rings(left: np.ndarray, target: np.ndarray, box: _Box, best: _Best) -> np.n
         beyond = (hits == table.size).any()
         known = table.size if beyond else int(np.searchsorted(box.lengths, best.distance, side="right"))
         before = left.size
-        left = _drop(left, target, table[np.linspace(known // 2, known - 1, _SHELL).astype(int)])
+        shell = table[np.linspace(known // 2, known - 1, _SHELL).astype(int)]
+        left = _drop(left, target, shell[::6])
+        if beyond and left.size > 0.7 * before:
+            return left
+        left = _drop(left, target, shell)
         if beyond:
             return left
         if left.size > 0.7 * before:
@@ -241,9 +242,8 @@ class _Tree:
 
     def __init__(self, target: np.ndarray, box: _Box, best: _Best):
         self.box, self.best = box, best
-        self.edge = _border(target)
-        points = box.points(self.edge) * box.steps
-        self.tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
+        self.edge = border(target)
+        self.tree = cKDTree(self.edge * box.steps, balanced_tree=False, compact_nodes=False)
 
     def falling(self, low: np.ndarray, high: np.ndarray) -> Iterator[int]:
         """Give the rows of boxes [low, high], by falling bound, while a bound beats the best."""
@@ -258,8 +258,8 @@ class _Tree:
         if not blocks or len(voxels) <= 100:
             distances, nearest = self.tree.query(voxels * self.box.steps)
             top = int(distances.argmax())
-            source = np.ravel_multi_index(voxels[top], self.box.shape)
-            self.best.offer(distances[top], source, self.edge[nearest[top]])
+            ends = np.stack([voxels[top], self.edge[nearest[top]]], axis=1)
+            self.best.offer(distances[top], *np.ravel_multi_index(ends, self.box.shape))
             return
         keys = np.ravel_multi_index((voxels // blocks[0]).T, self.box.shape)
         order = np.argsort(keys, kind="stable")
