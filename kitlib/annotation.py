@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from kitlib.anatomy import FAR_MM, wander
+from kitlib.anatomy import wander
 from kitlib.contest import ORGANS
+from kitlib.geometry import FAR_MM
 
 SMALLEST_SHARE = {"large_bowel": 0.3, "small_bowel": 0.08, "stomach": 0.5}  # of the volume, for a piece in 3D
 SMALLEST_PX = 23  # the smallest mask seen in the real data
@@ -81,7 +82,7 @@ def tidy(mask: np.ndarray, hole_px: int) -> np.ndarray:
 
 
 def principal(distance: np.ndarray, share: float) -> np.ndarray:
-    """Leave out what an expert would: pieces with less than `share` of the organ's volume; distances (D, h, w) in mm."""
+    """Leave out what an expert would: pieces below `share` of the organ's volume; distances (D, h, w) in mm."""
     labels, count = ndimage.label(distance < -0.5, np.ones((3, 3, 3)))
     if count < 2:
         return distance
@@ -105,8 +106,8 @@ def contiguous(masks: np.ndarray) -> np.ndarray:
 def spoil(masks: np.ndarray, kind: str, rng) -> np.ndarray:
     """Plant one kind of error in a scan's masks (D, H, W, organs); returns new masks.
 
-    shifted: all outlines displaced by 9 to 15 px; missing: one organ not drawn on a third or more of its slices; swapped:
-    large and small bowel exchanged; half: the annotator stopped half way; overdrawn: 4 px outside the wall.
+    shifted: all outlines displaced by 9 to 15 px; missing: one organ not drawn on a third of its slices or more;
+    swapped: large and small bowel exchanged; half: the annotator stopped half way; overdrawn: 4 px outside the wall.
 
     Raises:
         ValueError: the kind is none of FAULTS.

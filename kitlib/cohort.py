@@ -1,7 +1,7 @@
 """Who is scanned when and how in the synthetic competition: cases, days, image sizes and the hidden part.
 
-The real data have 85 training cases with 1 to 6 days each, in four sizes; about 50 hidden cases are partly later days of
-these and partly never seen. A phantom keeps the kinds and needs fewer of each.
+The real data have 85 training cases with 1 to 6 days each, in four sizes; about 50 hidden cases are partly later days
+of these and partly never seen. A phantom keeps the kinds and needs fewer of each.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Grey values of the synthetic competition: what an MR scanner would make of an anatomy.
 
 Grey values must not give the organs away: contents of stomach and bowels vary along each tube from gas to fluid to
-food, walls are as grey as muscle, and liver, kidneys, vessels and muscles share the same greys. The scanner adds a scale
-per scan, uneven coils, dark ends, hot spots, blur and Rician noise.
+food, walls are as grey as muscle, and liver, kidneys, vessels and muscles share the same greys. The scanner adds a
+scale per scan, uneven coils, dark ends, hot spots, blur and Rician noise.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.stats import norm
 
-from kitlib.anatomy import FAR_MM, Abdomen, Grid, stretch, wander
+from kitlib.anatomy import Abdomen, wander
 from kitlib.contest import ORGANS
+from kitlib.geometry import FAR_MM, Grid, stretch
 
 EDGE_MM = 1.6  # over this distance one tissue passes into the next
 TISSUE = {
@@ -44,7 +45,7 @@ GAS = {"large_bowel": 0.25, "small_bowel": 0.12, "stomach": 0.15}  # share of th
 
 @dataclass(frozen=True)
 class Look:
-    """How one scan looks: greys of tissues and visceral fat, `fields` (contents, gas, texture, coils) and the scanner."""
+    """How one scan looks: greys of tissues and inner fat, `fields` (contents, gas, texture, coils) and the scanner."""
 
     tissue: dict[str, float]
     fat: float

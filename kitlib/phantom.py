@@ -1,8 +1,9 @@
 """A synthetic competition in the official layout, so that everything in this kit runs without an account.
 
-`python -m kitlib.phantom data/phantom --cases 6` writes `train/`, `train.csv`, `test/`, a filled `sample_submission.csv`
-and, aside, `truth.csv` for the hidden part: later days of some training cases and cases never seen. Anatomy and motion
-come from `anatomy`, grey values from `contrast`, outlines from `annotation`; here they become scans and files.
+`python -m kitlib.phantom data/phantom --cases 6` writes `train/`, `train.csv`, `test/`, a filled
+`sample_submission.csv` and, aside, `truth.csv` for the hidden part. `cohort` decides who is scanned, anatomy and motion
+come from `anatomy`, voxels from `geometry`, grey values from `contrast`, outlines from `annotation`; here they become
+scans, and scans become files.
 It is not data of patients.
 """
 
@@ -23,7 +24,7 @@ import pandas as pd
 from scipy.stats import norm
 from tqdm import tqdm
 
-from kitlib import anatomy, annotation, contrast, rle
+from kitlib import anatomy, annotation, contrast, geometry, rle
 from kitlib.cohort import Scan, plan
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
 
@@ -31,7 +32,7 @@ MARKER = "phantom.json"  # a folder that holds it is a phantom and may be overwr
 FIELD_MM = 432.0  # height of a full scan: 144 slices of 3 mm
 
 
-def place(scan: Scan) -> tuple[anatomy.Grid, int]:
+def place(scan: Scan) -> tuple[geometry.Grid, int]:
     """The scan's coarse grid in the patient's frame, and the slice of the stop line.
 
     The grid is twice as coarse as the image (distances are smooth); fewer than 60 slices still cover the full height.
@@ -47,7 +48,7 @@ def place(scan: Scan) -> tuple[anatomy.Grid, int]:
     step = scan.spacing_mm * factor
     shift = scan.rng(6).normal(0, (13, 7)) + rng.normal(0, 3, 2)
     origin = (stop_mm - stop * thickness, shift[0] - step * (shape[1] - 1) / 2, shift[1] - step * (shape[2] - 1) / 2)
-    return anatomy.Grid(shape, (thickness, step, step), origin), stop
+    return geometry.Grid(shape, (thickness, step, step), origin), stop
 
 
 def annotate(scan: Scan, organs: dict[str, np.ndarray], stop: int) -> np.ndarray:
@@ -74,11 +75,11 @@ def render(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     """Make one scan: slices (D, H, W) uint16 and masks (D, H, W, organs) bool."""
     grid, stop = place(scan)
     abdomen = anatomy.move(anatomy.case(scan.rng(), *scan.spread[:2]), scan.rng(scan.number, 2))
-    organs, indices = anatomy.organs(abdomen, grid)
+    organs, indices = geometry.organs(abdomen, grid)
     masks = annotate(scan, organs, stop)
     rng = scan.rng(scan.number, 3)
     view = contrast.look(abdomen, indices, grid, rng)
-    fields = {**anatomy.rasterise(abdomen, grid), **organs, **view.fields}
+    fields = {**geometry.rasterise(abdomen, grid), **organs, **view.fields}
     del organs, indices
     spots = contrast.hot_spots((scan.height, scan.width), rng)
     images = np.empty(masks.shape[:3], np.uint16)
@@ -227,9 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FileExistsError, ValueError) as problem:
         print(problem, file=sys.stderr)
         return 2
-    print(
-        f"{options.root}: synthetic competition, not data of patients; train.csv, truth.csv and sample_submission.csv are beside train/ and test/"
-    )
+    print(f"{options.root}: a synthetic competition, not data of patients; the masks of its test part: truth.csv")
     return 0
 
 

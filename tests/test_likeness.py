@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from kitlib import likeness, phantom, traits
+from kitlib import census, likeness, phantom, traits
 
 REAL = os.environ.get("KITLIB_REAL_DATA")
 
@@ -141,12 +141,12 @@ def test_report_prints_every_figure_of_a_folder(tmp_path):
 
 def test_folder_without_rows_is_refused_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-        likeness.read(tmp_path)
+        census.read(tmp_path)
 
 
 @pytest.mark.skipif(not REAL, reason="KITLIB_REAL_DATA is not set: the real scans are not at hand")
 def test_ruler_gives_the_real_values_on_the_real_scans():
-    found = likeness.measure(likeness.read(REAL))
+    found = census.measure(census.read(REAL))
     degraded = {"noise over p99"}  # the two scans with pixels went through an 8-bit animation
     for figure in likeness.FIGURES:
         if figure.name not in degraded:

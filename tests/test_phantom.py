@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import anatomy, annotation, contrast, phantom, rle, scans
+from kitlib import anatomy, annotation, contrast, geometry, phantom, rle, scans
 from kitlib.contest import ORGANS
 
 SMALL = {"cases": 3, "days": 2, "slices": 7, "sizes": [(31, 47), (43, 37)]}
@@ -196,8 +196,8 @@ def test_no_motion_leaves_the_centre_lines_of_inner_organs():
 def test_painted_tube_equals_the_brute_force_distance():
     rng = np.random.default_rng(0)
     tube = anatomy.Tube(rng.uniform(8, 24, (6, 3)), rng.uniform(3, 6, 6))
-    grid = anatomy.Grid((11, 13, 17), (3.0, 2.5, 2.0), (0.0, 0.0, 0.0))
-    distance, nearest = anatomy.paint(tube, grid)
+    grid = geometry.Grid((11, 13, 17), (3.0, 2.5, 2.0), (0.0, 0.0, 0.0))
+    distance, nearest = geometry.paint(tube, grid)
     z, y, x = np.meshgrid(*(axis.ravel() for axis in grid.axes()), indexing="ij")
     voxels = np.stack([x, y, z], axis=-1)[..., None, :]
     slow = np.linalg.norm(voxels - tube.points, axis=-1) - tube.radius
@@ -210,7 +210,7 @@ def test_painted_tube_equals_the_brute_force_distance():
 def test_organs_never_share_a_voxel():
     scan = phantom.plan(2, seed=4, days=1, slices=24, sizes=[(61, 67)])[0]
     grid, _ = phantom.place(scan)
-    distances, _ = anatomy.organs(anatomy.move(anatomy.case(scan.rng()), scan.rng(0, 2)), grid)
+    distances, _ = geometry.organs(anatomy.move(anatomy.case(scan.rng()), scan.rng(0, 2)), grid)
     inside = np.stack([distance < 0 for distance in distances.values()])
     assert inside.any(axis=(1, 2, 3)).all()
     assert inside.sum(axis=0).max() == 1
@@ -218,8 +218,8 @@ def test_organs_never_share_a_voxel():
 
 def test_stretched_field_keeps_a_constant_and_runs_along_each_axis():
     shape = (7, 11, 13)
-    np.testing.assert_allclose(anatomy.stretch(np.full((3, 4, 5), 2.5), shape), 2.5)
-    ramp = anatomy.stretch(np.broadcast_to(np.arange(3.0)[:, None, None], (3, 4, 5)), shape)
+    np.testing.assert_allclose(geometry.stretch(np.full((3, 4, 5), 2.5), shape), 2.5)
+    ramp = geometry.stretch(np.broadcast_to(np.arange(3.0)[:, None, None], (3, 4, 5)), shape)
     np.testing.assert_allclose(ramp, np.broadcast_to(ramp[:, :1, :1], shape))
     assert (np.diff(ramp[:, 0, 0]) >= 0).all()
 
