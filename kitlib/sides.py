@@ -40,6 +40,25 @@ def skip_border(stage: int, levels: int) -> int:
     return 12 * 2 ** (levels - 1 - stage) - 8
 
 
+def context(pixel: int, levels: int) -> tuple[int, int]:
+    """First and last pixel of a "valid" network's input that one pixel of its output depends on, along one side.
+
+    Each stage up needs its skip and, twice as coarse, the stage below; each pair of convolutions needs 4 pixels more.
+
+    >>> context(0, 4), context(387, 4)
+    ((0, 187), (384, 571))
+    """
+    needs = []
+    first, last = pixel, pixel
+    for stage in range(levels):
+        border = skip_border(stage, levels)
+        needs.append((first + border, last + 4 + border))
+        first, last = first // 2, (last + 4) // 2
+    for skip_first, skip_last in reversed(needs):
+        first, last = min(2 * first, skip_first), max(2 * (last + 4) + 1, skip_last)
+    return first, last + 4
+
+
 def check_size(sides: Sequence[int | None], levels: int, stages: Sequence[int], window: int, padding: str) -> None:
     """Raise ValueError when a side does not fit the network; name it, say why, and which sides near it do fit."""
     for name, side in zip(("height", "width"), sides, strict=True):

@@ -159,6 +159,21 @@ def test_the_gradient_reaches_as_far_as_the_second_convention_says(stage):
     assert np.ptp(np.flatnonzero(reached)) == expected - 1
 
 
+@pytest.mark.parametrize(("levels", "pixel"), [(1, 0), (2, 3), (2, 6)])
+def test_a_valid_pixel_depends_on_the_context_named_and_no_more(levels, pixel):
+    side = 16 + 2 * sides.skip_border(0, levels) + 8
+    while side % 2**levels != (4 * (2**levels - 1)) % 2**levels:
+        side += 1
+    model = build_unet((side, side, 1), 1, levels, 1, 1, padding="valid", batch_norm=False, activation=None, **BARE)
+    for layer in model.layers:
+        layer.set_weights([np.ones(w.shape) if w.ndim > 1 else 0 * w for w in layer.get_weights()])
+    lit = np.zeros((side, side, side, 1), "float32")
+    lit[range(side), :, range(side), 0] = 1
+    middle = model.output_shape[1] // 2
+    reached = np.flatnonzero(outputs(model, lit)[:, middle, pixel, 0])
+    assert (reached[0], reached[-1]) == sides.context(pixel, levels)
+
+
 def test_attention_can_sit_on_any_stage_or_none():
     counts = {}
     for stages in ((), (0,), (2,), (0, 1, 2, 3, 4)):
