@@ -8,7 +8,7 @@ import keras
 from keras import layers, ops
 
 from kitlib.attention import ChannelNormalization, ExternalAttention, LocalWindowAttention
-from kitlib.mirroring import MirrorBorder, SizeCheck, mirrored_border, skip_border
+from kitlib.sides import MirrorBorder, SizeCheck, mirrored_border, skip_border
 
 PACKAGE = "kitlib"
 HEAD_SIZE = 8  # channels per head of the window attention; times expansion 4 that is 32 in the external one
@@ -139,7 +139,7 @@ class _Blocks:
         for count in ("a", "b"):
             maps = layers.Conv2D(width, 3, padding=self.padding, name=f"{name}{count}")(maps)
             if self.batch_norm:
-                maps = layers.BatchNormalization(name=f"{name}{count}_norm")(maps)
+                maps = layers.BatchNormalization(momentum=0.9, name=f"{name}{count}_norm")(maps)
             maps = layers.ReLU(name=f"{name}{count}_relu")(maps)
         return maps
 

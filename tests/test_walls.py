@@ -32,7 +32,7 @@ FLOORS = {
     "acts": ["training", "steps", "inference", "runtime"],
 }
 PURE_KERAS = [
-    "mirroring",
+    "sides",
     "elastic",
     "augment",
     "sampling",
