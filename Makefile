@@ -39,7 +39,7 @@ figures: $(VENV)/.stamp $(DATA)/train.csv  ## the pictures of README.md, from th
 	$(BIN)/python -m kitlib.figures_readme $(DATA) docs/pictures
 
 bench: .venv-bench/.stamp  ## run the benchmarks beside their peers, tables into benchmarks/results/
-	@for script in benchmarks/*.py; do echo "== $$script"; .venv-bench/bin/python $$script --save || exit 1; done
+	@for script in benchmarks/*.py; do echo "== $$script"; .venv-bench/bin/python -P $$script --save || exit 1; done
 
 clean:  ## remove environments, caches, pages and the phantom; data, runs and submissions stay
 	rm -rf .venv .venv-kaggle .venv-bench pages data/phantom build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

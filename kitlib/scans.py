@@ -5,6 +5,7 @@ printed, so that leakage and the ends of scans are nobody else's concern.
 """
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -176,8 +177,10 @@ def folds(slices: pd.DataFrame, count: int = 5) -> pd.Series:
         raise ValueError(f"{cases} cases cannot fill {count} folds; ask for at most {cases}, or bring more cases")
     fold = np.full(len(slices), -1)
     splitter = StratifiedGroupKFold(n_splits=count, shuffle=False)
-    for number, (_, held_out) in enumerate(splitter.split(slices, organ_count(slices), slices["case"])):
-        fold[held_out] = number
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a count of organs rarer than folds: the others still stratify
+        for number, (_, held_out) in enumerate(splitter.split(slices, organ_count(slices), slices["case"])):
+            fold[held_out] = number
     return pd.Series(fold, index=slices.index, name="fold")
 
 

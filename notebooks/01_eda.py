@@ -14,9 +14,20 @@
 # figures of the data set stand beside those of what is attached here.
 
 # %%
-from bootstrap import kit_versions
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
-kit_versions()
+if not importlib.util.find_spec("kitlib"):  # on Kaggle: the attached wheel; in a checkout: the folder above
+    wheels = [wheel for place in ("*", "datasets/*/*") for wheel in Path("/kaggle/input").glob(f"{place}/kitlib-*.whl")]
+    sys.path.insert(0, str(Path.cwd().parent))
+    for wheel in wheels[:1]:
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", wheel], check=True)
+
+from kitlib import runtime
+
+print(runtime.versions())
 
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root

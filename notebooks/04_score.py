@@ -25,9 +25,9 @@ if not importlib.util.find_spec("kitlib"):  # on Kaggle: the attached wheel; in 
     for wheel in wheels[:1]:
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", wheel], check=True)
 
-import kitlib
+from kitlib import runtime
 
-print(f"kitlib {kitlib.__version__}")
+print(runtime.versions())
 
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
