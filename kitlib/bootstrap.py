@@ -1,12 +1,15 @@
 """How sure a score is: cases drawn again with replacement, because slices of one patient are not independent.
 
 Everything rests on totals per case, (cases, 4): sum and number of the Dice values that count, sum and number of the
-distances that count. The score of any set of cases follows from the sum of its rows.
+distances that count. The score of any set of cases follows from the sum of its rows. Percentile intervals of a few
+cases are too narrow; they are expanded after Hesterberg, "What Teachers Should Know About the Bootstrap", The American
+Statistician 69 (2015), section 4.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from kitlib import contest
 
@@ -30,7 +33,7 @@ def value(totals: np.ndarray) -> np.ndarray:
     return contest.DICE_WEIGHT * dice + contest.HAUSDORFF_WEIGHT * (1 - distance)
 
 
-def interval(totals: np.ndarray, confidence: float = 0.95, samples: int = 2000, seed: int = 0) -> Interval:
+def interval(totals: np.ndarray, confidence: float = 0.95, samples: int = 5000, seed: int = 0) -> Interval:
     """Give the score of all cases and its percentile interval.
 
     Args:
@@ -42,7 +45,7 @@ def interval(totals: np.ndarray, confidence: float = 0.95, samples: int = 2000, 
 
 
 def gain(
-    before: np.ndarray, after: np.ndarray, confidence: float = 0.95, samples: int = 2000, seed: int = 0
+    before: np.ndarray, after: np.ndarray, confidence: float = 0.95, samples: int = 5000, seed: int = 0
 ) -> Interval:
     """Give the difference of two scores on the same cases, paired: both are drawn together.
 
@@ -65,5 +68,7 @@ def _interval(center: float, resampled: np.ndarray, cases: int, confidence: floa
     resampled = resampled[~np.isnan(resampled)]
     if cases < 2 or not resampled.size:
         return Interval(float(center), float("nan"), float("nan"))
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    # The expanded percentile interval: as much wider as Student's t with few cases is wider than the normal curve.
+    tail = stats.norm.sf(np.sqrt(cases / (cases - 1)) * stats.t.isf((1 - confidence) / 2, cases - 1))
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(float(center), float(low), float(high))

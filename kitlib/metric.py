@@ -50,7 +50,7 @@ class Score:
         )
         return sums.groupby(scans["scan"].str.split("_").str[0].rename("case"), sort=False).sum()
 
-    def interval(self, confidence: float = 0.95, samples: int = 2000, seed: int = 0) -> bootstrap.Interval:
+    def interval(self, confidence: float = 0.95, samples: int = 5000, seed: int = 0) -> bootstrap.Interval:
         """Give the bootstrap confidence interval of `value` over cases."""
         return bootstrap.interval(self.totals().to_numpy(float), confidence, samples, seed)
 

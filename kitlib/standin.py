@@ -37,8 +37,9 @@ class StandIn:
     def _organ(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Spoil one organ, (D, H, W) bool."""
         soft = np.stack([cv2.resize(part.astype(np.float32), self.size, interpolation=cv2.INTER_AREA) for part in mask])
-        soft = ndimage.gaussian_filter(soft, (0.8, 1.2, 1.2))
-        waver = ndimage.gaussian_filter(rng.standard_normal(soft.shape, np.float32), (1, 4, 4))
+        scale = min(self.size) / 128
+        soft = ndimage.gaussian_filter(soft, (0.8, 1.2 * scale, 1.2 * scale))
+        waver = ndimage.gaussian_filter(rng.standard_normal(soft.shape, np.float32), (1, 4 * scale, 4 * scale))
         soft = soft - 0.15 + 0.08 * waver / max(float(waver.std()), 1e-6)
         filled = np.flatnonzero(mask.any(axis=(1, 2)))
         if filled.size:

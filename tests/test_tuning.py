@@ -19,10 +19,10 @@ GRID = (
 
 @pytest.fixture(scope="module")
 def competition(tmp_path_factory):
-    """Slice table, rows, and stand-in probabilities of eight small phantom scans."""
+    """Slice table, rows, and stand-in probabilities of 21 small phantom scans."""
     sizes = ((60, 72), (66, 58))
     root = phantom.write(
-        tmp_path_factory.mktemp("tuning") / "phantom", cases=10, days=1, slices=24, sizes=sizes, seed=3
+        tmp_path_factory.mktemp("tuning") / "phantom", cases=26, days=1, slices=24, sizes=sizes, seed=3
     )
     slices = scans.read(root)
     truth = scans.rows(slices)
@@ -44,12 +44,12 @@ def tune(competition, which=slice(None), **options):
 
 @pytest.fixture(scope="module")
 def tuned(competition):
-    """A search on five cases."""
-    return tune(competition, slice(0, 5))
+    """A search on eleven cases."""
+    return tune(competition, slice(0, 11))
 
 
 def test_chosen_settings_beat_the_plain_threshold_on_unseen_cases(competition, tuned):
-    probabilities, truth, slices = part(competition, slice(5, None))
+    probabilities, truth, slices = part(competition, slice(11, None))
     plain, chosen = (
         metric.score(truth, rescoring.rows(probabilities, slices, settings), slices).value
         for settings in (Settings(), tuned.settings)
