@@ -38,7 +38,7 @@ class Augment(keras.layers.Layer):
     then blur, gamma, contrast, brightness and noise on the images; then CutMix or MixUp with the next sample.
 
     Lengths are shares of the image's shorter side, so that a setting means the same anatomy at every input size. Each
-    default is a range for `strength` 1; `strength` multiplies all of them except the probabilities.
+    default is the range at `strength` 1; `strength` multiplies all of them but the probabilities.
 
     Shapes: images (B, H, W, C) floats of about [0, 1], masks (B, H, W, K) uint8, seeds (B,) int32; returns images and
         masks of the same shapes and dtypes (with MixUp the masks come back as float32). B may be unknown.
@@ -46,21 +46,22 @@ class Augment(keras.layers.Layer):
     Args:
         strength: one factor for everything; 0 returns the input.
         field: "grid" (elasticdeform's control grid), "smooth" (Simard's smoothed noise) or None.
-        elastic: standard deviation of the elastic steps. 0.03 of a 400 mm field of view is 12 mm, what stomach and
-            bowel move between two days.
+        elastic: standard deviation of the elastic steps. 0.03 of a 400 mm field of view is 12 mm, a plausible motion of
+            bowel between two days.
         points: control points of "grid" along each axis. 4 bend single organs, not single pixels.
-        smoothness: standard deviation of the Gaussian of "smooth". At 0.1 the slopes stay far from folding.
-        rotation: degrees, plus or minus. 10: patients lie in a mould and turn little.
-        scale: plus or minus, as a logarithm. 0.15: patients' girths differ more, the field of view follows them.
-        shift: plus or minus, as a share. 0.05: the isocentre is the tumour, not the middle of the body.
-        flip: probability of left-right. 0.5: mirrored anatomy is not real, but flips as test-time augmentation
-            gained the best teams a little, and need a network that has seen them.
-        gamma: plus or minus, as a logarithm of the exponent. 0.25: grey values of MRI have no unit.
-        contrast: plus or minus around the sample's mean. 0.2: receive gain differs between sessions.
-        brightness: plus or minus. 0.1: the percentiles that scale an image depend on how much gas it shows.
-        noise: largest standard deviation of Gaussian noise; each sample draws its own. 0.05: fast scans at low field.
+        smoothness: standard deviation of the Gaussian of "smooth". At 0.1 slopes stay near 0.2, far from folding at 1.
+        rotation: degrees, plus or minus. 10: patients lie on their backs on every day.
+        scale: plus or minus, as a logarithm. 0.15: patients differ in girth.
+        shift: plus or minus. 0.05: the body is not centred on the same organ in every scan.
+        flip: probability of left-right. 0.5: mirrored anatomy is not real, but flips as test-time augmentation gained
+            the contest's best teams 0.001 to 0.002, and need a network that has seen them.
+        gamma: plus or minus, as a logarithm of the exponent. 0.25: grey values of MRI have no unit, and no fixed curve.
+        contrast: plus or minus around the sample's mean. 0.2: the scanner's gain is set anew for every scan.
+        brightness: plus or minus. 0.1: the percentiles that scale an image depend on what else the scan shows.
+        noise: largest standard deviation of Gaussian noise; each sample draws its own. 0.05: grain
+            that can be seen, under which an organ's edge still can.
         blur: largest share of the way to the image smoothed by a Gaussian of 0.7 pixels (binomial 3 x 3), for half of
-            the samples, none for the rest. 0.8: breathing during the scan, partial volume.
+            the samples, none for the rest. 0.8: the patient breathes during the scan.
         cutmix: probability of a rectangle from the next sample, with its masks (Yun et al., 2019). Off: an option.
         mixup: probability of a blend with the next sample (Zhang et al., 2018), its share uniform in [0, 0.5]. Off.
         order: of the images: 1, or 3 for cubic splines at about four times the cost, or 0. Masks always have 0.
@@ -146,7 +147,9 @@ class Augment(keras.layers.Layer):
         return parameters
 
     def apply(self, images, masks, parameters):
-        """Do to images and masks what the parameters say: nothing else is drawn."""
+        """Do to images and masks what the parameters say, drawn just now or stored as arrays: nothing else is drawn."""
+        images, masks = ops.convert_to_tensor(images), ops.convert_to_tensor(masks)
+        parameters = {name: ops.convert_to_tensor(value) for name, value in parameters.items()}
         images, masks = self._moved(images, masks, parameters)
         return self._mixed(self._shaded(images, parameters), masks, parameters)
 
