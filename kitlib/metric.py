@@ -157,13 +157,21 @@ def scan_masks(rows: pd.DataFrame, slices: pd.DataFrame, scan: str) -> np.ndarra
         raise ValueError(f"no scan {scan!r} in the slice table; its first is {slices['scan'].iloc[0]}")
     texts = _texts(rows[rows["id"].isin(set(part["id"]))], part, "table")
     shape = int(part["height"].iloc[0]), int(part["width"].iloc[0])
-    return _decode(texts, shape)
+    return _decode(texts, shape, part["id"])
 
 
-def _decode(texts: pd.DataFrame, shape: tuple[int, int]) -> np.ndarray:
-    """Decode slices with a column of text per organ: (organs, slices, H, W) bool."""
+def _decode(texts: pd.DataFrame, shape: tuple[int, int], ids: pd.Series) -> np.ndarray:
+    """Decode slices with a column of text per organ: (organs, slices, H, W) bool; an error names the row."""
     organs = texts.to_numpy(object).T
-    return rle.decode_stack(organs.ravel().tolist(), shape).reshape(*organs.shape, *shape)
+    try:
+        return rle.decode_stack(organs.ravel().tolist(), shape).reshape(*organs.shape, *shape)
+    except ValueError:
+        for place, organ in np.ndindex(organs.shape[::-1]):
+            try:
+                rle.parse([organs[organ, place]], shape[0] * shape[1])
+            except ValueError as error:
+                raise ValueError(f"{ids.iloc[place]} {contest.ORGANS[organ]}: {error}") from None
+        raise
 
 
 def _measure(
@@ -202,7 +210,7 @@ def _decoded(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame
         kept = np.arange(filled[0], filled[-1] + 1) if filled.size else filled
         stacks = []
         for table in both:
-            stacks.append((kept, _decode(table.iloc[kept], shape)))
+            stacks.append((kept, _decode(table.iloc[kept], shape, part["id"].iloc[kept])))
         yield scan, part["id"].to_numpy(), len(part), *stacks
 
 

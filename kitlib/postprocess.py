@@ -100,8 +100,6 @@ def masks(
     organs = len(contest.ORGANS)
     if probabilities.ndim != 4 or probabilities.shape[-1] != organs:
         raise ValueError(f"expected probabilities of shape (D, H, W, {organs}), got {probabilities.shape}")
-    if any(settings.presence) and presence is None:
-        raise ValueError(f"Settings presence={settings.presence} needs the model's presence scores, and there are none")
     result = np.zeros(probabilities.shape, bool)
     for organ in range(organs):
         scores = None if presence is None else presence[:, organ]
@@ -131,6 +129,8 @@ def organ_mask(
     if settings.gate_pixels[organ]:
         mask = gate(mask, count_pixels(inside, settings.gate_level[organ]), settings.gate_pixels[organ])
     if settings.presence[organ]:
+        if presence is None:
+            raise ValueError(f"Settings presence={settings.presence} needs the model's presence scores; there are none")
         mask = gate(mask, presence, settings.presence[organ])
     if settings.island[organ]:
         mask = drop_islands(mask, settings.island[organ])

@@ -305,6 +305,15 @@ def test_a_missing_row_is_an_error_that_names_it():
         metric.score(truth, prediction.drop(index=4), slices)
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_malformed_runs_are_an_error_that_names_the_row(which):
+    both = [*tables(*random_scans())]
+    column = ("segmentation", "predicted")[which]
+    both[which].loc[4, column] = "5 3 6"
+    with pytest.raises(ValueError, match="case1_day0_slice_0002 small_bowel: run-length text '5 3 6'"):
+        metric.score(*both)
+
+
 def test_doubled_and_unknown_rows_are_errors_that_name_them():
     truth, prediction, slices = tables(*random_scans())
     with pytest.raises(ValueError, match="1 doubled rows, first case1_day0_slice_0001 small_bowel"):

@@ -48,7 +48,7 @@ def test_presence_score_of_the_model_gates_slices():
 
 def test_presence_setting_without_scores_is_an_error():
     with pytest.raises(ValueError, match="needs the model's presence scores"):
-        postprocess.masks(np.zeros((2, 3, 4, 3)), Settings(presence=(0.5, 0, 0)))
+        postprocess.masks(np.ones((2, 3, 4, 3)), Settings(presence=(0.5, 0, 0)))
 
 
 def test_islands_of_a_slice_go_below_the_size_and_stay_at_it():
