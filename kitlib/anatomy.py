@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 STEP_MM = 3.0  # distance of neighbouring points of a centre line
 MUSCLE_MM = 11.0  # thickness of the abdominal wall below the fat
-MOTION = {"large_bowel": (12, 14, 0.06), "small_bowel": (15, 15, 0.11), "stomach": (4, 7, 0.08)}  # mm, mm, log radius
+MOTION = {"large_bowel": (12, 14, 0.06), "small_bowel": (15, 15, 0.13), "stomach": (4, 6, 0.08)}  # mm, mm, log radius
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _large_bowel(rng, size: tuple[float, float], lift: float) -> Tube:
     """The frame: caecum, ascending part, transverse part sagging in front, descending part, sigmoid."""
     width, depth = size
     right, left = -0.56 * width + rng.normal(0, 17), 0.60 * width + rng.normal(0, 15)
-    liver, spleen = lift + rng.normal(-85, 26), lift + rng.normal(-159, 18)
+    liver, spleen = lift + rng.normal(-85, 26), lift + rng.normal(-165, 18)
     low = rng.uniform(-70, 30)
     front, back = -0.64 * depth + rng.normal(0, 10), -0.12 * depth + rng.normal(0, 22)
     knots = [
@@ -137,7 +137,7 @@ def _stomach(rng, size: tuple[float, float], lift: float, fill: float) -> Tube:
     ]
     points = _line(np.array(knots) + rng.normal(0, 4, (5, 3)))
     along = np.linspace(0, 1, len(points))
-    radius = np.interp(along, [0, 0.2, 0.5, 0.8, 1], [18, 27, 24, 16, 11]) * np.exp(0.26 * norm.ppf(fill))
+    radius = np.interp(along, [0, 0.2, 0.5, 0.8, 1], [19, 26, 23, 16, 12]) * np.exp(0.26 * norm.ppf(fill))
     return Tube(points, radius * np.exp(0.10 * wander(rng, len(points), 4)))
 
 

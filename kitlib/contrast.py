@@ -31,14 +31,15 @@ TISSUE = {
     "vessels": 0.38,
     "vertebra": 0.52,
     "back": 0.37,
-    "wall": 0.34,
+    "wall": 0.37,
     "muscle": 0.35,
     "lungs": 0.03,
 }
+GRAIN = {"back": 0.28, "psoas": 0.14, "vertebra": 0.12, "heart": 0.2}  # how coarse a tissue looks; 0.08 for the others
 CONTENTS = {
-    "large_bowel": (0.41, 0.16),
-    "small_bowel": (0.38, 0.14),
-    "stomach": (0.40, 0.15),
+    "large_bowel": (0.45, 0.17),
+    "small_bowel": (0.43, 0.15),
+    "stomach": (0.49, 0.17),
 }  # mean and deviation along the tube
 GAS = {"large_bowel": 0.25, "small_bowel": 0.12, "stomach": 0.15}  # share of the tube with a gas bubble
 
@@ -69,13 +70,14 @@ def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> L
         surface = (tube.points[:, 1] + level * tube.radius).astype(np.float32)
         fields[name + "_gas"] = np.where(index < 0, np.float32(FAR_MM), grid.axes()[1] - surface[index])
     fields["texture"] = gaussian_filter(rng.standard_normal(grid.shape, dtype=np.float32), 1.0, truncate=2) * 4
-    fields["bias"] = np.exp(stretch(rng.normal(0, 0.33, (10, 4, 4)), grid.shape))
+    coils = rng.normal(0, 0.30, (10, 4, 4)) + rng.normal(0.1, 0.2, (10, 1, 1)) * np.array([-1, -0.3, 0.3, 1])[:, None]
+    fields["bias"] = np.exp(stretch(coils, grid.shape))
     depth = grid.shape[0]
     edge = np.minimum(np.arange(depth), np.arange(depth)[::-1])
     gain = np.tanh((edge + 2) / (0.07 * depth)) * np.exp(0.18 * wander(rng, depth, 0.09 * depth))
     return Look(
         tissue={name: float(grey * np.exp(rng.normal(0, 0.10))) for name, grey in TISSUE.items()},
-        fat=float(rng.uniform(0.60, 0.78)),
+        fat=float(rng.uniform(0.58, 0.75)),
         fields=fields,
         gain=gain.astype(np.float32),
         scale=float(np.exp(rng.uniform(np.log(600), np.log(9000)))),
@@ -91,16 +93,21 @@ def _over(image: np.ndarray, distance: np.ndarray, grey) -> None:
         image += weight * (grey - image)
 
 
-def draw(here: dict, view: Look, fat_mm: float) -> np.ndarray:
+def draw(here: dict, view: Look) -> np.ndarray:
     """Compose one slice from the upsampled fields `here` (name -> (H, W)): relative grey, before the scanner."""
     texture, tissue = here["texture"], view.tissue
+    streaks = 0.22 * np.maximum(np.abs(np.roll(texture, 7, axis=0)) - 1.1, 0)  # fibres, septa and small vessels
     image = np.zeros_like(texture)
-    _over(image, here["body"], 1.0)
-    _over(image, here["body"] + fat_mm, tissue["muscle"] + 0.03 * texture)
-    _over(image, here["body"] + fat_mm + 12, view.fat + 0.05 * texture)
+    _over(image, here["body"], 1.0 - 0.5 * streaks)
+    _over(image, here["inner"], tissue["muscle"] + streaks)
+    _over(image, here["inner"] + 4 + texture, view.fat * 0.9)
+    _over(image, here["inner"] + 5.5 + texture, tissue["muscle"] + streaks)
+    _over(image, here["inner"] + 11, view.fat + 0.05 * texture - streaks)
     for name in ("back", "vertebra", "psoas", "lungs", "heart", "liver", "spleen", "kidneys", "gallbladder", "bladder"):
-        _over(image, here[name], tissue[name] * (1 + 0.06 * texture))
-    _over(image, here["kidneys"] + 15, view.fat)
+        _over(image, here[name], tissue[name] * (1 + GRAIN.get(name, 0.08) * texture) + 0.3 * streaks)
+    _over(image, here["kidneys"] + 14 + 2 * texture, view.fat)
+    _over(image, here["canal"], tissue["muscle"] - 0.1)
+    _over(image, here["canal"] + 4, tissue["liver"])
     for name in ("vessels", "pancreas", "aorta", "cava"):
         _over(image, here[name], tissue[name] * (1 + 0.10 * texture))
     for name in ORGANS:
@@ -111,7 +118,9 @@ def draw(here: dict, view: Look, fat_mm: float) -> np.ndarray:
         _over(image, np.maximum(lumen, here[name + "_gas"]), 0.04)
     for name in ("arm_right", "arm_left"):
         _over(image, here[name], 1.0)
-        _over(image, here[name] + 7, tissue["muscle"])
+        _over(image, here[name] + 7 + texture, tissue["muscle"] + streaks)
+        _over(image, here[name] + 21, 0.12)
+        _over(image, here[name] + 24, 0.8)
     return image
 
 

@@ -89,16 +89,20 @@ def rasterise(abdomen: Abdomen, grid: Grid) -> dict[str, np.ndarray]:
         0.42
     )
     fields["body"] = (rho - 1) * np.float32(abdomen.depth) + stretch(abdomen.outline, grid.shape)
-    inner = fields["body"] + np.float32(abdomen.fat)
+    hang = 0.8 + 0.5 * np.tanh(grid.axes()[1] / 60) + stretch(0.03 * abdomen.outline[::-1], grid.shape)
+    inner = fields["inner"] = fields["body"] + np.float32(abdomen.fat) * np.maximum(
+        hang, 0.25
+    )  # fat settles in the back
     for name, tube in abdomen.tubes.items():
         if name not in ORGANS:
             fields[name] = paint(tube, grid)[0]
-    for name in fields.keys() - {"body"}:
+    for name in fields.keys() - {"body", "inner"}:
         np.maximum(fields[name], inner + MUSCLE_MM, out=fields[name])
     vault = abdomen.dome + 95 * np.square(x / abdomen.width) + 70 * np.square(y / abdomen.depth)
     fields["lungs"] = np.maximum((z - vault) * np.float32(0.6), inner + 14)
     spine = 0.45 * abdomen.depth
     fields["vertebra"] = np.hypot(x, (y - spine) * 1.1) - 23 - 1.5 * np.sin(z / 5.5)
+    fields["canal"] = np.hypot(x, 1.2 * (y - spine - 31)) - 9
     fields["back"] = np.maximum(np.hypot((np.abs(x) - 38) / 1.35, y - spine - 8) - 22, inner)
     for side, name, (away, back, radius) in zip((-1, 1), ("arm_right", "arm_left"), abdomen.arms, strict=True):
         fields[name] = np.hypot(x - side * (abdomen.width + away), y - back) - radius
