@@ -58,10 +58,10 @@ def double_normalise(scores, eps: float):
     weights = softmax over positions; weights / (eps + sum over memory of weights). With eps = 0, the paper's letter, a
     position whose shares all underflow is 0 / 0 = NaN.
 
-    Shapes: scores and the result (B, positions, heads, memory).
+    Shapes: scores and the result (..., memory, positions).
     """
-    shares = ops.softmax(scores, axis=1)
-    return shares / (eps + ops.sum(shares, axis=-1, keepdims=True))
+    shares = ops.softmax(scores, axis=-1)
+    return shares / (eps + ops.sum(shares, axis=-2, keepdims=True))
 
 
 class _Attention(keras.layers.Layer):
@@ -209,15 +209,24 @@ class ExternalAttention(_Attention):
 
     def call(self, maps):
         shape = ops.shape(maps)
-        channels, wide = shape[-1], self.query.units
-        tokens = ops.reshape(maps, (shape[0], math.prod(shape[1:-1]), channels))
-        heads = ops.reshape(self.query(tokens), (*ops.shape(tokens)[:2], self.heads, wide // self.heads))
-        scores = self.memory_keys(heads)
+        tokens = ops.reshape(maps, (shape[0], math.prod(shape[1:-1]), shape[-1]))
+        batch, positions, _ = ops.shape(tokens)
+        wide = self.query.units
+        # Positions come last, (B * heads, size, positions), so that the softmax runs along memory that lies together.
+        queries = ops.swapaxes(self.query(tokens), 1, 2)
+        queries = ops.reshape(queries, (-1, wide // self.heads, positions))
+        scores = _dense_on_columns(self.memory_keys, queries)
         if keras.backend.standardize_dtype(scores.dtype) in ("float16", "bfloat16"):
             scores = ops.cast(scores, "float32")
         weights = ops.cast(double_normalise(scores, self.eps), self.compute_dtype)
-        context = ops.reshape(self.memory_values(weights), (*ops.shape(tokens)[:2], wide))
-        return ops.reshape(self.project(context), shape)
+        context = ops.reshape(_dense_on_columns(self.memory_values, weights), (batch, wide, positions))
+        return ops.reshape(self.project(ops.swapaxes(context, 1, 2)), shape)
+
+
+def _dense_on_columns(dense, columns):
+    """Apply a dense layer to columns instead of rows, W^T x + b: (..., inputs, N) -> (..., outputs, N)."""
+    columns = ops.matmul(ops.transpose(ops.convert_to_tensor(dense.kernel)), columns)
+    return columns if dense.bias is None else columns + ops.expand_dims(ops.convert_to_tensor(dense.bias), -1)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -15,7 +15,7 @@ import inspect
 import keras
 from keras import ops
 
-PACKAGE = "kitlib"
+PACKAGE = "kitlib.losses"  # losses and monitors share names
 
 
 def bce(truth, probabilities, sample_weight=None, from_logits=False, paper=False):
@@ -78,24 +78,21 @@ def tversky(truth, probabilities, sample_weight=None, alpha=0.3, beta=0.7, smoot
     hit = ops.sum(weight * truth * probabilities, pixels)
     false = ops.sum(weight * probabilities, pixels) - hit
     missed = ops.sum(weight * truth, pixels) - hit
-    return 1.0 - ops.mean((hit + smooth) / (hit + alpha * false + beta * missed + smooth))
+    return 1.0 - ops.sum((hit + smooth) / (hit + alpha * false + beta * missed + smooth)) / truth.shape[-1]
 
 
 def focal(truth, probabilities, sample_weight=None, gamma=2.0, alpha=None, from_logits=False):
     """Cross-entropy that looks away from easy pixels: mean of (1 - p_t)^gamma * BCE, p_t = p if y = 1, else 1 - p.
 
-    Keras' binary focal cross-entropy, weighted per sample. `alpha` (None: off) weighs truth against background.
+    `alpha` (None: off) weighs truth against background. Keras' own averages in float32 on some backends, and takes no
+    weights per sample.
     Source: Lin et al., Focal loss (2017), the paper's reference [7].
     """
-    truth, probabilities, weight = _prepare(truth, probabilities, sample_weight)
-    values = keras.losses.binary_focal_crossentropy(
-        truth[..., None],
-        probabilities[..., None],  # Keras averages over the last axis
-        apply_class_balancing=alpha is not None,
-        alpha=0.25 if alpha is None else alpha,
-        gamma=gamma,
-        from_logits=from_logits,
-    )
+    truth, probabilities, weight = _prepare(truth, probabilities, sample_weight, from_logits)
+    wrong = truth * (1.0 - probabilities) + (1.0 - truth) * probabilities
+    values = ops.power(wrong, gamma) * ops.binary_crossentropy(truth, probabilities)
+    if alpha is not None:
+        values = values * (alpha * truth + (1.0 - alpha) * (1.0 - truth))
     return _mean(values, weight)
 
 
@@ -122,7 +119,7 @@ def lovasz_hinge(truth, probabilities, sample_weight=None, from_logits=False):
     total = ops.sum(truth, axis=-1, keepdims=True)
     jaccard = 1.0 - (total - ops.cumsum(truth, -1)) / (total + ops.cumsum(1.0 - truth, -1))
     steps = ops.concatenate([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], axis=-1)
-    return ops.mean(ops.sum(ops.relu(errors) * steps, axis=-1))
+    return ops.sum(ops.relu(errors) * steps) / organs
 
 
 def _paper_dice(truth, probabilities, sample_weight, from_logits):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kitlib import losses
+from kitlib import losses, monitors
 
 if keras.backend.backend() == "jax":
     import jax
@@ -218,6 +218,12 @@ def test_a_loss_comes_back_from_its_configuration(loss):
     assert twin.settings == loss.settings
     truth, guess = random_case()
     assert value(twin, truth, guess) == value(loss, truth, guess)
+
+
+def test_a_loss_and_a_monitor_of_the_same_name_stay_apart():
+    for kind in (losses.Dice, monitors.Dice):
+        twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(kind()))
+        assert type(twin) is kind
 
 
 def test_an_unknown_setting_is_refused_at_once():

@@ -1,0 +1,122 @@
+"""What the attentions cost: forward and training step of the network with and without them, in one process.
+
+`python benchmarks/attention.py [--levels 4] [--steps 8] [--save]`. The variants take turns, so that a slow moment hits
+all of them; Keras' backend and device are whatever they are set to. Below it: the time of each layer per pixel on maps
+of three sizes, which must not grow.
+"""
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from kitlib import losses
+from kitlib.attention import ChannelNormalization, ExternalAttention, LocalWindowAttention
+from kitlib.unet import build_unet
+
+RESULTS = Path(__file__).parent / "results" / "attention.md"
+SHAPE, BATCH = (128, 128, 5), 16
+VARIANTS = {
+    "plain": {"window_stages": (), "external_bottleneck": False},
+    "external at the bottom": {"window_stages": ()},
+    "windows on stages 0, 1, 2": {"external_bottleneck": False},
+    "both (the paper's)": {},
+}
+PARTS = {  # name: layer, channels, side of its maps in the network, heads
+    "window, stage 0": (LocalWindowAttention, 16, 128, 2),
+    "window, stage 1": (LocalWindowAttention, 32, 64, 4),
+    "window, stage 2": (LocalWindowAttention, 64, 32, 8),
+    "external": (ExternalAttention, 256, 8, 32),
+}
+
+
+def seconds(tasks: dict[str, Callable], rounds: int) -> dict[str, float]:
+    """Best time of each task, after two calls to warm up; the tasks take turns."""
+    taken = {name: [] for name in tasks}
+    for turn in range(rounds + 2):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            if turn > 1:
+                taken[name].append(time.perf_counter() - started)
+    return {name: min(times) for name, times in taken.items()}
+
+
+def training(options: dict, levels: int) -> tuple[Callable, Callable]:
+    """A function that predicts a batch, and one that learns from it."""
+    model = build_unet(SHAPE, levels=levels, **options)
+    model.compile("adam", losses.BCEDice(dice_weight=0.5))
+    rng = np.random.default_rng(0)
+    images = ops.convert_to_tensor(rng.normal(size=(BATCH, *SHAPE)).astype("float32"))
+    masks = ops.convert_to_tensor((rng.random((BATCH, *SHAPE[:2], 3)) > 0.9).astype("float32"))
+    return lambda: model.predict_on_batch(images), lambda: model.train_on_batch(images, masks)
+
+
+def table(levels: int, rounds: int) -> str:
+    """Times of the variants, as a Markdown table."""
+    made = {name: training(options, levels) for name, options in VARIANTS.items()}
+    forward = seconds({name: pair[0] for name, pair in made.items()}, rounds)
+    step = seconds({name: pair[1] for name, pair in made.items()}, rounds)
+    lines = ["| levels | network | forward ms | step ms | images/s | step against plain |", "|--|--|--|--|--|--|"]
+    for name in VARIANTS:
+        more = step[name] / step["plain"] - 1
+        lines.append(
+            f"| {levels} | {name} | {forward[name] * 1e3:.0f} | {step[name] * 1e3:.0f} | {BATCH / step[name]:.1f} "
+            f"| {more:+.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def growth(rounds: int) -> str:
+    """Time per pixel of each attention with its normalisation, on its maps and on maps of 4 and 16 times the pixels."""
+    lines = ["| attention | channels | side | forward ns/pixel | step ns/pixel |", "|--|--|--|--|--|"]
+    for name, (kind, channels, side, heads) in PARTS.items():
+        for factor in (1, 2, 4):
+            shape = (4, side * factor, side * factor, channels)
+            maps = keras.Input(shape[1:])
+            model = keras.Model(maps, layers.Add()([maps, kind(heads)(ChannelNormalization()(maps))]))
+            model.compile("sgd", "mse")
+            x = ops.convert_to_tensor(np.random.default_rng(0).normal(size=shape).astype("float32"))
+            tasks = {"f": lambda m=model, x=x: m.predict_on_batch(x), "s": lambda m=model, x=x: m.train_on_batch(x, x)}
+            taken = seconds(tasks, rounds)
+            forward, step = (1e9 * taken[key] / np.prod(shape[:3]) for key in "fs")
+            lines.append(f"| {name} | {channels} | {shape[1]} | {forward:.0f} | {step:.0f} |")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    devices = keras.distribution.list_devices("gpu") or [f"{os.cpu_count()} CPU cores"]
+    return (
+        f"{platform.processor() or platform.machine()}, {devices[0]}; Python {platform.python_version()}, "
+        f"Keras {keras.__version__} on {keras.backend.backend()}; best of several steps, batch {BATCH}, {SHAPE}."
+    )
+
+
+def main() -> None:
+    """Print the tables, and save them with --save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--levels", type=int, nargs="*", default=[4, 5])
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/attention.md")
+    options = parser.parse_args()
+    parts = ["# Cost of the attentions", machine(), *(table(levels, options.steps) for levels in options.levels)]
+    parts.append(growth(options.steps))
+    text = "\n\n".join(parts) + "\n"
+    print(text)
+    if options.save:
+        draft = RESULTS.with_suffix(".tmp")
+        draft.write_text(text)
+        os.replace(draft, RESULTS)
+
+
+if __name__ == "__main__":
+    main()
