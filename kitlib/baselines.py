@@ -66,7 +66,7 @@ def best_threshold(slices: pd.DataFrame, maps: dict[str, np.ndarray] | None = No
     groups = list(small.groupby("scan", sort=False))
     truth = pd.concat([submission.encode(rows, _grid_masks(slices.loc[rows.index])) for _, rows in groups])
     scores = {}
-    for threshold in tqdm(THRESHOLDS, desc="atlas", unit=" thresholds", mininterval=1):
+    for threshold in tqdm(THRESHOLDS, desc="atlas", unit=" thresholds"):
         lines = [submission.encode(rows, others[name][_bins(len(rows))] >= threshold) for name, rows in groups]
         scores[threshold] = metric.score(truth, pd.concat(lines), small).value
     best = max(scores, key=scores.get)

@@ -48,6 +48,21 @@ def history(table: pd.DataFrame) -> Figure:
 
 
 @look
+def gaps(histories: dict[str, pd.DataFrame]) -> Figure:
+    """Draw Dice on the slices learned from and on those held out, a panel per run, so that the gap shows."""
+    figure, axes = canvas(3.2, columns=len(histories), width=max(4.5, WIDTH * len(histories) / 3), sharey=True)
+    for axis, (name, table) in zip(axes[0], histories.items(), strict=True):
+        axis.plot(table["epoch"], table["dice"], color="#9AA5B1", label="learned from")
+        axis.plot(table["epoch"], table["val_dice"], color=INK, label="held out")
+        axis.fill_between(table["epoch"], table["val_dice"], table["dice"], color="#9AA5B1", alpha=0.2)
+        axis.set(title=name, xlabel="epoch", ylim=(0, 1))
+        axis.grid(axis="y")
+    axes[0][0].set_ylabel("Dice")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+@look
 def predictions(run: runs.Run, slices: pd.DataFrame, count: int = 4) -> Figure:
     """Draw image, truth and out-of-fold prediction of some slices (paper, Figure 11).
 

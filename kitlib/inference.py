@@ -35,7 +35,7 @@ def predict(
     networks = [load(folder) for folder in run_folders]
     specs = [runs.read(folder).spec for folder in run_folders]
     groups = slices.groupby("scan", sort=False)
-    for name, rows in tqdm(groups, desc="predicting", unit=" scans", mininterval=2, disable=not progress):
+    for name, rows in tqdm(groups, desc="predicting", unit=" scans", disable=not progress):
         scan = inputs.load(rows["path"].tolist())
         mean = 0.0
         for network, spec in zip(networks, specs, strict=True):

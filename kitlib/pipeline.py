@@ -187,7 +187,7 @@ def _fill(slices: pd.DataFrame, spec: inputs.InputSpec, images: np.ndarray, mask
     groups = [rows for _, rows in slices.groupby("scan", sort=False)]
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(slices), desc="packing", unit=" slices", mininterval=2) as bar,
+        tqdm(total=len(slices), desc="packing", unit=" slices") as bar,
     ):
         for done in pool.map(one, groups):
             bar.update(done)

@@ -49,7 +49,7 @@ class EpochLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.started = time.perf_counter()
-        self.bar = tqdm(total=self.epochs * self.steps, desc="training", unit=" steps", mininterval=5)
+        self.bar = tqdm(total=self.epochs * self.steps, desc="training", unit=" steps")
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch_started = time.perf_counter()

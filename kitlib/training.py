@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import keras
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -34,6 +35,7 @@ def fit_fold(
     schedule: str = "constant",
     patience: int = 15,
     leave_out: tuple[str, ...] = contest.SUSPECT_SCANS,
+    empty_share: float = 1.0,
     packed: pipeline.Packed | None = None,
     seed: int = 0,
 ) -> runs.Run:
@@ -57,6 +59,7 @@ def fit_fold(
         schedule: "constant", or "cosine": one epoch of warm-up, then half a cosine down to zero.
         patience: epochs without a lower loss on the held-out slices before training stops.
         leave_out: scans not to train on, the hosts' suspects unless told otherwise; they stay in the validation.
+        empty_share: share of the slices without a mask to learn from; 1 is all, 0 leaves annotated slices alone.
         packed: scans that were packed before, to be shared between folds; None packs them here.
         seed: of weights, order and augmentation.
 
@@ -75,6 +78,7 @@ def fit_fold(
     spec = spec or inputs.InputSpec()
     network_options = network_options or {}
     learn, check = _sides(slices, held_out, leave_out)
+    learn = _thinned(learn, empty_share, seed)
     started = time.perf_counter()
     keras.utils.set_random_seed(seed)
     packed = packed or pipeline.pack(slices, spec)
@@ -114,6 +118,7 @@ def fit_fold(
             "learning_rate": learning_rate,
             "schedule": schedule,
             "patience": patience,
+            "empty_share": empty_share,
             "seed": seed,
         },
         "input_spec": json.loads(spec.to_json()),
@@ -160,6 +165,13 @@ def _sides(slices, held_out, leave_out):
     return learn, check
 
 
+def _thinned(learn, empty_share, seed):
+    """Leave out some of the slices without a mask, drawn once for the whole run."""
+    empty = (scans.organ_count(learn) == 0).to_numpy()
+    drawn = np.random.default_rng(seed).random(len(learn)) < empty_share
+    return learn[~empty | drawn]
+
+
 def _rate(peak, schedule, steps, epochs):
     """Make the learning rate of Adam."""
     if schedule == "constant":
@@ -178,7 +190,7 @@ def _save_model(network, path):
 def _score_held_out(network, check, packed, folder, batch_size):
     """Predict the held-out scans, keep their probabilities, and score them at the size of their files."""
     lines = []
-    for name, rows in tqdm(check.groupby("scan", sort=False), desc="scoring", unit=" scans", mininterval=2):
+    for name, rows in tqdm(check.groupby("scan", sort=False), desc="scoring", unit=" scans"):
         prepared = packed.images[packed.places(rows)]
         probabilities = inference.predict_scan(network, prepared, rows, packed.spec, batch_size)
         runs.write_probabilities(folder, name, probabilities)

@@ -34,19 +34,24 @@ DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
 RUNS = "../runs"  # where run folders go
 RUN = ""  # name of the run; empty: the time of day
 QUICK = None  # True: the short course; None: exactly when there is no GPU
-EPOCHS = 0  # at most; 0: 40 as in the paper, 10 in the short course
+EPOCHS = 0  # at most; 0: 40 as in the paper, 20 in the short course
 SIZE = 0  # pixels of the grid, each way; 0: 128 as in the paper, 64 in the short course
 FOLDS, FOLD = 5, 0
+LEVELS = 4  # poolings: 4 or 5 in the paper
 ATTENTION = True  # window and external attention, as in the paper
 AUGMENT = "paper"  # "paper", "full" or "none"
+COMPARE = ()  # trained as well, same seed and steps: any of "plain" (no attention), "unaugmented"
 SEED = 0
 
 # %%
 from datetime import datetime
 
+import elasticdeform
+import numpy as np
 import pandas as pd
 
-from kitlib import augment, figures_model, inputs, pipeline, scans, training
+from kitlib import augment, elastic, figures_augment, figures_model, figures_network
+from kitlib import inputs, pipeline, scans, training, unet
 
 # %% [markdown]
 # ## Data and machine
@@ -92,14 +97,68 @@ busiest = int(scans.organ_count(slices).to_numpy().argmax())
 figures_model.stack(packed, busiest)
 
 # %% [markdown]
-# ## Augmentation
+# ## Elastic distortion
 #
-# What does the network see instead of the same slice twice? The stack and its masks are bent by one elastic field,
-# drawn anew for every sample, inside the training step.
+# What may happen to a slice without making it another organ? Two fields: noise smoothed by a Gaussian, which the paper
+# cites, and elasticdeform's coarse grid of control points. Masks follow by the nearest pixel.
 
 # %%
-layers = {"paper": augment.paper, "full": augment.Augment, "none": lambda: None}
-layer = layers[AUGMENT]()
+image = packed.images[busiest].astype("float32")
+masks = figures_model.grid_masks(packed, busiest)
+fields = {
+    "smoothed noise": elastic.smooth_displacement(SEED, (1, size, size), alpha_px=2.5 * size, sigma_px=size / 10),
+    "control grid": elastic.displacement(SEED, (1, size, size), points=4, sigma_px=0.04 * size),
+}
+figures_augment.distortion(image, masks, {name: np.asarray(field)[0] for name, field in fields.items()})
+
+# %% [markdown]
+# Is ours what elasticdeform would have done? The same control points through both; elasticdeform runs one image at a
+# time on a CPU, ours where the network runs. What is between them should be rounding.
+
+# %%
+control = np.random.default_rng(SEED).normal(0, 0.04 * size, (2, 4, 4)).astype("float32")
+theirs = elasticdeform.deform_grid(image, control, order=1, mode="constant")
+dense = elastic.spline_field(control[None], (size, size))
+ours = np.asarray(elastic.warp(image[None, ..., None], dense, order=1))[0, ..., 0]
+figures_augment.beside(image, ours, theirs)
+
+# %% [markdown]
+# ## Augmentation
+#
+# What does the network get instead of the same slice twice? Drawn anew for every sample inside the training step; the
+# whole stack of a sample moves together.
+
+# %%
+layer = {"paper": augment.paper, "full": augment.Augment, "none": lambda: None}[AUGMENT]()
+stack = packed.gather(np.array([busiest]))[0][0].transpose(1, 2, 0).astype("float32")
+figures_augment.samples(layer or augment.Augment(0.0), stack, masks, np.arange(1, 6))
+
+# %% [markdown]
+# ## The network
+#
+# How does the U carry a slice down and up again? Blue marks window attention, red external attention. Parameters come
+# to 2,496,819, the paper says 2.50 million; where its attentions sit is our reading.
+
+# %%
+options = {} if ATTENTION else {"window_stages": (), "external_bottleneck": False}
+network = unet.build_unet(spec.shape, levels=LEVELS, **options)
+figures_network.network(network)
+
+# %% [markdown]
+# How far does one value see? The paper's Table 7 counts the pool as a stride only; with the pool's own 2 x 2 pixels,
+# which is what a gradient finds, it sees a little further. Compare the last numbers with the size of the grid.
+
+# %%
+trainable = sum(int(np.prod(weight.shape)) for weight in network.trainable_weights)
+print(f"{trainable:,} trainable parameters on {spec.shape}")
+pd.DataFrame(unet.receptive_field(LEVELS)).rename_axis("before pooling / at the bottom").T
+
+# %% [markdown]
+# And at the border? Ours pads with zeros and keeps the size. The original U-Net takes only pixels whose context is
+# whole, and mirrors the image outwards where it has none: the paper's Figure 2.
+
+# %%
+figures_network.mirrored_border(image)
 
 # %% [markdown]
 # ## Training
@@ -107,24 +166,12 @@ layer = layers[AUGMENT]()
 # Does the loss fall on cases that are not learned from? A star marks the best epoch so far; its weights are kept.
 
 # %%
-course = (
-    {"epochs": EPOCHS or 10, "batch_size": 8, "schedule": "cosine", "learning_rate": 2e-3}
-    if quick
-    else {"epochs": EPOCHS or 40, "batch_size": 16, "patience": 15}
-)
-options = {} if ATTENTION else {"window_stages": (), "external_bottleneck": False}
+quick_course = {"epochs": EPOCHS or 20, "batch_size": 8, "schedule": "cosine", "empty_share": 0.25}
+course = quick_course | {"learning_rate": 2e-3} if quick else {"epochs": EPOCHS or 40, "batch_size": 16, "patience": 15}
 folder = Path(RUNS) / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))
-run = training.fit_fold(
-    slices,
-    folder,
-    held_out=held_out,
-    spec=spec,
-    packed=packed,
-    augment=layer,
-    network_options=options,
-    seed=SEED,
-    **course,
-)
+common = {"held_out": held_out, "spec": spec, "packed": packed, "seed": SEED, **course}
+shape = {"levels": LEVELS, **options}
+run = training.fit_fold(slices, folder, augment=layer, network_options=shape, **common)
 
 # %%
 figures_model.history(run.history())
@@ -145,6 +192,23 @@ pd.Series(run.score(), name="held-out scans").round(4).to_frame()
 
 # %%
 figures_model.predictions(run, slices[held_out])
+
+# %% [markdown]
+# ## Comparison
+#
+# What do the attentions bring, and what the augmentation? Each alternative named in `COMPARE` is trained with the same
+# seed, order and number of steps. One run each is an anecdote: the experiments take several seeds.
+
+# %%
+plain = {**shape, "window_stages": (), "external_bottleneck": False}
+others = {"plain": {"augment": layer, "network_options": plain}, "unaugmented": {"network_options": shape}}
+compared = {"this run": run}
+for name in COMPARE:
+    compared[name] = training.fit_fold(slices, folder.with_name(f"{folder.name}-{name}"), **others[name], **common)
+pd.DataFrame({name: one.score() for name, one in compared.items()}).T.round(4)
+
+# %%
+figures_model.gaps({name: one.history() for name, one in compared.items()})
 
 # %%
 print(f"The run lies in {run.folder}; 03_inference reads it.")

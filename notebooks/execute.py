@@ -52,6 +52,7 @@ def main() -> None:
     if set(parameters) - known:
         parser.error(f"no notebook has the parameter {', '.join(sorted(set(parameters) - known))}")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    os.environ.setdefault("TQDM_MININTERVAL", "10")  # a bar cannot move in a log: a line now and then
     for name in names:
         execute(name, parameters)
 

@@ -36,6 +36,13 @@ def test_history_draws_both_sides_of_each_measure():
     assert all(len(axis.lines) == 3 for axis in figure.axes)
 
 
+def test_gap_between_both_sides_is_drawn_for_each_run():
+    table = pd.DataFrame({"epoch": [1, 2], "dice": [0.1, 0.6], "val_dice": [0.1, 0.4]})
+    figure = figures_model.gaps({"one": table, "other": table})
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["one", "other"]
+    assert figure.axes[0].get_ylabel() == "Dice"
+
+
 def test_predictions_show_image_truth_and_prediction(slices, tmp_path):
     runs.write_record(tmp_path, {"parameters": {}, "input_spec": json.loads(SPEC.to_json()), "wall_seconds": 1})
     name = slices["scan"].iloc[0]

@@ -123,6 +123,15 @@ def test_suspects_are_left_out_of_learning_but_not_of_checking(slices):
     assert contest.SUSPECT_SCANS[0] in set(check["scan"])
 
 
+def test_share_of_empty_slices_is_thinned_alike_for_a_seed(slices):
+    empty = scans.organ_count(slices) == 0
+    assert len(training._thinned(slices, 1.0, 0)) == len(slices)
+    assert training._thinned(slices, 0.0, 0)["id"].equals(slices.loc[~empty, "id"])
+    some = training._thinned(slices, 0.5, 0)
+    assert (~empty).sum() < len(some) < len(slices)
+    assert some.equals(training._thinned(slices, 0.5, 0))
+
+
 def test_a_scan_on_both_sides_is_refused(slices, tmp_path):
     with pytest.raises(ValueError, match="both learned from and held out"):
         training.fit_fold(slices, tmp_path, held_out=slices["slice"] == 1, **OPTIONS)
