@@ -97,7 +97,8 @@ def machine() -> str:
     devices = keras.distribution.list_devices("gpu") or [f"{os.cpu_count()} CPU cores"]
     return (
         f"{platform.processor() or platform.machine()}, {devices[0]}; Python {platform.python_version()}, "
-        f"Keras {keras.__version__} on {keras.backend.backend()}; best of several steps, batch {BATCH}, {SHAPE}."
+        f"Keras {keras.__version__} on {keras.backend.backend()}; best of several steps, batch {BATCH}, {SHAPE}; "
+        f"load average at the start {os.getloadavg()[0]:.1f}."
     )
 
 
@@ -108,7 +109,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/attention.md")
     options = parser.parse_args()
-    parts = ["# Cost of the attentions", machine(), *(table(levels, options.steps) for levels in options.levels)]
+    conditions = machine()
+    parts = ["# Cost of the attentions", conditions, *(table(levels, options.steps) for levels in options.levels)]
     parts.append(growth(options.steps))
     text = "\n\n".join(parts) + "\n"
     print(text)

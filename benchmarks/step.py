@@ -184,7 +184,8 @@ def main() -> None:
         return
     lines = [
         "# Training steps\n",
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions()}.\n",
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions()}; "
+        f"load average at the start {os.getloadavg()[0]:.1f}.\n",
         "| network | weights | images/s | ms per step | peak memory MiB | share of the product's peak |",
         "|--|--|--|--|--|--|",
     ]
