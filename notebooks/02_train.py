@@ -105,9 +105,10 @@ figures_model.stack(packed, busiest)
 # %%
 image = packed.images[busiest].astype("float32")
 masks = figures_model.grid_masks(packed, busiest)
+alpha_px, sigma_px = augment.paper().smooth_px((size, size))
 fields = {
-    "smoothed noise": elastic.smooth_displacement(SEED, (1, size, size), alpha_px=2.5 * size, sigma_px=size / 10),
-    "control grid": elastic.displacement(SEED, (1, size, size), points=4, sigma_px=0.04 * size),
+    "smoothed noise": elastic.smooth_displacement(SEED, (1, size, size), alpha_px, sigma_px),
+    "control grid": elastic.displacement(SEED, (1, size, size), points=4, sigma_px=0.03 * size),
 }
 figures_augment.distortion(image, masks, {name: np.asarray(field)[0] for name, field in fields.items()})
 
@@ -136,8 +137,8 @@ figures_augment.samples(layer or augment.Augment(0.0), stack, masks, np.arange(1
 # %% [markdown]
 # ## The network
 #
-# How does the U carry a slice down and up again? Blue marks window attention, red external attention. Parameters come
-# to 2,496,819, the paper says 2.50 million; where its attentions sit is our reading.
+# How does the U carry a slice down and up again? Dots mark the attentions. The paper counts 2.50 million parameters
+# for 4 levels and 5.72 for 5, and does not say where its attentions sit: this placement is our reading.
 
 # %%
 options = {} if ATTENTION else {"window_stages": (), "external_bottleneck": False}

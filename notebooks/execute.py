@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import nbconvert
+import nbformat
 import papermill
 
 FOLDER = Path(__file__).parent
@@ -32,10 +33,19 @@ def execute(name: str, parameters: dict, pages: Path = PAGES) -> Path:
     papermill.execute_notebook(
         source, executed, given, cwd=FOLDER, kernel_name="python3", log_output=True, progress_bar=False
     )
-    page, _ = nbconvert.HTMLExporter(embed_images=True).from_filename(str(executed))
-    executed.with_suffix(".html").write_text(page, encoding="utf-8")
+    _render(executed)
     print(f"{name}: {time.perf_counter() - started:.0f} s, {executed.with_suffix('.html')}", flush=True)
     return executed.with_suffix(".html")
+
+
+def _render(executed: Path) -> None:
+    """Write the page of an executed notebook, without progress bars and the chatter of drivers."""
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    page, _ = nbconvert.HTMLExporter(embed_images=True).from_notebook_node(notebook)
+    executed.with_suffix(".html").write_text(page, encoding="utf-8")
 
 
 def main() -> None:
