@@ -252,7 +252,8 @@ def report(volumes):
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "scipy", "pandas"))
     yield (
         "# Hausdorff distance: three organs, both directions, one thread\n\n"
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {packages}; "
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"Python {platform.python_version()}, {packages}; "
         f"{len(volumes)} phantom scans of {'x'.join(map(str, volumes[0].shape[1:]))}."
     )
     yield (

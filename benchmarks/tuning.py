@@ -34,7 +34,8 @@ def measure(root):
     gain = found.gain
     return (
         "# Tuning of post-processing\n\n"
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {versions}.\n\n"
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"Python {platform.python_version()}, {versions}.\n\n"
         "| cases | scans | settings | s | s of processor | score, held out | gain, 95 % |\n"
         "| --- | --- | --- | --- | --- | --- | --- |\n"
         f"| {slices['case'].nunique()} | {len(kept)} | {found.evaluated} | {wall:.0f} | {cpu:.0f} | "
