@@ -80,7 +80,7 @@ def growth(rounds: int) -> str:
     lines = ["| attention | channels | side | forward ns/pixel | step ns/pixel |", "|--|--|--|--|--|"]
     for name, (kind, channels, side, heads) in PARTS.items():
         for factor in (1, 2, 4):
-            shape = (4, side * factor, side * factor, channels)
+            shape = (1, side * factor, side * factor, channels)
             maps = keras.Input(shape[1:])
             model = keras.Model(maps, layers.Add()([maps, kind(heads)(ChannelNormalization()(maps))]))
             model.compile("sgd", "mse")
@@ -109,11 +109,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/attention.md")
     options = parser.parse_args()
-    conditions = machine()
-    parts = ["# Cost of the attentions", conditions, *(table(levels, options.steps) for levels in options.levels)]
-    parts.append(growth(options.steps))
-    text = "\n\n".join(parts) + "\n"
+    text = f"# Cost of the attentions\n\n{machine()}\n"
     print(text)
+    for part in (*(lambda n=n: table(n, options.steps) for n in options.levels), lambda: growth(options.steps)):
+        made = part() + "\n"
+        print(made, flush=True)
+        text += "\n" + made
     if options.save:
         draft = RESULTS.with_suffix(".tmp")
         draft.write_text(text)
