@@ -69,7 +69,7 @@ def _large_bowel(rng, size: tuple[float, float], lift: float) -> Tube:
     """The frame: caecum, ascending part, transverse part sagging in front, descending part, sigmoid."""
     width, depth = size
     right, left = -0.56 * width + rng.normal(0, 17), 0.60 * width + rng.normal(0, 15)
-    liver, spleen = lift + rng.normal(-85, 26), lift + rng.normal(-165, 18)
+    liver, spleen = lift + rng.normal(-85, 26), lift + rng.normal(-161, 12)
     low = rng.uniform(-70, 30)
     front, back = -0.64 * depth + rng.normal(0, 10), -0.12 * depth + rng.normal(0, 22)
     knots = [

@@ -16,10 +16,10 @@ from kitlib.geometry import FAR_MM
 
 SMALLEST_SHARE = {"large_bowel": 0.2, "small_bowel": 0.08, "stomach": 0.5}  # of the volume, for a piece in 3D
 SMALLEST_PX = 23  # the smallest mask seen in the real data
-LARGEST_HOLE_PX = {"large_bowel": 12, "small_bowel": 70, "stomach": 10_000}  # larger ones are left open
+LARGEST_HOLE_PX = {"large_bowel": 12, "small_bowel": 76, "stomach": 10_000}  # larger ones are left open
 OVERLAP_MM = {  # how far outlines of neighbours pass each other: mean and deviation over slices
     ("large_bowel", "small_bowel"): (-1.9, 1.5),
-    ("small_bowel", "stomach"): (-2.0, 2.3),
+    ("small_bowel", "stomach"): (-2.2, 2.7),
     ("large_bowel", "stomach"): (-2.0, 0.5),
 }
 FAULTS = ("shifted", "missing", "swapped", "half", "overdrawn")

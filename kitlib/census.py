@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import metric, rle, scans, traits
-from kitlib.contest import DICE_WEIGHT, HAUSDORFF_WEIGHT, ORGANS, SLICE_THICKNESS_MM, parse_id
+from kitlib import guesses, rle, scans, traits
+from kitlib.contest import ORGANS, SLICE_THICKNESS_MM, parse_id
 
 GRID = 128  # side of the grid on which atlas and copied days are scored
 POSITIONS = 144  # relative slice positions of the atlas
-THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
 OVERLAPS = ((0, 1), (1, 2), (0, 2))
 GREY = (
     "share of air",
@@ -50,6 +49,7 @@ class Tally:
     overlaps: list
     volumes: list
     grid: np.ndarray
+    grey: np.ndarray | None = None
 
 
 @dataclass
@@ -82,15 +82,21 @@ def tally(name: str, masks: np.ndarray, spacing_mm: float = 1.5) -> Tally:
             (channels[a] & channels[b]).sum(axis=(1, 2))[here] for (a, b), here in zip(OVERLAPS, both, strict=True)
         ],
         volumes=[traits.Volume.cut(mask) for mask in channels],
-        grid=_small(masks),
+        grid=_small(masks) >= 0.5,
     )
 
 
-def _small(masks: np.ndarray) -> np.ndarray:
-    """A scan's masks at POSITIONS relative slice positions on the GRID; (POSITIONS, GRID, GRID, organs) bool."""
-    positions = np.rint(np.linspace(0, len(masks) - 1, POSITIONS)).astype(int)
-    area = [cv2.resize(masks[z].astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA) for z in positions]
-    return np.stack(area) >= 0.5
+def _small(volume: np.ndarray) -> np.ndarray:
+    """Masks or slices (D, H, W, ...) at POSITIONS relative slice positions, averaged onto the GRID; float32."""
+    positions = np.rint(np.linspace(0, len(volume) - 1, POSITIONS)).astype(int)
+    return np.stack(
+        [cv2.resize(volume[z].astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA) for z in positions]
+    )
+
+
+def small_grey(images: np.ndarray) -> np.ndarray:
+    """Slices (D, H, W) in steps of 1/200 of the scan's 99th percentile, (POSITIONS, GRID, GRID) uint8."""
+    return np.clip(_small(images) * (200 / np.percentile(images, 99)), 0, 255).astype(np.uint8)
 
 
 def grey(images: np.ndarray, masks: np.ndarray) -> tuple:
@@ -148,6 +154,7 @@ def _add(reading: Reading, name: str, rows: pd.DataFrame, slices: pd.DataFrame, 
     if not only_grey:
         spacing_mm = float(slices["spacing_mm"].iloc[0]) if "spacing_mm" in slices else 1.5
         reading.tallies.append(tally(name, masks, spacing_mm))
+        reading.tallies[-1].grey = small_grey(images) if "path" in slices else None
         reading.annotated.append((len(masks), float(masks.any(axis=(1, 2, 3)).mean())))
 
 
@@ -162,7 +169,7 @@ def measure(reading: Reading) -> dict[str, tuple[float, ...]]:
         **_pairs(tallies),
         **_overlaps(tallies),
         **_grey(reading.pixels),
-        **_baselines(tallies),
+        **guesses.scores(tallies),
     }
     return {name: tuple(float(value) for value in np.atleast_1d(found)) for name, found in values.items()}
 
@@ -279,34 +286,3 @@ def _grey(pixels: list[tuple]) -> dict:
     """Medians over the scans that have images; the AUCs per organ."""
     columns = zip(*pixels, strict=True) if pixels else [[np.nan]] * len(GREY)
     return {name: np.nanmedian(np.array(column), axis=0) for name, column in zip(GREY, columns, strict=True)}
-
-
-def _baselines(tallies: list[Tally]) -> dict:
-    """Host scores of two ways to know nothing of the image.
-
-    An atlas: the mean mask of the other cases, each case counting once, at the threshold that is best over all scans;
-    and, for each case of several days, the masks of the first other day.
-    """
-    cases = sorted({one.case for one in tallies})
-    means = np.stack([np.mean([one.grid for one in tallies if one.case == case], axis=0) for case in cases])
-    total = means.sum(axis=0)
-    atlases = {case: (total - mean) / max(1, len(cases) - 1) for case, mean in zip(cases, means, strict=True)}
-    atlas = [_host([(one.grid, atlases[one.case] > cut) for one in tallies]) for cut in THRESHOLDS]
-    copies = []
-    for one in tallies:
-        others = [other for other in tallies if other.case == one.case and other is not one]
-        copies += [(one.grid, others[0].grid)] if others else []
-    return {
-        "host score of an atlas of other cases": max(atlas) if len(cases) > 1 else np.nan,
-        "host score of another day copied": _host(copies) if copies else np.nan,
-    }
-
-
-def _host(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
-    """The host score of (truth, prediction) pairs, each (D, H, W, organs) bool."""
-    dices, distances = [], []
-    for truth, guess in pairs:
-        total = truth.sum(axis=(1, 2)) + guess.sum(axis=(1, 2))
-        dices.append(2 * (truth & guess).sum(axis=(1, 2))[total > 0] / total[total > 0])
-        distances += [metric.hausdorff(truth[..., k], guess[..., k]) for k in range(len(ORGANS))]
-    return DICE_WEIGHT * np.concatenate(dices).mean() + HAUSDORFF_WEIGHT * (1 - np.nanmean(distances))

@@ -107,7 +107,10 @@ def _band(figure: Figure) -> str:
 
 def report(root, progress: bool = False) -> str:
     """Measure a root and print the table; organs in the order large bowel / small bowel / stomach."""
-    lines = table(measure(read(root, progress)))
+    values = measure(read(root, progress))
+    lines = table(values)
     marks = lines["inside"].map({True: "yes", False: "NO"})
+    guess = values["host score of grey value and slice position"][0]
+    extra = f"host score of grey value and slice position, to lie far below the atlas: {guess:.3g}\n"
     count = f"{int(lines['inside'].sum())} of {len(lines)} figures inside their bands"
-    return lines.assign(inside=marks).to_string(index=False) + "\n" + count
+    return lines.assign(inside=marks).to_string(index=False) + "\n" + extra + count

@@ -1,6 +1,7 @@
 """The ruler for phantoms: measured by hand on drawn masks, by brute force, and on the real scans."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from kitlib import census, likeness, phantom, traits
+from kitlib import census, guesses, likeness, phantom, traits
 
 REAL = os.environ.get("KITLIB_REAL_DATA")
 
@@ -131,12 +132,40 @@ def test_value_outside_or_missing_fails_its_band():
     assert not likeness.passes(figure, (float("nan"),) * 3)
 
 
-def test_report_prints_every_figure_of_a_folder(tmp_path):
+@pytest.fixture
+def coarse(monkeypatch):
+    """Score baselines on a coarse grid, which takes a tenth of the time."""
+    monkeypatch.setattr(census, "GRID", 40)
+    monkeypatch.setattr(census, "POSITIONS", 48)
+    monkeypatch.setattr(guesses, "THRESHOLDS", (0.2, 0.3))
+
+
+def test_report_prints_every_figure_of_a_folder(tmp_path, coarse):
     root = phantom.write(tmp_path / "p", cases=2, days=2, slices=24, sizes=[(61, 67)])
     text = likeness.report(root)
     for figure in likeness.FIGURES:
         assert figure.name in text
     assert f"of {len(likeness.FIGURES)} figures" in text
+
+
+SIZE_FREE = [figure for figure in likeness.FIGURES if figure.row in (2, 5, 7, 8) and "mm" not in figure.name]
+
+
+def test_small_phantom_is_like_the_real_data_where_size_does_not_matter(coarse):
+    reading = census.Reading([], [], [])
+    for scan in phantom.plan(5, seed=0, days=2, slices=40, sizes=[(129, 131)]):
+        images, masks = phantom.render(scan)
+        reading.tallies.append(census.tally(scan.name, masks, scan.spacing_mm))
+        reading.tallies[-1].grey = census.small_grey(images)
+        reading.pixels.append(census.grey(images, masks))
+        reading.annotated.append((len(masks), float(masks.any(axis=(1, 2, 3)).mean())))
+    found = census.measure(reading)
+    inside = {figure.name: likeness.passes(figure, found[figure.name]) for figure in SIZE_FREE}
+    for name in ("AUC of grey, organ against its rim", "AUC of grey, organ against the rest of the body"):
+        assert inside[name], (name, found[name])
+    assert sum(inside.values()) >= 14
+    atlas = found["host score of an atlas of other cases"][0]
+    assert found["host score of grey value and slice position"][0] < atlas - 0.05
 
 
 def test_folder_without_rows_is_refused_by_name(tmp_path):
@@ -155,3 +184,43 @@ def test_ruler_gives_the_real_values_on_the_real_scans():
             np.testing.assert_allclose(found[figure.name], figure.real, rtol=0.02, atol=6e-4, err_msg=figure.name)
         if figure.row in (2, 5, 8) and figure.name != "share of slices with 0/1/2/3 organs":
             np.testing.assert_allclose(found[figure.name], figure.real, rtol=0.02, atol=8e-3, err_msg=figure.name)
+
+
+def test_best_range_is_the_organs_own_grey_value():
+    everything = np.array([100, 50, 30, 40])
+    inside = np.array([0, 0, 30, 2])
+    assert guesses._best_range(inside, everything) == (2, 3)
+
+
+def test_atlas_of_equal_cases_is_perfect_and_of_strangers_is_not():
+    grid = np.zeros((6, 16, 16, 3), bool)
+    grid[2:4, 4:9, 4:9] = True
+    alike = [SimpleNamespace(case=case, grid=grid, grey=None) for case in (1, 2, 3)]
+    strangers = [SimpleNamespace(case=case, grid=np.roll(grid, 7 * case, axis=2), grey=None) for case in (1, 2)]
+    assert guesses.atlas(alike) == pytest.approx(1.0)
+    assert guesses.atlas(strangers) < 0.7
+
+
+def test_copied_day_needs_another_day():
+    grid = np.zeros((6, 16, 16, 3), bool)
+    grid[2:4, 4:9, 4:9] = True
+    days = [SimpleNamespace(case=case, grid=grid) for case in (1, 1, 2)]
+    assert guesses.copied_day(days) == pytest.approx(1.0)
+    assert np.isnan(guesses.copied_day(days[1:]))
+
+
+def test_grey_value_finds_organs_that_it_identifies_and_no_others():
+    rng = np.random.default_rng(0)
+    told, hidden = [], []
+    for case in range(3):
+        grid = np.zeros((6, 32, 32, 3), bool)
+        for channel in range(3):
+            y, x = rng.integers(0, 24, 2)
+            grid[1:5, y : y + 6, x : x + 6, channel] = True
+        grey = np.full((6, 32, 32), 100, np.uint8)
+        grey[grid.any(axis=-1)] = 20
+        told.append(SimpleNamespace(case=case, grid=np.repeat(grid.any(axis=-1)[..., None], 3, axis=-1), grey=grey))
+        noise = rng.integers(0, 200, grey.shape).astype(np.uint8)
+        hidden.append(SimpleNamespace(case=case, grid=grid, grey=noise))
+    assert guesses.grey_and_position(told) == pytest.approx(1.0)
+    assert guesses.grey_and_position(hidden) < 0.5
