@@ -5,6 +5,7 @@
     model.keras   the network with its best weights
     oof/          out-of-fold probabilities, one file per scan, uint8 at the size of the InputSpec
     score.json    the score on the scans held out
+    settings.json post-processing, once it has been tuned
 
 Files are written under another name and put in place when they are whole.
 """
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from kitlib.inputs import InputSpec
+from kitlib.postprocess import Settings
 
 _PACKAGES = ("kitlib", "keras", "tensorflow", "numpy", "pandas", "opencv-python-headless", "opencv-python")
 
@@ -54,6 +56,12 @@ class Run:
     def history(self) -> pd.DataFrame:
         """Read one row per epoch."""
         return pd.read_csv(self.folder / "history.csv")
+
+    @property
+    def settings(self) -> Settings:
+        """How probabilities become masks: as tuned, or a plain threshold before that."""
+        path = self.folder / "settings.json"
+        return Settings.from_json(path.read_text()) if path.is_file() else Settings()
 
     def score(self) -> dict:
         """Read the score on the scans held out; empty before there is one."""

@@ -63,14 +63,14 @@ print(f"run {run.folder.name}: held-out score {run.score()['score']:.3f}, {run.s
 # %% [markdown]
 # ## Prediction
 #
-# How much does each scan hold? Probabilities come back at the size of the files, become masks by a threshold, and masks
-# become text.
+# How much does each scan hold? Probabilities come back at the size of the files, become masks by the run's settings
+# (04_score tunes them; before that, a threshold of one half), and masks become text.
 
 # %%
 lines = [submission.expected_rows(slices.iloc[:0]).assign(predicted="")]
 for name, probabilities in inference.predict([run.folder], slices):
     rows = slices[slices["scan"] == name]
-    lines.append(submission.encode(rows, postprocess.masks(probabilities, postprocess.Settings())))
+    lines.append(submission.encode(rows, postprocess.masks(probabilities, run.settings)))
 predicted = pd.concat(lines, ignore_index=True)
 
 # %%

@@ -6,6 +6,7 @@ import pytest
 
 from kitlib import runs
 from kitlib.inputs import InputSpec
+from kitlib.postprocess import Settings
 
 
 def record(ended="2026-01-01T00:00:00", **parameters):
@@ -59,6 +60,14 @@ def test_comparison_has_a_row_per_run(tmp_path):
     assert table["minutes"].tolist() == [1.5, 1.5]
     assert table["epochs run"].tolist() == [2, 2]
     assert runs.compare(tmp_path / "nothing").empty
+
+
+def test_settings_are_plain_until_they_are_tuned(tmp_path):
+    runs.write_record(tmp_path, record())
+    assert runs.read(tmp_path).settings == Settings()
+    tuned = Settings(threshold=(0.3, 0.4, 0.5), stop="mean")
+    runs.write_text(tmp_path / "settings.json", tuned.to_json())
+    assert runs.read(tmp_path).settings == tuned
 
 
 def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch):
