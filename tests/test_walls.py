@@ -13,8 +13,8 @@ MODULES = sorted(path.stem for path in KIT.glob("*.py") if path.stem != "__init_
 FLOORS = {
     "facts": "contest rle phantom anatomy annotation cohort contrast geometry".split(),
     "tables": (
-        "areas baselines bootstrap borders census conventions guesses habits hausdorff inputs intensities likeness metric "
-        "postprocess published rescoring runs scans scorecard standin statistics submission traits tuning"
+        "areas baselines bootstrap borders census conventions guesses habits hausdorff inputs intensities likeness "
+        "metric postprocess published rescoring runs scans scorecard standin statistics submission traits tuning"
     ).split(),
     "tensors": "augment elastic pipeline randomness sampling splines".split(),
     "models": "attention losses monitors sides unet".split(),
@@ -28,11 +28,6 @@ PURE_KERAS = "attention augment elastic losses monitors randomness sampling side
     "splines",
     "randomness",
     "attention",
-    "sides",
-    "unet",
-    "losses",
-    "monitors",
-]
 MAY_USE_TENSORFLOW = ["pipeline", "runtime", "inference"]
 # The phantom's command measures what it wrote; nothing that writes needs a table.
 EXCEPTIONS = {("phantom", "likeness")}
