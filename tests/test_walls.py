@@ -21,13 +21,6 @@ FLOORS = {
     "acts": "inference runtime steps training".split(),
 }
 PURE_KERAS = "attention augment elastic losses monitors randomness sampling sides splines unet".split()
-    "sides",
-    "elastic",
-    "augment",
-    "sampling",
-    "splines",
-    "randomness",
-    "attention",
 MAY_USE_TENSORFLOW = ["pipeline", "runtime", "inference"]
 # The phantom's command measures what it wrote; nothing that writes needs a table.
 EXCEPTIONS = {("phantom", "likeness")}
