@@ -34,10 +34,13 @@ def floor(module: str) -> int:
 
 
 def imports(module: str) -> list[tuple[str, bool]]:
-    """Every import of a module: the name, with kitlib's own as kitlib.name, and whether it stands inside a function."""
+    """Every import of a module: the name, with kitlib's own as kitlib.name, and whether it runs only when asked."""
     tree = ast.parse((KIT / f"{module}.py").read_text())
     inside = {
-        node for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.If)
+        for node in ast.walk(function)
     }
     found = []
     for node in ast.walk(tree):
