@@ -1,8 +1,8 @@
 """Images per second of one elastic warp of images and masks: ours beside nine peers, on one core, on two and on a GPU.
 
-`python benchmarks/elastic.py [--save]`. One batch is 16 x 128 x 128 x (5 + 3): five neighbour slices, warped linearly,
-and three masks, warped by nearest pixel. Each row draws its fields and warps the batch; intensities come in the last
-rows only. On two cores the peers run as two processes whose rates are added, as the workers of a data loader would.
+`python benchmarks/elastic.py [--save]`. A batch is 16 x 128 x 128 x (5 + 3): five slices warped linearly, three masks
+by nearest pixel. Each row draws fields and warps; intensities come in the rows of whole layers only. On two cores the
+peers run as two processes whose rates are added, as the workers of a data loader would.
 """
 
 import sys
@@ -25,10 +25,11 @@ import numpy as np
 
 BATCH, SIDE, SLICES, MASKS = 16, 128, 5, 3
 POINTS, SIGMA_PX = 4, 4.0
+STEP, PRESETS = "training step", ("Augment", "paper")
+BUSY = "--busy" in sys.argv  # the machine has other work: count the seconds that one core computes, not the clock
 RESULTS = Path(__file__).parent / "results" / "elastic.md"
 PACKAGES = (
-    *("tensorflow", "keras", "jax", "numpy", "elasticdeform", "albumentations", "opencv-python-headless"),
-    *("scipy", "monai", "torchio", "kornia", "torch"),
+    "tensorflow keras jax numpy elasticdeform albumentations opencv-python-headless scipy monai torchio kornia torch"
 )
 
 
@@ -40,13 +41,14 @@ def batch():
 
 
 def rate(call, seconds=1.0):
-    """Images per second by the median call, after two calls for warming up."""
+    """Images per second by the median call, after two for warming up."""
+    clock = time.process_time if BUSY else time.perf_counter
     call(), call()
-    times, start = [], time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times) < 5:
-        before = time.perf_counter()
+    times, start = [], clock()
+    while clock() - start < seconds or len(times) < 5:
+        before = clock()
         call()
-        times.append(time.perf_counter() - before)
+        times.append(clock() - before)
     return BATCH / float(np.median(times))
 
 
@@ -75,8 +77,8 @@ def ours():
             found[f"{name}, {mode}"] = rate(
                 lambda compiled=compiled: [np.asarray(part) for part in compiled(images, masks, seeds)]
             )
-    several = len(os.sched_getaffinity(0)) > 1  # one core alone trains nothing
-    return found | (step_shares() if several and keras.backend.backend() == "tensorflow" else {})
+    trains = keras.backend.backend() == "tensorflow" and (BUSY or len(os.sched_getaffinity(0)) > 1)
+    return found | (training_step() if trains else {})
 
 
 def compile_all(step):
@@ -92,28 +94,15 @@ def compile_all(step):
     return {"eager": step, "graph": tf.function(step), "XLA": tf.function(step, jit_compile=True)}
 
 
-def step_shares():
-    """What augmentation adds to a training step of the paper's network, in percent of the step without it."""
-    import keras
-
-    from kitlib import augment, losses, steps, unet
+def training_step():
+    """Images per second of a training step of the paper's network without augmentation."""
+    from kitlib import losses, steps, unet
 
     images, masks, seeds = batch()
     data = {"images": images, "masks": masks, "seed": seeds, "weight": np.ones(BATCH, "float32")}
-    seconds = {}
-    for name, layer in {
-        "none": None,
-        "`augment.Augment()`": augment.Augment(),
-        "`augment.paper()`": augment.paper(),
-    }.items():
-        keras.utils.set_random_seed(0)
-        model = steps.AugmentedModel(unet.build_unet((SIDE, SIDE, SLICES)), layer)
-        model.compile("adam", losses.BCEDice())
-        seconds[name] = BATCH / rate(lambda model=model: model.train_on_batch(data), seconds=5.0)
-    rows = {f"step with {name}": BATCH / value for name, value in seconds.items()}
-    return rows | {
-        f"share {name}": 100 * (value / seconds["none"] - 1) for name, value in seconds.items() if name != "none"
-    }
+    model = steps.AugmentedModel(unet.build_unet((SIDE, SIDE, SLICES)))
+    model.compile("adam", losses.BCEDice())
+    return {STEP: rate(lambda: model.train_on_batch(data), seconds=8.0)}
 
 
 def elasticdeform(order):
@@ -174,7 +163,7 @@ def kornia():
     import torch
     from kornia import augmentation
 
-    images, masks, _ = (torch.tensor(part) for part in batch())
+    images, masks, _ = map(torch.tensor, batch())
     transform = augmentation.AugmentationSequential(
         augmentation.RandomElasticTransform(kernel_size=(63, 63), sigma=(12.0, 12.0), p=1.0),
         data_keys=["input", "mask"],
@@ -243,42 +232,41 @@ def worker(kind, cores, backend, gpu=False):
     threads = {name: str(len(cores)) for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "MKL_NUM_THREADS")}
     hidden = {} if gpu else {"CUDA_VISIBLE_DEVICES": "-1"}
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", **threads, **hidden}
-    command = [sys.executable, __file__, "--worker", kind, "--cores", ",".join(map(str, cores))]
+    command = [sys.executable, __file__, "--worker", kind, "--cores", ",".join(map(str, cores)), *BUSY * ["--busy"]]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def rows_of(*processes):
     """The sum of what the processes print."""
-    printed = [process.communicate()[0] for process in processes]
-    parts = [json.loads(text.splitlines()[-1]) for text in printed]
+    parts = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
     return {name: sum(part.get(name, float("nan")) for part in parts) for name in parts[0]}
 
 
 def measure(parts):
     """Column -> row -> number."""
-    backends = ["tensorflow", *(["jax"] if importlib.util.find_spec("jax") else [])]
-    columns = {"1 core": {}, "2 cores": {}}
-    for backend in backends if "ours" in parts else []:
-        columns["1 core"] |= rows_of(worker("ours", [0], backend))
-        columns["2 cores"] |= rows_of(worker("ours", [0, 1], backend))
-    if "peers" in parts:
-        columns["1 core"] |= rows_of(worker("peers", [0], "tensorflow"))
-        columns["2 cores"] |= rows_of(worker("peers", [0], "tensorflow"), worker("peers", [1], "tensorflow"))
-    if shutil.which("nvidia-smi"):
-        columns["GPU"] = rows_of(worker("ours", sorted(os.sched_getaffinity(0)), "tensorflow", gpu=True))
-    return columns
+    columns = {"1 core": [0]} if BUSY else {"1 core": [0], "2 cores": [0, 1]}
+    backends = ["tensorflow", *(["jax"] if importlib.util.find_spec("jax") else [])] if "ours" in parts else []
+    found = {title: {} for title in columns}
+    for title, cores in columns.items():
+        for backend in backends:
+            found[title] |= rows_of(worker("ours", cores, backend))
+        if "peers" in parts:
+            found[title] |= rows_of(*[worker("peers", [core], "tensorflow") for core in cores])
+    if not BUSY and shutil.which("nvidia-smi"):
+        found["GPU"] = rows_of(worker("ours", sorted(os.sched_getaffinity(0)), "tensorflow", gpu=True))
+    return found
 
 
 def report(columns):
     """The table as text."""
     found = {entry.name: entry.version for entry in importlib.metadata.distributions()}
-    versions = ", ".join(f"{name} {found[name]}" for name in PACKAGES if name in found)
-    names = [name for name in columns["1 core"] if not name.startswith(("share", "step"))]
+    versions = ", ".join(f"{name} {found[name]}" for name in PACKAGES.split() if name in found)
+    names = [name for name in columns["1 core"] if name != STEP]
     lines = [
         f"# Elastic warp of {BATCH} x {SIDE} x {SIDE} x ({SLICES} + {MASKS}), images per second",
         "",
         f"{platform.machine()}, {os.cpu_count()} cores{'' if 'GPU' in columns else ', no GPU'}; Python "
-        f"{platform.python_version()}, {versions}. Median call; each row draws fields and warps images and masks.",
+        f"{platform.python_version()}, {versions}. Median call" + BUSY * ", in seconds of computing" + ".",
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
@@ -286,14 +274,17 @@ def report(columns):
     for name in names:
         cells = [f"{column[name]:,.0f}" if name in column else "" for column in columns.values()]
         lines.append(f"| {'ours: ' if name not in PEERS else ''}{name} | {' | '.join(cells)} |")
-    trained = {title: column for title, column in columns.items() if "step with none" in column}
-    if trained:
-        lines += ["", f"| training step of the paper's network, batch of {BATCH} | {' | '.join(trained)} |"]
-        lines += [f"|---|{'---|' * len(trained)}"]
-    for name in ("none", "`augment.Augment()`", "`augment.paper()`") if trained else ():
-        extra = [f" (+{column[f'share {name}']:.1f} %)" if name != "none" else "" for column in trained.values()]
-        rates = [f"{column[f'step with {name}']:.1f} images/s" for column in trained.values()]
-        lines.append(f"| augmentation: {name} | {' | '.join(map(''.join, zip(rates, extra, strict=True)))} |")
+    for title, column in columns.items():
+        if STEP in column:
+            lines += [
+                "",
+                f"{title}: a training step of the paper's network takes {column[STEP]:.1f} images/s. As a graph,",
+            ]
+            shares = [
+                f"`augment.{name}()` {100 * column[STEP] / column[f'`augment.{name}()`, graph']:.1f} %"
+                for name in PRESETS
+            ]
+            lines += [f"added to it, {' and '.join(shares)} of its time."]
     return "\n".join(lines)
 
 
@@ -303,6 +294,7 @@ def main():
     arguments.add_argument("--parts", nargs="+", default=["ours", "peers"], choices=["ours", "peers"])
     arguments.add_argument("--worker", choices=["ours", "peers"], help=argparse.SUPPRESS)
     arguments.add_argument("--cores", help=argparse.SUPPRESS)
+    arguments.add_argument("--busy", action="store_true", help="count computing, not waiting; one core only")
     chosen = arguments.parse_args()
     if chosen.worker:
         os.sched_setaffinity(0, map(int, chosen.cores.split(",")))
