@@ -1,12 +1,19 @@
 """kitlib: the package behind the notebooks of the UW-Madison GI tract segmentation kit.
 
-Import the modules by name (`from kitlib import rle, scans`); nothing is re-exported, and importing the package is instant.
+Import modules by name (`from kitlib import rle, scans`); nothing is re-exported, and importing the package is instant.
+A module imports only from its own floor and those below.
 
-    facts     contest  rle  phantom
-    tables    scans  inputs  statistics  metric  postprocess  tuning  submission  runs
-    tensors   pipeline  elastic  augment
-    models    attention  unet  losses  monitors
-    acts      training  inference  runtime  figures
+    facts    contest  rle
+             phantom (cohort geometry anatomy contrast annotation)
+    tables   scans  inputs  submission  runs  baselines
+             statistics (areas habits published intensities)
+             metric (hausdorff conventions bootstrap borders scorecard)
+             postprocess  tuning (rescoring standin)
+             likeness (census traits guesses)
+    tensors  pipeline  augment  elastic (splines sampling randomness)
+    models   unet (sides)  attention  losses  monitors
+    acts     training (steps)  inference  runtime
+    pictures figures  figures_*
 """
 
 __version__ = "0.1.0"
