@@ -64,14 +64,16 @@ def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> L
         tube, index = abdomen.tubes[name], indices[name]
         mean, spread = CONTENTS[name]
         along = mean + rng.normal(0, 0.06) + spread * wander(rng, len(tube.radius), 7)
-        fields[name + "_contents"] = np.clip(along, 0.08, 0.95).astype(np.float32)[index]
+        fields[name + "_contents"] = np.clip(along, 0.08, 0.95).astype(np.float16)[index]
         bubble = wander(rng, len(tube.radius), 5) > norm.isf(GAS[name])
         level = np.where(bubble, 0.1, -1.4) + 0.3 * rng.standard_normal()
-        surface = (tube.points[:, 1] + level * tube.radius).astype(np.float32)
-        fields[name + "_gas"] = np.where(index < 0, np.float32(FAR_MM), grid.axes()[1] - surface[index])
+        surface = (tube.points[:, 1] + level * tube.radius).astype(np.float16)
+        fields[name + "_gas"] = np.where(
+            index < 0, np.float16(FAR_MM), grid.axes()[1].astype(np.float16) - surface[index]
+        )
     fields["texture"] = gaussian_filter(rng.standard_normal(grid.shape, dtype=np.float32), 1.0, truncate=2) * 4
     coils = rng.normal(0, 0.30, (10, 4, 4)) + rng.normal(0.1, 0.2, (10, 1, 1)) * np.array([-1, -0.3, 0.3, 1])[:, None]
-    fields["bias"] = np.exp(stretch(coils, grid.shape))
+    fields["bias"] = np.exp(stretch(coils, (grid.shape[0], 32, 32)))
     depth = grid.shape[0]
     edge = np.minimum(np.arange(depth), np.arange(depth)[::-1])
     gain = np.tanh((edge + 2) / (0.07 * depth)) * np.exp(0.18 * wander(rng, depth, 0.09 * depth))

@@ -25,6 +25,13 @@ class Grid:
     step: tuple[float, float, float]
     origin: tuple[float, float, float]
 
+    def coarsened(self, factor: float) -> "Grid":
+        """The same field with pixels `factor` times as wide; slices stay."""
+        sides = tuple(max(1, round(side / factor)) for side in self.shape[1:])
+        wide = tuple(old * step / new for old, step, new in zip(self.shape[1:], self.step[1:], sides, strict=True))
+        first = (o + (new - old) / 2 for o, old, new in zip(self.origin[1:], self.step[1:], wide, strict=True))
+        return Grid((self.shape[0], *sides), (self.step[0], *wide), (self.origin[0], *first))
+
     def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Coordinates in mm, shaped to broadcast: (D, 1, 1), (1, h, 1), (1, 1, w)."""
         z, y, x = (
@@ -82,7 +89,9 @@ def stretch(coarse: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def rasterise(abdomen: Abdomen, grid: Grid) -> dict[str, np.ndarray]:
-    """Signed distances (mm, negative inside) of everything in the body on a grid: name -> (D, h, w) float32."""
+    """Signed distances (mm, negative inside) of everything in the body on a grid: name -> (D, h, w) float16, which
+    tells tenths of a millimetre apart and halves the memory.
+    """
     z, y, x = coordinates = warped(abdomen, grid)
     fields = {name: ellipsoids(rows, coordinates, grid) for name, rows in abdomen.solids.items()}
     rho = (np.abs(grid.axes()[2] / abdomen.width) ** 2.5 + np.abs(grid.axes()[1] / abdomen.depth) ** 2.3) ** np.float32(
@@ -106,7 +115,7 @@ def rasterise(abdomen: Abdomen, grid: Grid) -> dict[str, np.ndarray]:
     fields["back"] = np.maximum(np.hypot((np.abs(x) - 38) / 1.35, y - spine - 8) - 22, inner)
     for side, name, (away, back, radius) in zip((-1, 1), ("arm_right", "arm_left"), abdomen.arms, strict=True):
         fields[name] = np.hypot(x - side * (abdomen.width + away), y - back) - radius
-    return fields
+    return {name: volume.astype(np.float16) for name, volume in fields.items()}
 
 
 def organs(abdomen: Abdomen, grid: Grid) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
