@@ -64,7 +64,7 @@ class Augment(keras.layers.Layer):
             the samples, none for the rest. 0.8: the patient breathes during the scan.
         cutmix: probability of a rectangle from the next sample, with its masks (Yun et al., 2019). Off: an option.
         mixup: probability of a blend with the next sample (Zhang et al., 2018), its share uniform in [0, 0.5]. Off.
-        order: of the images: 1, or 3 for cubic splines at about four times the cost, or 0. Masks always have 0.
+        order: of the images: 1, or 3 for cubic splines at about five times the cost, or 0. Masks always have 0.
         mode: border of `sampling.sample`. "constant": outside the field of view there is no signal and no organ.
 
     Raises:
