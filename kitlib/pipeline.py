@@ -100,6 +100,7 @@ def dataset(
     packed: Packed | None = None,
     seed: int = 0,
     first_epoch: int = 0,
+    augment=None,
 ):
     """Make a tf.data.Dataset of batches of static shape.
 
@@ -116,8 +117,11 @@ def dataset(
         packed: packed scans that hold the slices; None packs them here.
         seed: of the run.
         first_epoch: number of the first epoch to deliver, in training.
+        augment: kitlib.augment.Augment to run on the CPU while batches are made, for machines without an accelerator;
+            None leaves it to the training step. On the TensorFlow backend of Keras only.
 
     Raises:
+        RuntimeError: when `augment` is asked for on another backend of Keras.
         ValueError: when there are fewer slices than a batch takes, in training.
     """
     import tensorflow as tf
@@ -161,7 +165,27 @@ def dataset(
             "weight": weight,
         }
 
-    return batches.map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+    batches = batches.map(load, num_parallel_calls=2, deterministic=True)
+    if augment is not None:
+        batches = batches.map(_augmented_by(augment), num_parallel_calls=2, deterministic=True)
+    return batches.prefetch(4)
+
+
+def _augmented_by(augment):
+    """Make the function that augments a batch inside tf.data."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"keras.ops cannot run inside tf.data on the {keras.backend.backend()} backend of Keras; "
+            "augment in the training step instead (elastic='device'), or set KERAS_BACKEND=tensorflow"
+        )
+
+    def augmented(batch):
+        images, masks = augment(batch["images"], batch["masks"], batch["seed"], training=True)
+        return {**batch, "images": images, "masks": masks}
+
+    return augmented
 
 
 def steps(slices: pd.DataFrame, batch_size: int) -> int:

@@ -29,6 +29,7 @@ def fit_fold(
     network_options: dict | None = None,
     loss: keras.losses.Loss | None = None,
     augment: keras.layers.Layer | None = None,
+    elastic: str = "device",
     epochs: int = 40,
     batch_size: int = 16,
     learning_rate: float = 1e-3,
@@ -53,6 +54,7 @@ def fit_fold(
         network_options: keyword arguments of the network.
         loss: None means BCE + 0.5 Dice.
         augment: kitlib.augment.Augment, or None.
+        elastic: where it runs: "device", in the training step, or "cpu", while batches are made (TensorFlow only).
         epochs: at most so many.
         batch_size: slices per step.
         learning_rate: of Adam, at its peak.
@@ -67,7 +69,7 @@ def fit_fold(
         The run, with its score on the held-out scans.
 
     Raises:
-        ValueError: when a scan lies on both sides, when a side is empty, or for an unknown schedule.
+        ValueError: when a scan lies on both sides, when a side is empty, or for an unknown choice.
         FileExistsError: when the folder holds a finished run.
     """
     folder = Path(folder)
@@ -75,6 +77,8 @@ def fit_fold(
         raise FileExistsError(f"{folder} holds a finished run; choose another folder or delete it")
     if schedule not in ("constant", "cosine"):
         raise ValueError(f"schedule {schedule!r} is neither 'constant' nor 'cosine'")
+    if elastic not in ("device", "cpu"):
+        raise ValueError(f"elastic {elastic!r} is neither 'device' nor 'cpu'")
     spec = spec or inputs.InputSpec()
     network_options = network_options or {}
     learn, check = _sides(slices, held_out, leave_out)
@@ -82,9 +86,10 @@ def fit_fold(
     started = time.perf_counter()
     keras.utils.set_random_seed(seed)
     packed = packed or pipeline.pack(slices, spec)
-    model = AugmentedModel(network(spec.shape, **network_options), augment)
+    in_step, in_batches = (augment, None) if elastic == "device" else (None, augment)
+    model = AugmentedModel(network(spec.shape, **network_options), in_step)
     steps = pipeline.steps(learn, batch_size)
-    training_set = pipeline.dataset(learn, spec, batch_size, True, packed=packed, seed=seed)
+    training_set = pipeline.dataset(learn, spec, batch_size, True, packed=packed, seed=seed, augment=in_batches)
     check_set = pipeline.dataset(check, spec, batch_size, False, packed=packed)
     loss = loss or losses.BCEDice(dice_weight=0.5)
     model.compile(
@@ -113,6 +118,7 @@ def fit_fold(
             **network_options,
             "loss": loss.name,
             "augment": augment.name if augment is not None else None,
+            "elastic": elastic,
             "epochs": epochs,
             "batch_size": batch_size,
             "learning_rate": learning_rate,

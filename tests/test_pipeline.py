@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from kitlib import contest, inputs, pipeline, rle, scans
+from kitlib.augment import Augment
 
 SPEC = inputs.InputSpec(32, 24, depth=3, stride=2)
 
@@ -69,6 +70,22 @@ def test_order_and_seeds_depend_on_run_seed_epoch_and_row_alone(packed, slices):
         for key in one:
             np.testing.assert_array_equal(one[key], again[key])
     assert (whole[0]["seed"] != other[0]["seed"]).any()
+
+
+def test_augmentation_in_the_batches_is_that_of_the_training_step(packed, slices):
+    layer = Augment()
+    plain = take(pipeline.dataset(slices, SPEC, 4, True, packed=packed), 2)
+    moved = take(pipeline.dataset(slices, SPEC, 4, True, packed=packed, augment=layer), 2)
+    for before, after in zip(plain, moved, strict=True):
+        images, masks = layer(before["images"], before["masks"], before["seed"], training=True)
+        np.testing.assert_allclose(after["images"], images, atol=1e-4)
+        np.testing.assert_array_equal(after["masks"], masks)
+
+
+def test_augmentation_in_the_batches_needs_tensorflow(packed, slices, monkeypatch):
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match="jax backend"):
+        pipeline.dataset(slices, SPEC, 4, True, packed=packed, augment=Augment())
 
 
 def test_validation_shows_each_slice_once_and_fills_up_with_weight_zero(packed, slices):

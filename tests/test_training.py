@@ -142,12 +142,14 @@ def test_empty_side_unknown_schedule_and_finished_run_are_refused(slices, run, t
         training.fit_fold(slices, tmp_path, held_out=slices["slice"] < 0, **OPTIONS)
     with pytest.raises(ValueError, match="'linear'"):
         training.fit_fold(slices, tmp_path, held_out=slices["slice"] < 0, schedule="linear", **OPTIONS)
+    with pytest.raises(ValueError, match="'gpu'"):
+        training.fit_fold(slices, tmp_path, held_out=slices["slice"] < 0, elastic="gpu", **OPTIONS)
     with pytest.raises(FileExistsError, match="finished run"):
         training.fit_fold(slices, run.folder, held_out=slices["slice"] < 0, **OPTIONS)
 
 
 def test_cross_validation_holds_out_every_case_once_and_skips_what_is_done(slices, tmp_path):
-    options = {**OPTIONS, "epochs": 1, "schedule": "cosine"}
+    options = {**OPTIONS, "epochs": 1, "schedule": "cosine", "augment": augment.Augment(), "elastic": "cpu"}
     count = slices["case"].nunique()
     folds = training.cross_validate(slices, tmp_path, count=2, **options)
     assert sorted(scan for run in folds for scan in run.record["folds"]["held_out"]) == sorted(slices["scan"].unique())
