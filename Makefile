@@ -37,6 +37,7 @@ pages: $(VENV)/.stamp $(DATA)/train.csv  ## run all notebooks and render them to
 
 figures: $(VENV)/.stamp $(DATA)/train.csv  ## the pictures of README.md, from the phantom
 	$(BIN)/python -m kitlib.figures_readme $(DATA) docs/pictures
+	$(BIN)/python -m kitlib.figures_phantom $(DATA) data/pictures
 
 bench: .venv-bench/.stamp  ## run the benchmarks beside their peers, tables into benchmarks/results/
 	@for script in benchmarks/*.py; do echo "== $$script"; .venv-bench/bin/python -P $$script --save || exit 1; done
@@ -71,6 +72,6 @@ $(VENV)/.jax: $(VENV)/.stamp
 	@touch $@
 
 $(DATA)/train.csv: | $(VENV)/.stamp
-	$(BIN)/python -m kitlib.phantom $(DATA) --cases 6
+	$(BIN)/python -m kitlib.phantom $(DATA) --cases 8 --processes 2
 
 .PHONY: demo test test-kaggle test-jax check fix notebooks pages figures bench clean help

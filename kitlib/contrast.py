@@ -30,6 +30,7 @@ TISSUE = {
     "pancreas": 0.46,
     "vessels": 0.38,
     "vertebra": 0.52,
+    "ilium": 0.55,
     "back": 0.37,
     "wall": 0.37,
     "muscle": 0.35,
@@ -41,6 +42,7 @@ CONTENTS = {
     "small_bowel": (0.43, 0.15),
     "stomach": (0.49, 0.17),
 }  # mean and deviation along the tube
+ROUGH = {"large_bowel": 0.45, "small_bowel": 0.12, "stomach": 0.22}  # stool is grainy, chyme is smooth
 GAS = {"large_bowel": 0.25, "small_bowel": 0.12, "stomach": 0.15}  # share of the tube with a gas bubble
 
 
@@ -107,6 +109,8 @@ def draw(here: dict, view: Look) -> np.ndarray:
     _over(image, here["inner"] + 11, view.fat + 0.05 * texture - streaks)
     for name in ("back", "vertebra", "psoas", "lungs", "heart", "liver", "spleen", "kidneys", "gallbladder", "bladder"):
         _over(image, here[name], tissue[name] * (1 + GRAIN.get(name, 0.08) * texture) + 0.3 * streaks)
+    _over(image, here["ilium"], tissue["muscle"] - 0.15)
+    _over(image, here["ilium"] + 2.5, tissue["ilium"] * (1 + 0.15 * texture))
     _over(image, here["kidneys"] + 14 + 2 * texture, view.fat)
     _over(image, here["canal"], tissue["muscle"] - 0.1)
     _over(image, here["canal"] + 4, tissue["liver"])
@@ -116,7 +120,7 @@ def draw(here: dict, view: Look) -> np.ndarray:
         distance = here[name]
         _over(image, distance, tissue["wall"] * (1 + 0.10 * texture))
         lumen = distance + 2.5
-        _over(image, lumen, here[name + "_contents"] * (1 + 0.22 * texture))
+        _over(image, lumen, here[name + "_contents"] * (1 + ROUGH[name] * texture))
         _over(image, np.maximum(lumen, here[name + "_gas"]), 0.04)
     for name in ("arm_right", "arm_left"):
         _over(image, here[name], 1.0)

@@ -113,9 +113,20 @@ def rasterise(abdomen: Abdomen, grid: Grid) -> dict[str, np.ndarray]:
     fields["vertebra"] = np.hypot(x, (y - spine) * 1.1) - 23 - 1.5 * np.sin(z / 5.5)
     fields["canal"] = np.hypot(x, 1.2 * (y - spine - 31)) - 9
     fields["back"] = np.maximum(np.hypot((np.abs(x) - 38) / 1.35, y - spine - 8) - 22, inner)
+    fields["ilium"] = np.maximum(_wings(abdomen, z, y, x), inner + 4)
     for side, name, (away, back, radius) in zip((-1, 1), ("arm_right", "arm_left"), abdomen.arms, strict=True):
         fields[name] = np.hypot(x - side * (abdomen.width + away), y - back) - radius
     return {name: volume.astype(np.float16) for name, volume in fields.items()}
+
+
+def _wings(abdomen: Abdomen, z, y, x) -> np.ndarray:
+    """Signed distance (mm) to the wings of the pelvis: two bent plates behind the bowels whose crests lie 10 mm above
+    the stop line, where the third and fourth lumbar vertebrae meet: what annotators can go by.
+    """
+    rho = np.hypot(x / (0.66 * abdomen.width), (y - 0.1 * abdomen.depth) / (0.52 * abdomen.depth))
+    plate = np.abs(rho - 1) * (0.6 * abdomen.depth) - 6
+    crest = 0.4 * np.abs(y - 0.25 * abdomen.depth) - 10
+    return np.maximum.reduce([plate, crest - z, -0.05 * abdomen.depth - y, 40 - np.abs(x)])
 
 
 def organs(abdomen: Abdomen, grid: Grid) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -29,6 +29,7 @@ def execute(name: str, parameters: dict, pages: Path = PAGES) -> Path:
     given = {key: value for key, value in parameters.items() if key in known}
     pages.mkdir(parents=True, exist_ok=True)
     executed = pages / f"{name}.ipynb"
+    os.environ.pop("MPLBACKEND", None)  # pictures are shown by the kernel's own
     started = time.perf_counter()
     papermill.execute_notebook(
         source, executed, given, cwd=FOLDER, kernel_name="python3", log_output=True, progress_bar=False

@@ -90,7 +90,7 @@ def test_loss_falls_on_a_few_slices(slices, packed, tmp_path):
     batches = pipeline.dataset(slices.loc[sorted(fullest)], SPEC, 8, True, packed=packed)
     history = model.fit(batches, epochs=1, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
     history += model.fit(batches, epochs=25, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
-    assert history[-1] < 0.8 * history[0]
+    assert history[-1] < 0.9 * history[0]
 
 
 def test_padding_does_not_count_in_validation(slices, packed):
