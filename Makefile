@@ -72,6 +72,6 @@ $(VENV)/.jax: $(VENV)/.stamp
 	@touch $@
 
 $(DATA)/train.csv: | $(VENV)/.stamp
-	$(BIN)/python -m kitlib.phantom $(DATA) --cases 8 --processes 2
+	$(BIN)/python -m kitlib.phantom $(DATA) --cases 16 --days 2 --processes 2
 
 .PHONY: demo test test-kaggle test-jax check fix notebooks pages figures bench clean help

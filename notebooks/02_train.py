@@ -34,12 +34,12 @@ DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
 RUNS = "../runs"  # where run folders go
 RUN = ""  # name of the run; empty: the time of day
 QUICK = None  # True: the short course; None: exactly when there is no GPU
-EPOCHS = 0  # at most; 0: 40 as in the paper, 20 in the short course
+EPOCHS = 0  # at most; 0: 40 as in the paper, 9 in the short course
 SIZE = 0  # pixels of the grid, each way; 0: 128 as in the paper, 64 in the short course
 FOLDS, FOLD = 5, 0
 LEVELS = 4  # poolings: 4 or 5 in the paper
 ATTENTION = True  # window and external attention, as in the paper
-AUGMENT = "paper"  # "paper", "full" or "none"
+AUGMENT = ""  # "paper", "full" or "none"; empty: the paper's, and "full" in the short course, which has fewer cases
 COMPARE = ()  # trained as well, same seed and steps: any of "plain" (no attention), "unaugmented"
 SEED = 0
 
@@ -130,7 +130,8 @@ figures_augment.beside(image, ours, theirs)
 # whole stack of a sample moves together.
 
 # %%
-layer = {"paper": augment.paper, "full": augment.Augment, "none": lambda: None}[AUGMENT]()
+kind = AUGMENT or ("full" if quick else "paper")
+layer = {"paper": augment.paper, "full": augment.Augment, "none": lambda: None}[kind]()
 stack = packed.gather(np.array([busiest]))[0][0].transpose(1, 2, 0).astype("float32")
 figures_augment.samples(layer or augment.Augment(0.0), stack, masks, np.arange(1, 6))
 
@@ -167,7 +168,7 @@ figures_network.mirrored_border(image)
 # Does the loss fall on cases that are not learned from? A star marks the best epoch so far; its weights are kept.
 
 # %%
-quick_course = {"epochs": EPOCHS or 20, "batch_size": 8, "schedule": "cosine", "empty_share": 0.25}
+quick_course = {"epochs": EPOCHS or 9, "batch_size": 8, "schedule": "cosine", "empty_share": 0.25}
 course = quick_course | {"learning_rate": 2e-3} if quick else {"epochs": EPOCHS or 40, "batch_size": 16, "patience": 15}
 folder = Path(RUNS) / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))
 common = {"held_out": held_out, "spec": spec, "packed": packed, "seed": SEED, **course}
