@@ -19,7 +19,7 @@ test: $(VENV)/.stamp  ## all tests
 test-kaggle: .venv-kaggle/.stamp  ## all tests on the versions of Kaggle's image
 	.venv-kaggle/bin/python -m pytest
 
-JAX_TESTS := $(wildcard $(foreach name,attention unet losses monitors elastic augment,tests/test_$(name).py))
+JAX_TESTS := $(wildcard $(foreach name,attention unet losses monitors elastic augment randomness splines,tests/test_$(name).py))
 test-jax: $(VENV)/.jax  ## the tests of the pure-Keras modules on the JAX backend
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(JAX_TESTS)
 

@@ -43,19 +43,30 @@ def devices() -> Devices:
     """Look for accelerators and choose the precision.
 
     A GPU with bfloat16 arithmetic (compute capability 8 up) gets mixed_bfloat16; an older one, such as the T4, has
-    16-bit tensor cores only for float16; a plain CPU stays with float32.
+    16-bit tensor cores only for float16; a TPU computes in bfloat16; a plain CPU stays with float32, without XLA and
+    with channels last, which are TensorFlow's own defaults there.
     """
     import keras
 
-    if keras.backend.backend() != "tensorflow":
-        return Devices(0, "float32", f"Keras on {keras.backend.backend()}, float32")
+    backend = keras.backend.backend()
+    found = [name for kind in ("gpu", "tpu") for name in keras.distribution.list_devices(kind)]
+    if not found:
+        return Devices(0, "float32", f"Keras on {backend}, {os.cpu_count()} CPU cores, no GPU: float32")
+    if backend != "tensorflow":
+        return Devices(len(found), "mixed_bfloat16", f"Keras on {backend}, {', '.join(found)}: mixed_bfloat16")
     import tensorflow as tf
 
-    found = tf.config.list_physical_devices("GPU")
-    if not found:
-        return Devices(0, "float32", f"{os.cpu_count()} CPU cores, no GPU: float32")
-    details = tf.config.experimental.get_device_details(found[0])
+    details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
     capability = details.get("compute_capability", (0, 0))
     precision = "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16"
     name = details.get("device_name", "GPU")
-    return Devices(len(found), precision, f"{len(found)} x {name}, compute capability {capability}: {precision}")
+    more = f" ({len(found)} found, one is used)" if len(found) > 1 else ""
+    return Devices(len(found), precision, f"{name}{more}, compute capability {capability}: {precision}")
+
+
+def use(chosen: Devices) -> Devices:
+    """Make Keras compute in the chosen precision from now on."""
+    import keras
+
+    keras.config.set_dtype_policy(chosen.precision)
+    return chosen

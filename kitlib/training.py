@@ -13,7 +13,20 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import contest, inference, inputs, losses, metric, monitors, pipeline, postprocess, runs, scans, submission
+from kitlib import (
+    contest,
+    inference,
+    inputs,
+    losses,
+    metric,
+    monitors,
+    pipeline,
+    postprocess,
+    runs,
+    runtime,
+    scans,
+    submission,
+)
 from kitlib.augment import paper
 from kitlib.steps import AugmentedModel, EpochLog
 from kitlib.unet import build_unet
@@ -123,6 +136,7 @@ def fit_fold(
             "batch_size": batch_size,
             "learning_rate": learning_rate,
             "schedule": schedule,
+            "precision": keras.config.dtype_policy().name,
             "patience": patience,
             "empty_share": empty_share,
             "seed": seed,
@@ -218,6 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plain", action="store_true", help="without the attentions")
     parser.add_argument("--submission", type=Path, help="write the held-out scans' masks as a submission")
     given = parser.parse_args(arguments)
+    print(runtime.use(runtime.devices()))
     slices = scans.read(scans.find_root(given.root))
     held_out = slices["scan"] == given.held_out if given.held_out else scans.folds(slices) == 0
     run = fit_fold(

@@ -46,9 +46,9 @@ SEED = 0
 # %%
 from datetime import datetime
 
-import elasticdeform
 import numpy as np
 import pandas as pd
+from IPython.display import display
 
 from kitlib import augment, elastic, figures_augment, figures_model, figures_network
 from kitlib import inputs, pipeline, scans, training, unet
@@ -66,7 +66,7 @@ devices = runtime.devices()
 quick = devices.accelerators == 0 if QUICK is None else QUICK
 print(f"{'PHANTOM (synthetic)' if scans.is_phantom(root) else 'competition data'}: {root}")
 print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'].nunique()} cases")
-print(devices, "- short course" if quick else "- full course")
+print(runtime.use(devices), "- short course" if quick else "- full course")
 
 # %% [markdown]
 # ## Folds
@@ -114,14 +114,19 @@ figures_augment.distortion(image, masks, {name: np.asarray(field)[0] for name, f
 
 # %% [markdown]
 # Is ours what elasticdeform would have done? The same control points through both; elasticdeform runs one image at a
-# time on a CPU, ours where the network runs. What is between them should be rounding.
+# time on a CPU, ours where the network runs. What is between them should be rounding. Kaggle's image lacks it.
 
 # %%
 control = np.random.default_rng(SEED).normal(0, 0.04 * size, (2, 4, 4)).astype("float32")
-theirs = elasticdeform.deform_grid(image, control, order=1, mode="constant")
 dense = elastic.spline_field(control[None], (size, size))
 ours = np.asarray(elastic.warp(image[None, ..., None], dense, order=1))[0, ..., 0]
-figures_augment.beside(image, ours, theirs)
+if importlib.util.find_spec("elasticdeform"):
+    import elasticdeform
+
+    theirs = elasticdeform.deform_grid(image, control, order=1, mode="constant")
+    display(figures_augment.beside(image, ours, theirs))
+else:
+    print("elasticdeform is not installed: nothing to compare with")
 
 # %% [markdown]
 # ## Augmentation
@@ -133,7 +138,10 @@ figures_augment.beside(image, ours, theirs)
 kind = AUGMENT or ("full" if quick else "paper")
 layer = {"paper": augment.paper, "full": augment.Augment, "none": lambda: None}[kind]()
 stack = packed.gather(np.array([busiest]))[0][0].transpose(1, 2, 0).astype("float32")
-figures_augment.samples(layer or augment.Augment(0.0), stack, masks, np.arange(1, 6))
+if layer is not None:
+    display(figures_augment.samples(layer, stack, masks, np.arange(1, 6)))
+else:
+    print("AUGMENT is none: every sample as it is")
 
 # %% [markdown]
 # ## The network
@@ -147,13 +155,16 @@ network = unet.build_unet(spec.shape, levels=LEVELS, **options)
 figures_network.network(network)
 
 # %% [markdown]
-# How far does one value see? The paper's Table 7 counts the pool as a stride only; with the pool's own 2 x 2 pixels,
-# which is what a gradient finds, it sees a little further. Compare the last numbers with the size of the grid.
+# How large are the paper's two networks, and how far does one value see? The paper's Table 7 counts the pool as a
+# stride only; with the pool's own 2 x 2 pixels, which is what a gradient finds, it sees a little further. Compare the
+# last numbers with the size of the grid.
 
 # %%
-trainable = sum(int(np.prod(weight.shape)) for weight in network.trainable_weights)
-print(f"{trainable:,} trainable parameters on {spec.shape}")
-pd.DataFrame(unet.receptive_field(LEVELS)).rename_axis("before pooling / at the bottom").T
+for levels in (4, 5):
+    model = unet.build_unet((128, 128, 5), levels=levels)
+    trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    print(f"{levels} levels with attention: {trainable:,} trainable parameters")
+    display(pd.DataFrame(unet.receptive_field(levels)).rename_axis("stage").T)
 
 # %% [markdown]
 # And at the border? Ours pads with zeros and keeps the size. The original U-Net takes only pixels whose context is

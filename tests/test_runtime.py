@@ -1,3 +1,5 @@
+import keras
+
 from kitlib import runtime
 
 
@@ -7,6 +9,16 @@ def test_devices_say_what_was_chosen_and_why():
     assert found.precision in str(found)
     if not found.accelerators:
         assert "no GPU" in str(found)
+
+
+def test_chosen_precision_is_used():
+    before = keras.config.dtype_policy()
+    try:
+        chosen = runtime.Devices(1, "mixed_bfloat16", "a test")
+        assert runtime.use(chosen) is chosen
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def test_kaggle_is_known_by_its_variable(monkeypatch):
