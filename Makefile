@@ -35,9 +35,10 @@ notebooks: $(VENV)/.stamp  ## generate each ipynb from its script
 pages: $(VENV)/.stamp $(DATA)/train.csv  ## run all notebooks and render them to pages/*.html
 	$(BIN)/python notebooks/execute.py
 
-figures: $(VENV)/.stamp $(DATA)/train.csv  ## the pictures of README.md, from the phantom
+figures: $(VENV)/.stamp $(DATA)/train.csv  ## the pictures of README.md, from the phantom and its pages (make demo)
 	$(BIN)/python -m kitlib.figures_readme $(DATA) docs/pictures
 	$(BIN)/python -m kitlib.figures_phantom $(DATA) data/pictures
+	cp pages/previews/*.png docs/pictures/
 
 bench: .venv-bench/.stamp  ## run the benchmarks beside their peers, tables into benchmarks/results/
 	@for script in benchmarks/*.py; do echo "== $$script"; .venv-bench/bin/python -P $$script --save || exit 1; done

@@ -102,7 +102,7 @@ figures_model.stack(packed, busiest)
 # What may happen to a slice without making it another organ? Two fields: noise smoothed by a Gaussian, which the paper
 # cites, and elasticdeform's coarse grid of control points. Masks follow by the nearest pixel.
 
-# %%
+# %% tags=["preview-distortion"]
 image = packed.images[busiest].astype("float32")
 masks = figures_model.grid_masks(packed, busiest)
 alpha_px, sigma_px = augment.paper().smooth_px((size, size))
@@ -149,7 +149,7 @@ else:
 # How does the U carry a slice down and up again? Dots mark the attentions. The paper counts 2.50 million parameters
 # for 4 levels and 5.72 for 5, and does not say where its attentions sit: this placement is our reading.
 
-# %%
+# %% tags=["preview-network"]
 options = {} if ATTENTION else {"window_stages": (), "external_bottleneck": False}
 network = unet.build_unet(spec.shape, levels=LEVELS, **options)
 figures_network.network(network)
@@ -203,7 +203,7 @@ pd.Series(run.score(), name="held-out scans").round(4).to_frame()
 #
 # Where is it right and where not? Image, truth and prediction of held-out slices, as in the paper's Figure 11.
 
-# %%
+# %% tags=["preview-predictions"]
 figures_model.predictions(run, slices[held_out])
 
 # %% [markdown]

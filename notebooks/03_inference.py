@@ -94,7 +94,7 @@ print(f"{target.resolve()}: {len(sample):,} rows, {(predicted['predicted'] != ''
 #
 # Does it look like anatomy? Slices along the first scan, with what was predicted.
 
-# %%
+# %% tags=["preview-submission"]
 if len(slices):
     annotated = scans.with_masks(slices, predicted)
     display(figures_scans.contact_sheet(annotated[annotated["scan"] == annotated["scan"].iloc[0]]))

@@ -6,6 +6,8 @@ and its HTML page land in pages/. A parameter must be set by one of the notebook
 
 import argparse
 import ast
+import base64
+import io
 import os
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import nbconvert
 import nbformat
 import papermill
+from PIL import Image
 
 FOLDER = Path(__file__).parent
 PAGES = FOLDER.parent / "pages"
@@ -40,13 +43,27 @@ def execute(name: str, parameters: dict, pages: Path = PAGES) -> Path:
 
 
 def _render(executed: Path) -> None:
-    """Write the page of an executed notebook, without progress bars and the chatter of drivers."""
+    """Write the page of an executed notebook, without progress bars and the chatter of drivers, and its previews."""
     notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        for name in [
+            tag.removeprefix("preview-") for tag in cell.metadata.get("tags", []) if tag.startswith("preview-")
+        ]:
+            _preview(cell, executed.parent / "previews" / f"{name}.png")
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     page, _ = nbconvert.HTMLExporter(embed_images=True).from_notebook_node(notebook)
     executed.with_suffix(".html").write_text(page, encoding="utf-8")
+
+
+def _preview(cell, path: Path) -> None:
+    """Save the first picture of a cell, small enough to travel with the kit."""
+    found = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+    if found:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(io.BytesIO(base64.b64decode(found[0]))) as picture:
+            picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:
