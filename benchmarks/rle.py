@@ -105,7 +105,7 @@ def table(found, count):
     lines = [
         "# Run-length text",
         "",
-        f"{count:,} slices of three masks (phantom, four sizes), slices per second, one core of {platform.machine()}, "
+        f"{count:,} slices of three masks (phantom), slices per second, one core of {platform.machine()}, "
         f"Python {platform.python_version()}, {versions}.",
         "",
         "| code | decode | ratio | encode | ratio |",
