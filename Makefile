@@ -9,9 +9,9 @@ NOTEBOOKS := $(wildcard notebooks/*.py)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 demo: $(VENV)/.stamp $(DATA)/train.csv  ## synthetic competition, three notebooks, a scored submissions/submission.csv
-	$(BIN)/python notebooks/execute.py 01_eda 02_train 03_inference
+	$(BIN)/python notebooks/execute.py 01_eda 02_train 03_inference --set DATA=$(abspath $(DATA)) --set RUNS=$(abspath runs/demo)
 	$(BIN)/python -m kitlib.baselines $(DATA) submissions/submission.csv
-	@echo "Open pages/01_eda.html, pages/02_train.html and pages/03_inference.html; the run lies below runs/."
+	@echo "Open pages/01_eda.html, pages/02_train.html and pages/03_inference.html; the run lies below runs/demo."
 
 test: $(VENV)/.stamp  ## all tests
 	$(BIN)/python -m pytest
@@ -38,7 +38,7 @@ pages: $(VENV)/.stamp $(DATA)/train.csv  ## run all notebooks and render them to
 figures: $(VENV)/.stamp $(DATA)/train.csv  ## the pictures of README.md, from the phantom and its pages (make demo)
 	$(BIN)/python -m kitlib.figures_readme $(DATA) docs/pictures
 	$(BIN)/python -m kitlib.figures_phantom $(DATA) data/pictures
-	cp pages/previews/*.png docs/pictures/
+	@if [ -d pages/previews ]; then cp pages/previews/*.png docs/pictures/; fi
 
 bench: .venv-bench/.stamp  ## run the benchmarks beside their peers, tables into benchmarks/results/
 	@for script in benchmarks/*.py; do echo "== $$script"; .venv-bench/bin/python -P $$script --save || exit 1; done

@@ -1,7 +1,7 @@
 """All tables of the data set over 115,488 mask rows: from runs, and in the usual way, decoding every mask.
 
 `python benchmarks/statistics.py [--save]`. The rows are as many as the public training set has, in its sizes: 274
-scans made from twelve synthetic ones, each copy shifted by a few pixels, so that no two masks have the same text. No
+scans made from twelve synthetic ones, each copy shifted by a few pixels. No
 image is written.
 """
 

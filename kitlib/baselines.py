@@ -106,7 +106,7 @@ def table(root: Path, path: Path) -> pd.DataFrame:
     if not (root / "truth.csv").is_file():
         raise FileNotFoundError(f"{root} has no truth.csv; only a synthetic competition shows its hidden part")
     train, test = scans.read(root), scans.read(root, "test")
-    problems = submission.check(path, test)
+    problems = submission.check(path, test, submission.read(root / "sample_submission.csv"))
     if problems:
         raise ValueError(f"{path} is not a valid submission:\n  " + "\n  ".join(problems))
     truth = pd.read_csv(root / "truth.csv", dtype=str, keep_default_na=False)

@@ -117,18 +117,18 @@ def volumes(slices: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Indexed by case, day and organ, without organs that a scan does not hold: `volume_cm3`, and the centre of all
-        its
-        voxels in mm from the first voxel: `down_mm across_mm along_mm`.
+        its voxels in mm, `down_mm across_mm` from the middle of the image and `along_mm` from the first slice.
     """
     table = measured(slices)
-    along = table.groupby("scan").cumcount() * SLICE_THICKNESS_MM
+    along = (table["slice"] - 1) * SLICE_THICKNESS_MM
+    middle = (table["height"] - 1) / 2, (table["width"] - 1) / 2  # sizes change between days, the bed does not
     parts = []
     for organ in ORGANS:
         area = table[f"{organ}_px"]
         one = table.loc[area > 0, ["case", "day"]].assign(pixels=area[area > 0])
         one["volume_cm3"] = one["pixels"] * table["spacing_mm"] ** 2 * SLICE_THICKNESS_MM / 1000
-        one["down_mm"] = one["pixels"] * table[f"{organ}_row"] * table["spacing_mm"]
-        one["across_mm"] = one["pixels"] * table[f"{organ}_column"] * table["spacing_mm"]
+        one["down_mm"] = one["pixels"] * (table[f"{organ}_row"] - middle[0]) * table["spacing_mm"]
+        one["across_mm"] = one["pixels"] * (table[f"{organ}_column"] - middle[1]) * table["spacing_mm"]
         one["along_mm"] = one["pixels"] * along
         sums = one.groupby(["case", "day"]).sum()
         for name in ("down_mm", "across_mm", "along_mm"):

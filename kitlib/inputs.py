@@ -96,7 +96,7 @@ def prepare(scan: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Bring a scan to the network's scale and grid.
 
     value -> (value - p_low) / (p_high - p_low), cut to [0, ceiling]; then area averaging where the grid is coarser than
-    the slice and linear interpolation where it is finer.
+    the slice both ways, and linear interpolation otherwise.
 
     Args:
         scan: (D, H, W) grey values of one scan, uint16 in the files.

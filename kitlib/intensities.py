@@ -55,7 +55,7 @@ def sample(slices: pd.DataFrame, per_scan: int = 8) -> pd.DataFrame:
     groups = slices.groupby("scan")["slice"]
     number, count = groups.cumcount(), groups.transform("size")
     # The k-th of n chosen slices lies in the middle of the k-th n-th of its scan.
-    chosen = (number * per_scan + per_scan // 2) % count < per_scan
+    chosen = (number * per_scan + count // 2) % count < per_scan
     rows = slices.loc[chosen | (count <= per_scan), ["id", "case", "scan", "slice", "path"]]
     with ThreadPoolExecutor(_THREADS) as pool:
         values = list(pool.map(_measure, rows["path"]))

@@ -130,12 +130,22 @@ def surroundings() -> dict:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    answer = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
     return {
-        "git": answer.stdout.strip() or None,
+        "git": _revision(Path(__file__).parents[1]),
         "python": platform.python_version(),
         "versions": versions,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
+
+
+def _revision(checkout: Path) -> str | None:
+    """Ask git for the hash of the kit's own checkout; None where there is no checkout or no git."""
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

@@ -6,6 +6,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from kitlib import phantom, scans
+
 
 @dataclass(frozen=True)
 class Devices:
@@ -37,6 +39,28 @@ def versions() -> str:
             continue
     place = Path(kitlib.__file__).parent
     return f"kitlib {kitlib.__version__} from {place}\nPython {platform.python_version()}, {', '.join(found)}"
+
+
+def competition(path: str = "") -> Path:
+    """Find the competition, say which one it is, and write a synthetic one where none is attached.
+
+    Args:
+        path: its folder; empty looks where scans.find_root does.
+
+    Raises:
+        FileNotFoundError: when a folder is named and holds none, and on Kaggle, where the data has to be attached.
+    """
+    try:
+        root = scans.find_root(path or None)
+    except FileNotFoundError:
+        if path or os.environ.get("KITLIB_DATA") or on_kaggle():
+            raise
+        print("No data here: writing a synthetic competition, which takes a minute.")
+        checkout = Path(__file__).resolve().parents[1]
+        base = checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+        root = phantom.write(base / "data/phantom", cases=6, progress=True)
+    print(f"{'PHANTOM (synthetic, not data of patients)' if scans.is_phantom(root) else 'competition data'}: {root}")
+    return root
 
 
 def devices() -> Devices:

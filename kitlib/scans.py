@@ -66,7 +66,8 @@ def read(
     Args:
         root: folder in the official layout.
         split: "train", whose rows carry the run-length text of each organ, or "test", which may be absent or empty.
-        problems: faults are appended to this list and the slices they touch are left out; None raises them instead.
+        problems: faults are appended to this list and the slices they touch are left out (a slice that lacks one
+            organ's row stays, without that mask); None raises them instead.
         index: csv with columns id and image_path that stands for the folder of images when only tables are at hand.
 
     Returns:
@@ -86,10 +87,10 @@ def read(
     slices = slices.sort_values(["case", "day", "slice"], ignore_index=True)
     doubled = slices["id"].duplicated()
     faults += [f"{path}: a second file for this slice" for path in slices.loc[doubled, "path"]]
-    slices = slices[~doubled]
+    slices = slices[~slices["id"].duplicated(keep=False)]
     if split == "train":
         masks = _read_masks(root / "train.csv", faults)
-        known = set(slices["id"])
+        known = {record[0] for record in records}
         faults += [
             f"train.csv: id {name} has no image below {root / split}" for name in masks.index if name not in known
         ]

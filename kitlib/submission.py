@@ -37,7 +37,7 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
 def expected_rows(slices: pd.DataFrame) -> pd.DataFrame:
     """List the rows that the slices call for: id and class, three rows per slice in the order of the table."""
     ids = slices["id"].repeat(len(contest.ORGANS)).to_numpy()
-    return pd.DataFrame({"id": ids, "class": list(contest.ORGANS) * len(slices)})
+    return pd.DataFrame({"id": ids, "class": np.tile(np.array(contest.ORGANS, object), len(slices))})
 
 
 def encode(rows: pd.DataFrame, masks: np.ndarray) -> pd.DataFrame:
@@ -65,7 +65,7 @@ def write(
     if not isinstance(masks, pd.DataFrame):
         keys = pd.MultiIndex.from_tuples(masks, names=["id", "class"]) if masks else []
         masks = pd.DataFrame([(*key, masks[key]) for key in keys], columns=COLUMNS)
-    table = masks[COLUMNS]
+    table = masks[COLUMNS].fillna({"predicted": ""})
     if order is not None:
         doubled = table[table.duplicated(["id", "class"])]
         if len(doubled):
@@ -86,12 +86,13 @@ def write(
     return path
 
 
-def check(path: str | os.PathLike, slices: pd.DataFrame) -> list[str]:
+def check(path: str | os.PathLike, slices: pd.DataFrame, order: pd.DataFrame | None = None) -> list[str]:
     """List what is wrong with a submission: nothing, when the competition would take it.
 
     Args:
         path: the file.
-        slices: the slices it must cover, in order, with columns id, height and width.
+        slices: the slices it must cover, with columns id, height and width.
+        order: the sample, whose columns id and class give the rows in order; None expects the order of `slices`.
 
     Returns:
         One sentence per kind of problem, each with an example and how often it occurs: unreadable files, rows missing,
@@ -102,7 +103,7 @@ def check(path: str | os.PathLike, slices: pd.DataFrame) -> list[str]:
         table = read(path)
     except (OSError, ValueError) as error:
         return [str(error)]
-    wanted = expected_rows(slices)
+    wanted = expected_rows(slices) if order is None else order[["id", "class"]].reset_index(drop=True)
     found = pd.MultiIndex.from_frame(table[["id", "class"]])
     needed = pd.MultiIndex.from_frame(wanted)
     problems = []

@@ -139,6 +139,7 @@ def fit_fold(
             "precision": keras.config.dtype_policy().name,
             "patience": patience,
             "empty_share": empty_share,
+            "leave_out": list(leave_out),
             "seed": seed,
         },
         "input_spec": json.loads(spec.to_json()),
@@ -162,7 +163,7 @@ def cross_validate(
     """
     folder = Path(folder)
     spec = spec or inputs.InputSpec()
-    table = scans.folds(slices, count)
+    table = _fold_table(slices, folder / "folds.csv", count)
     packed = None
     finished = []
     for fold in range(count):
@@ -172,6 +173,20 @@ def cross_validate(
             fit_fold(slices, place, held_out=table == fold, spec=spec, packed=packed, **options)
         finished.append(runs.read(place))
     return finished
+
+
+def _fold_table(slices, path, count):
+    """Read the run's table of folds, or deal the cases and keep it: a run that is continued must not deal again."""
+    if not path.is_file():
+        dealt = slices[["case"]].assign(fold=scans.folds(slices, count)).drop_duplicates()
+        runs.write_text(path, dealt.to_csv(index=False))
+    kept = pd.read_csv(path).set_index("case")["fold"]
+    missing = set(slices["case"]) - set(kept.index)
+    if missing or kept.nunique() != count:
+        raise ValueError(
+            f"{path} deals {kept.nunique()} folds and lacks cases {sorted(missing)}; choose another folder"
+        )
+    return slices["case"].map(kept)
 
 
 def _sides(slices, held_out, leave_out):
@@ -220,11 +235,20 @@ def _score_held_out(network, check, packed, folder, batch_size):
     return {"score": result.value, "dice": result.dice, "hausdorff": result.hausdorff}
 
 
+def _case_of(slices, scan):
+    """Mark all days of the case that a scan belongs to: days of one case look alike."""
+    if scan not in set(slices["scan"]):
+        raise ValueError(f"no scan {scan} among {', '.join(sorted(slices['scan'].unique())[:8])}, ...")
+    return slices["case"] == slices.loc[slices["scan"] == scan, "case"].iloc[0]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train on a folder in the official layout and score the scans held out, from the command line."""
     parser = argparse.ArgumentParser(prog="python -m kitlib.training", description=main.__doc__)
     parser.add_argument("root", nargs="?", help="folder of the competition; found when not given")
-    parser.add_argument("--held-out", help="a scan, such as case16_day0; the first of five folds when not given")
+    parser.add_argument(
+        "--held-out", help="a scan, such as case16_day0, with all days of its case; else fold 0 of five"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folder goes")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--size", type=int, default=128, help="pixels of the grid, each way")
@@ -234,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     print(runtime.use(runtime.devices()))
     slices = scans.read(scans.find_root(given.root))
-    held_out = slices["scan"] == given.held_out if given.held_out else scans.folds(slices) == 0
+    held_out = _case_of(slices, given.held_out) if given.held_out else scans.folds(slices) == 0
     run = fit_fold(
         slices,
         given.runs / datetime.now().strftime("%Y%m%d-%H%M%S"),

@@ -27,8 +27,6 @@ if not importlib.util.find_spec("kitlib"):  # on Kaggle: the attached wheel; in 
 
 from kitlib import runtime
 
-print(runtime.versions())
-
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
 INDEX = ""  # csv of slices (id, image_path, has_mask) that stands for the images when only tables are at hand
@@ -54,10 +52,10 @@ pd.set_option("display.float_format", lambda value: f"{value:,.0f}" if abs(value
 # skipped below, with a sentence in its place.
 
 # %%
-slices, masked = published.attached(DATA or None, INDEX or None)
+root = DATA or None if INDEX else runtime.competition(DATA)
+slices, masked = published.attached(root, INDEX or None)
 pixels = intensities.has_images(slices)
-origin = INDEX or scans.find_root(DATA or None)
-print("PHANTOM (synthetic):" if not INDEX and scans.is_phantom(origin) else "competition data:", origin)
+print(runtime.versions())
 print(f"{len(slices):,} slices, {len(masked):,} of them with known masks, images: {'yes' if pixels else 'no'}")
 
 
@@ -291,7 +289,7 @@ shown(statistics.fold_counts, masked, later)
 
 # %%
 print(published.missing(slices))
-published.compare(slices if INDEX else measured)
+published.compare(measured if len(measured) == len(slices) else slices)
 
 # %% [markdown]
 # And what the paper says in words: does it hold on what is attached?

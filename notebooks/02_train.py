@@ -27,8 +27,6 @@ if not importlib.util.find_spec("kitlib"):  # on Kaggle: the attached wheel; in 
 
 from kitlib import runtime
 
-print(runtime.versions())
-
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
 RUNS = "../runs"  # where run folders go
@@ -60,11 +58,11 @@ from kitlib import inputs, pipeline, scans, training, unet
 # layout; its scores say how the kit works, not what the leaderboard would say.
 
 # %%
-root = scans.find_root(DATA or None)
+root = runtime.competition(DATA)
 slices = scans.read(root)
 devices = runtime.devices()
 quick = devices.accelerators == 0 if QUICK is None else QUICK
-print(f"{'PHANTOM (synthetic)' if scans.is_phantom(root) else 'competition data'}: {root}")
+print(runtime.versions())
 print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'].nunique()} cases")
 print(runtime.use(devices), "- short course" if quick else "- full course")
 
@@ -217,7 +215,9 @@ plain = {**shape, "window_stages": (), "external_bottleneck": False}
 others = {"plain": {"augment": layer, "network_options": plain}, "unaugmented": {"network_options": shape}}
 compared = {"this run": run}
 for name in COMPARE:
-    compared[name] = training.fit_fold(slices, folder.with_name(f"{folder.name}-{name}"), **others[name], **common)
+    compared[name] = training.fit_fold(
+        slices, Path(RUNS).with_name("comparisons") / f"{folder.name}-{name}", **others[name], **common
+    )
 pd.DataFrame({name: one.score() for name, one in compared.items()}).T.round(4)
 
 # %%

@@ -27,8 +27,6 @@ if not importlib.util.find_spec("kitlib"):  # on Kaggle: the attached wheel; in 
 
 from kitlib import runtime
 
-print(runtime.versions())
-
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
 RUNS = "../runs"  # run folders to choose from
@@ -48,10 +46,10 @@ from kitlib import baselines, contest, figures_scans, inference, postprocess, ru
 # file holds a header and nothing else, and the scoring rerun fills both.
 
 # %%
-root = scans.find_root(DATA or None)
+root = runtime.competition(DATA)
 slices = scans.read(root, "test")
 sample = submission.read(root / "sample_submission.csv")
-print(f"{'PHANTOM (synthetic)' if scans.is_phantom(root) else 'competition data'}: {root}")
+print(runtime.versions())
 print(f"{len(slices):,} slices in {slices['scan'].nunique()} scans; the sample asks for {len(sample):,} rows")
 
 # %%
@@ -85,7 +83,7 @@ filled.pivot_table(index="scan", columns="class", values="mask", aggfunc="sum").
 # %%
 target = Path(OUTPUT or ("submission.csv" if runtime.on_kaggle() else "../submissions/submission.csv"))
 submission.write(target, predicted, sample)
-problems = submission.check(target, slices)
+problems = submission.check(target, slices, sample)
 assert not problems, problems
 print(f"{target.resolve()}: {len(sample):,} rows, {(predicted['predicted'] != '').sum():,} with a mask, no problems")
 

@@ -70,8 +70,10 @@ def test_volumes_and_daily_changes_by_hand(two_days):
     volume = habits.volumes(two_days)
     voxel_cm3 = 1.5 * 1.5 * 3 / 1000
     assert volume.at[(7, 0, STOMACH), "volume_cm3"] == pytest.approx(2 * voxel_cm3)
-    # Pixel 6 of a 4 x 4 slice lies in row 1, column 1; the stomach is on the second and third slice.
-    assert volume.loc[(7, 0, STOMACH), ["down_mm", "across_mm", "along_mm"]].tolist() == pytest.approx([1.5, 1.5, 4.5])
+    # Pixel 6 of a 4 x 4 slice lies half a pixel above and left of the middle; the stomach is on the second and third slice.
+    assert volume.loc[(7, 0, STOMACH), ["down_mm", "across_mm", "along_mm"]].tolist() == pytest.approx(
+        [-0.75, -0.75, 4.5]
+    )
     changes = habits.daily_changes(two_days).set_index("organ")
     assert set(changes.index) == {LARGE, SMALL}
     assert changes.loc[SMALL, ["case", "from", "to"]].tolist() == [7, 0, 4]

@@ -82,6 +82,11 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch):
     assert (tmp_path / "score.json").read_text() == "old"
 
 
+def test_missing_git_costs_only_the_hash(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert runs.surroundings()["git"] is None
+
+
 def test_surroundings_name_versions():
     found = runs.surroundings()
     assert found["versions"]["keras"]

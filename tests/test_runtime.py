@@ -1,4 +1,5 @@
 import keras
+import pytest
 
 from kitlib import runtime
 
@@ -19,6 +20,16 @@ def test_chosen_precision_is_used():
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def test_competition_is_named_for_what_it_is(competition, capsys):
+    assert runtime.competition(str(competition)) == competition
+    assert capsys.readouterr().out.startswith("PHANTOM")
+
+
+def test_named_folder_without_data_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing_here"):
+        runtime.competition(str(tmp_path / "nothing_here"))
 
 
 def test_kaggle_is_known_by_its_variable(monkeypatch):

@@ -41,6 +41,22 @@ def test_rows_follow_the_sample_and_missing_ones_are_empty(good, slices, tmp_pat
     assert written["predicted"].tolist() == [""] * 8 + ["1 2"]
 
 
+def test_empty_sample_gives_a_header_alone(slices, tmp_path):
+    sample = tmp_path / "sample_submission.csv"
+    sample.write_text("id,class,predicted\n")
+    nothing = submission.expected_rows(slices.iloc[:0]).assign(predicted="")
+    path = submission.write(tmp_path / "s.csv", nothing, submission.read(sample))
+    assert path.read_text() == "id,class,predicted\n"
+    assert submission.check(path, slices.iloc[:0], submission.read(sample)) == []
+
+
+def test_order_is_that_of_the_sample(good, slices, tmp_path):
+    sample = submission.expected_rows(slices.iloc[[2, 0, 1]])
+    path = submission.write(tmp_path / "s.csv", good, sample)
+    assert submission.check(path, slices, sample) == []
+    assert "out of order" in submission.check(path, slices)[0]
+
+
 def test_nothing_predicted_gives_an_empty_field_each(slices, tmp_path):
     written = submission.read(submission.write(tmp_path / "s.csv", {}, submission.expected_rows(slices)))
     assert (written["predicted"] == "").all()

@@ -89,8 +89,8 @@ def test_loss_falls_on_a_few_slices(slices, packed, tmp_path):
     model.compile(keras.optimizers.Adam(1e-2), losses.BCEDice(dice_weight=0.5))
     batches = pipeline.dataset(slices.loc[sorted(fullest)], SPEC, 8, True, packed=packed)
     history = model.fit(batches, epochs=1, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
-    history += model.fit(batches, epochs=25, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
-    assert history[-1] < 0.9 * history[0]
+    history += model.fit(batches, epochs=60, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
+    assert history[-1] < 0.8 * history[0]
 
 
 def test_padding_does_not_count_in_validation(slices, packed):
@@ -150,11 +150,12 @@ def test_empty_side_unknown_schedule_and_finished_run_are_refused(slices, run, t
 
 def test_cross_validation_holds_out_every_case_once_and_skips_what_is_done(slices, tmp_path):
     options = {**OPTIONS, "epochs": 1, "schedule": "cosine", "augment": augment.Augment(), "elastic": "cpu"}
-    count = slices["case"].nunique()
     folds = training.cross_validate(slices, tmp_path, count=2, **options)
     assert sorted(scan for run in folds for scan in run.record["folds"]["held_out"]) == sorted(slices["scan"].unique())
     ended = [run.record["ended"] for run in folds]
     again = training.cross_validate(slices, tmp_path, count=2, **options)
     assert [run.record["ended"] for run in again] == ended
-    assert count >= 2
+    (tmp_path / "folds.csv").write_text("case,fold\n1,0\n")
+    with pytest.raises(ValueError, match="lacks cases"):
+        training.cross_validate(slices, tmp_path, count=2, **options)
     assert len(runs.compare(tmp_path)) == 2
