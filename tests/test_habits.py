@@ -70,7 +70,7 @@ def test_volumes_and_daily_changes_by_hand(two_days):
     volume = habits.volumes(two_days)
     voxel_cm3 = 1.5 * 1.5 * 3 / 1000
     assert volume.at[(7, 0, STOMACH), "volume_cm3"] == pytest.approx(2 * voxel_cm3)
-    # Pixel 6 of a 4 x 4 slice lies half a pixel above and left of the middle; the stomach is on the second and third slice.
+    # Pixel 6 of a 4 x 4 slice lies half a pixel above and left of the middle; the stomach is on two slices.
     assert volume.loc[(7, 0, STOMACH), ["down_mm", "across_mm", "along_mm"]].tolist() == pytest.approx(
         [-0.75, -0.75, 4.5]
     )
