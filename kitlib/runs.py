@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from kitlib.inputs import InputSpec
-from kitlib.postprocess import Settings
+from kitlib.postprocess import HABITS, Settings
 
 _PACKAGES = ("kitlib", "keras", "tensorflow", "numpy", "pandas", "opencv-python-headless", "opencv-python")
 
@@ -59,9 +59,9 @@ class Run:
 
     @property
     def settings(self) -> Settings:
-        """How probabilities become masks: as tuned, or a plain threshold before that."""
+        """How probabilities become masks: as tuned, or by the annotators' habits before that."""
         path = self.folder / "settings.json"
-        return Settings.from_json(path.read_text()) if path.is_file() else Settings()
+        return Settings.from_json(path.read_text()) if path.is_file() else HABITS
 
     def score(self) -> dict:
         """Read the score on the scans held out; empty before there is one."""

@@ -230,7 +230,7 @@ def _score_held_out(network, check, packed, folder, batch_size):
         probabilities = inference.predict_scan(network, prepared, rows, packed.spec, batch_size)
         runs.write_probabilities(folder, name, probabilities)
         restored = inputs.restore(probabilities, (rows["height"].iloc[0], rows["width"].iloc[0]))
-        lines.append(submission.encode(rows, postprocess.masks(restored, postprocess.Settings())))
+        lines.append(submission.encode(rows, postprocess.masks(restored, postprocess.HABITS)))
     result = metric.score(scans.rows(check), pd.concat(lines), check)
     return {"score": result.value, "dice": result.dice, "hausdorff": result.hausdorff}
 
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = slices[held_out].reset_index(drop=True)
     if given.submission:
         lines = [
-            submission.encode(check[check["scan"] == name], postprocess.masks(probabilities, postprocess.Settings()))
+            submission.encode(check[check["scan"] == name], postprocess.masks(probabilities, run.settings))
             for name, probabilities in inference.predict([run.folder], check)
         ]
         submission.write(given.submission, pd.concat(lines), submission.expected_rows(check))

@@ -62,7 +62,7 @@ print(f"run {run.folder.name}: held-out score {run.score()['score']:.3f}, {run.s
 # ## Prediction
 #
 # How much does each scan hold? Probabilities come back at the size of the files, become masks by the run's settings
-# (04_score tunes them; before that, a threshold of one half), and masks become text.
+# (04_score tunes them; before that, a threshold of one half, no specks, one stomach), and masks become text.
 
 # %%
 lines = [submission.expected_rows(slices.iloc[:0]).assign(predicted="")]

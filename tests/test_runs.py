@@ -6,7 +6,7 @@ import pytest
 
 from kitlib import runs
 from kitlib.inputs import InputSpec
-from kitlib.postprocess import Settings
+from kitlib.postprocess import HABITS, Settings
 
 
 def record(ended="2026-01-01T00:00:00", **parameters):
@@ -62,9 +62,9 @@ def test_comparison_has_a_row_per_run(tmp_path):
     assert runs.compare(tmp_path / "nothing").empty
 
 
-def test_settings_are_plain_until_they_are_tuned(tmp_path):
+def test_settings_are_habits_until_they_are_tuned(tmp_path):
     runs.write_record(tmp_path, record())
-    assert runs.read(tmp_path).settings == Settings()
+    assert runs.read(tmp_path).settings == HABITS
     tuned = Settings(threshold=(0.3, 0.4, 0.5), stop="mean")
     runs.write_text(tmp_path / "settings.json", tuned.to_json())
     assert runs.read(tmp_path).settings == tuned
