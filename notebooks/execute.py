@@ -63,7 +63,9 @@ def _preview(cell, path: Path) -> None:
     if found:
         path.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(io.BytesIO(base64.b64decode(found[0]))) as picture:
-            picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+            small = picture.convert("RGB")
+            small.thumbnail((640, 640))
+            small.quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:
