@@ -46,14 +46,14 @@ from kitlib import borders, figures_score, metric, rescoring, runs, scans, stand
 # %% [markdown]
 # ## What is scored
 #
-# Is there a run whose out-of-fold probabilities belong to this data? Without one, probabilities are made from the
+# Is there a run that held out two cases or more of this data? Without one, probabilities are made from the
 # truth: tight, wavering borders, false islands, wrong ends. They show how this notebook works, and no more.
 
 # %%
 root = scans.find_root(DATA or None)
 slices = scans.read(root)
-known = set(slices["scan"])
-found = [run for run in runs.find(RUNS) if known & set(run.scans) and RUN in ("", run.folder.name)]
+cases = {run.folder: slices.loc[slices["scan"].isin(run.scans), "case"].nunique() for run in runs.find(RUNS)}
+found = [run for run in runs.find(RUNS) if cases[run.folder] > 1 and RUN in ("", run.folder.name)]
 run = found[-1] if found else None
 source = (
     f"run {run.folder.name}" if run else "NO RUN: STAND-IN PROBABILITIES MADE FROM THE TRUTH, the scores are no result"
@@ -132,7 +132,12 @@ display(clinical.groupby("organ", sort=False).mean(numeric_only=True).round(3))
 # %%
 grid = tuning.GRID if GRID == "full" else tuning.SHORT
 tuned = tuning.tune(
-    probabilities, truth, slices, grid=grid, folds=FOLDS, ledger=run.folder / "tuning.jsonl" if run else None
+    probabilities,
+    truth,
+    slices,
+    grid=grid,
+    folds=min(FOLDS, slices["case"].nunique()),
+    ledger=run.folder / "tuning.jsonl" if run else None,
 )
 display(tuned.steps[tuned.steps["kept"]].round(4))
 
