@@ -35,7 +35,7 @@ class Augment(keras.layers.Layer):
     """Rotation, scale, shift, flip and elastic field in one pass over images and masks; then grey values of the images.
 
     position(p) = M (p - centre) + centre + shift + field[p];  images linear, masks by nearest pixel;
-    then blur, gamma, contrast, brightness and noise on the images; then CutMix or MixUp with the next sample.
+    then blur, gamma, contrast, brightness and noise on the images; then CutMix or MixUp with the sample before.
 
     Lengths are shares of the image's shorter side, so that a setting means the same anatomy at every input size. Each
     default is the range at `strength` 1; `strength` multiplies all of them but the probabilities.
@@ -62,8 +62,8 @@ class Augment(keras.layers.Layer):
             that can be seen, under which an organ's edge still can.
         blur: largest share of the way to the image smoothed by a Gaussian of 0.7 pixels (binomial 3 x 3), for half of
             the samples, none for the rest. 0.8: the patient breathes during the scan.
-        cutmix: probability of a rectangle from the next sample, with its masks (Yun et al., 2019). Off: an option.
-        mixup: probability of a blend with the next sample (Zhang et al., 2018), its share uniform in [0, 0.5]. Off.
+        cutmix: probability of a rectangle from the sample before, with its masks (Yun et al., 2019). Off: an option.
+        mixup: probability of a blend with the sample before (Zhang et al., 2018), its share uniform in [0, 0.5]. Off.
         order: of the images: 1, or 3 for cubic splines at about five times the cost, or 0. Masks always have 0.
         mode: border of `sampling.sample`. "constant": outside the field of view there is no signal and no organ.
 
@@ -112,7 +112,7 @@ class Augment(keras.layers.Layer):
         self._check()
 
     def call(self, images, masks, seeds, training=None):
-        if not training:
+        if not training or not self.strength:
             return images, masks
         return self.apply(images, masks, self.draw(seeds, images.shape[1:3]))
 
@@ -254,7 +254,7 @@ def _mixing(drawn, cutmix, mixup):
 
 
 def _shares(mix, shape):
-    """The next sample's share of each pixel, (B, H, W, 1)."""
+    """The share of the sample before of each pixel, (B, H, W, 1)."""
     blend, cut, top, left, bottom, right = (mix[:, i, None, None, None] for i in range(6))
     rows = ((ops.arange(shape[0], dtype="float32") + 0.5) / shape[0])[:, None, None]
     columns = ((ops.arange(shape[1], dtype="float32") + 0.5) / shape[1])[None, :, None]

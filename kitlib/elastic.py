@@ -6,6 +6,7 @@ Products use the device's default precision: where that is TF32 or bfloat16, a s
 itself.
 """
 
+import keras
 from keras import ops
 
 from kitlib import randomness, splines
@@ -121,6 +122,8 @@ def warp(maps, field, order=1, mode="constant", fill=0.0):
 def positions(field):
     """Rows and columns (B, H, W) at which a field reads."""
     _, height, width, _ = field.shape
+    if keras.backend.standardize_dtype(field.dtype) != "float64":
+        field = ops.cast(field, "float32")  # 16 bits do not tell the pixels of a slice apart
     rows = ops.arange(height, dtype=field.dtype)[:, None]
     columns = ops.arange(width, dtype=field.dtype)[None, :]
     return field[..., 0] + rows, field[..., 1] + columns

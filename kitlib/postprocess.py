@@ -131,7 +131,7 @@ def organ_mask(
     if settings.seed[organ]:
         mask = hysteresis(inside, settings.threshold[organ], settings.seed[organ])
     if settings.gate_pixels[organ]:
-        mask = gate(mask, count_pixels(inside, settings.gate_level[organ]), settings.gate_pixels[organ])
+        mask = gate(mask, count_pixels(probabilities, settings.gate_level[organ]), settings.gate_pixels[organ])
     if settings.presence[organ]:
         if presence is None:
             raise ValueError(f"Settings presence={settings.presence} needs the model's presence scores; there are none")

@@ -74,7 +74,7 @@ def test_a_sample_does_not_depend_on_its_place_in_the_batch():
 
 
 def test_nothing_happens_outside_training_or_without_strength():
-    still = Augment(strength=0.0, flip=0.0)
+    still = Augment(strength=0.0)
     for found in (Augment()(waves(), masks(), SEEDS), still(waves(), masks(), SEEDS, training=True)):
         np.testing.assert_array_equal(numpy(found[0]), waves())
         np.testing.assert_array_equal(numpy(found[1]), masks())

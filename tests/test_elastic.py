@@ -12,6 +12,14 @@ from keras import ops
 
 from kitlib import elastic, sampling, splines
 
+
+def test_field_of_sixteen_bits_reads_the_right_pixels():
+    maps = np.arange(301 * 307, dtype="float32").reshape(1, 301, 307, 1)
+    field = np.full((1, 301, 307, 2), 1.0, "float16")
+    moved = ops.convert_to_numpy(elastic.warp(maps, field, order=0))
+    np.testing.assert_array_equal(moved[0, :-1, :-1], maps[0, 1:, 1:])
+
+
 H, W = 37, 53  # primes, so that a swapped axis cannot pass
 
 

@@ -39,6 +39,14 @@ def test_gate_empties_slices_below_the_count_and_no_others():
     assert mask.sum() == 72
 
 
+def test_gate_counts_the_whole_slice_not_the_box_of_the_threshold():
+    probabilities = np.zeros((1, 30, 30, 3), np.float32)
+    probabilities[0, :15, :15, 2] = 0.6
+    probabilities[0, 20:22, 20:22, 2] = 0.9
+    settings = Settings(threshold=(0.8,) * 3, gate_pixels=(50,) * 3, gate_level=(0.5,) * 3)
+    assert postprocess.masks(probabilities, settings)[..., 2].sum() == 4
+
+
 def test_presence_score_of_the_model_gates_slices():
     probabilities = np.full((4, 3, 5, 3), 0.7, np.float32)
     presence = np.array([[0.9, 0.9, 0.9], [0.1, 0.9, 0.9], [0.9, 0.1, 0.9], [0.9, 0.9, 0.9]])
