@@ -22,10 +22,12 @@ def split_windows(maps, blocks: int, window: int):
 
     Shapes: maps (B, H, W, blocks * size) -> (blocks, B * H/window * W/window, window * window, size).
     """
-    _, _, width, channels = ops.shape(maps)
+    batch, height, width, channels = ops.shape(maps)
     columns, size = width // window, channels // blocks
-    # The first axis counts rows of squares through the whole batch.
-    cut = ops.reshape(maps, (-1, window, columns, window, blocks, size))
+    # The first axis counts rows of squares through the whole batch; sides known only when the graph runs are counted
+    # out, because -1 would let a misfit mix samples.
+    rows = -1 if isinstance(height, int) and isinstance(width, int) else batch * (height // window)
+    cut = ops.reshape(maps, (rows, window, columns, window, blocks, size))
     cut = ops.transpose(cut, (4, 0, 2, 1, 3, 5))
     return ops.reshape(cut, (blocks, -1, window * window, size))
 

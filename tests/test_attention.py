@@ -114,6 +114,20 @@ def external_case(dtype="float64", shape=(3, 13, 35)):
 # Parity
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="sides are unknown in TensorFlow's graphs alone")
+def test_misfit_found_when_the_graph_runs_is_refused():
+    import tensorflow as tf
+
+    layer = LocalWindowAttention(heads=2)
+    layer(np.ones((2, 8, 8, 4), "float32"))
+    run = tf.function(layer, input_signature=[tf.TensorSpec((None, None, None, 4))])
+    fitting = np.random.default_rng(0).normal(size=(2, 8, 12, 4)).astype("float32")
+    np.testing.assert_allclose(run(fitting), layer(fitting), atol=1e-5)
+    for shape in ((2, 6, 8, 4), (2, 8, 6, 4)):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            run(np.ones(shape, "float32"))
+
+
 def test_window_attention_agrees_with_the_papers_table():
     layer, weights, maps = window_case()
     np.testing.assert_allclose(run(layer, maps), window_reference(maps, weights, **WINDOW), atol=EXACT)
