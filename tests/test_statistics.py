@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from test_areas import by_decoding, real_masks
 
 from kitlib import areas, habits, published, scans, statistics
@@ -219,6 +220,28 @@ def test_real_tables_agree_with_decoded_masks(real):
     assert statistics.organs_per_slice(table).groupby("organs")["slices"].sum().tolist() == [
         (number == n).sum() for n in range(4)
     ]
+
+
+def test_real_shapes_agree_with_decoded_masks(real):
+    table = real_masks(real)
+    decoded = by_decoding(table)
+    areas, bells, inside = statistics.organ_areas(table), statistics.bells(table), statistics.containment(table)
+    for organ in ORGANS:
+        on = (decoded[f"{organ}_px"] > 0).to_numpy()
+        pixels, numbers = decoded[f"{organ}_px"][on].to_numpy(float), table["slice"][on].to_numpy()
+        quantiles = np.quantile(pixels, [0.05, 0.25, 0.5, 0.75, 0.95])
+        assert areas.loc[organ, ["5 %", "25 %", "50 %", "75 %", "95 %"]].tolist() == pytest.approx(quantiles)
+        assert areas.loc[organ, ["mean", "min"]].tolist() == pytest.approx([pixels.mean(), pixels.min()])
+        found, counts = np.unique(numbers, return_counts=True)
+        assert bells.loc[organ, ["peak", "count"]].tolist() == [found[counts.argmax()], counts.max()]
+        expected = [numbers.mean(), numbers.std(), stats.skew(numbers)]
+        assert bells.loc[organ, ["mean", "spread", "skew"]].astype(float).tolist() == pytest.approx(expected)
+    for row in inside.itertuples():
+        pair = next(name for name, both in PAIRS.items() if {row.inner, row.outer} == set(both))
+        area = decoded[f"{row.inner}_px"]
+        other = decoded[f"{row.outer}_px"] > 0
+        assert row.together == ((area > 0) & other).sum()
+        assert row.inside == ((area > 0) & other & (decoded[pair] == area)).sum()
 
 
 def test_the_real_index_reproduces_the_published_counts(real):
