@@ -1,7 +1,7 @@
 # The kit's commands; `make help` lists them. README.md has the same without make.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-PYTHON312 ?= $(shell command -v python3.12 || ls $(HOME)/.pyenv/versions/3.12*/bin/python3.12 2>/dev/null | tail -n 1)
+PYTHON312 ?= $(firstword $(shell for p in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python3.12; do $$p -c "" 2>/dev/null && echo $$p; done))
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= data/phantom
