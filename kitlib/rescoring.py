@@ -2,11 +2,12 @@
 
 The score of one organ on one scan depends on that organ's settings alone (on both bowels' when they share a stop line).
 Each is taken once, in the host convention, and kept in a ledger: a file with one line per score, so that a search that
-was interrupted goes on where it was. The key names the data too: other probabilities or another truth are scored anew.
+was interrupted goes on where it was. The key names the data too: other probabilities, another truth or other sizes are
+scored anew, and so is everything once `_VERSION` has changed.
 """
 
+import hashlib
 import json
-import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -21,6 +22,7 @@ from kitlib.postprocess import Settings
 
 _PER_ORGAN = [field.name for field in fields(Settings) if field.name not in ("stop", "presence")]
 _HOST = conventions.named("host")
+_VERSION = 2  # to be raised whenever the same settings give other masks or another score than before
 
 Totals = tuple[float, float, float, float]  # sum and number of the Dice values, sum and number of the distances
 
@@ -52,7 +54,7 @@ class Rescorer:
         cases = [scan.split("_")[0] for scan in self.scans]
         self.cases = list(dict.fromkeys(cases))
         self.case_rows = [self.cases.index(case) for case in cases]
-        self.marks: dict[str, int] = {}
+        self.marks: dict[str, str] = {}
         self.seen: set[Settings] = set()
 
     def fill(self, wanted: Iterable[Settings], bar: tqdm | None = None) -> None:
@@ -88,8 +90,7 @@ class Rescorer:
     def _score(self, scan: str, wanted: list[Settings]) -> dict[str, Totals]:
         """Score one scan: it is opened only when something is missing, and every organ only once."""
         if scan not in self.marks:
-            texts = "".join(self.truth[scan]["segmentation"].fillna(""))
-            self.marks[scan] = zlib.crc32(texts.encode(), zlib.crc32(np.ascontiguousarray(self.probabilities(scan))))
+            self.marks[scan] = _mark(self.probabilities(scan), self.truth[scan], self.parts[scan])
         missing = {}
         for settings in wanted:
             for organ in range(len(contest.ORGANS)):
@@ -98,7 +99,7 @@ class Rescorer:
                     missing[key] = organ, settings
         if not missing:
             return {}
-        least = min(min(settings.threshold) for _, settings in missing.values())
+        least = min(_least(settings) for _, settings in missing.values())
         part = self.parts[scan]
         volumes = _Volumes(self.probabilities(scan), metric.scan_masks(self.truth[scan], part, scan), least)
         return {key: volumes.score(organ, settings) for key, (organ, settings) in missing.items()}
@@ -117,6 +118,22 @@ def rows(
         full = inputs.restore(_as_float(probabilities(scan)), shape)
         lines.append(submission.encode(part, postprocess.masks(full, settings)))
     return pd.concat(lines, ignore_index=True)
+
+
+def _mark(grid: np.ndarray, truth: pd.DataFrame, part: pd.DataFrame) -> str:
+    """Fingerprint all of a scan that its scores depend on: the version, its probabilities, slices, sizes and truth."""
+    mark = hashlib.blake2b(digest_size=8)
+    mark.update(f"{_VERSION} {grid.dtype} {grid.shape}".encode())
+    mark.update(np.ascontiguousarray(grid))
+    mark.update(part[["id", "height", "width"]].to_csv(index=False).encode())
+    mark.update(truth.sort_values(["id", "class"])[["id", "class", "segmentation"]].to_csv(index=False).encode())
+    return mark.hexdigest()
+
+
+def _least(settings: Settings) -> float:
+    """Find the lowest probability that any step looks at: no pixel below it can change a mask."""
+    gates = zip(settings.gate_level, settings.gate_pixels, strict=True)
+    return min(*settings.threshold, *(level for level, pixels in gates if pixels))
 
 
 def _as_float(grid: np.ndarray) -> np.ndarray:
@@ -155,7 +172,9 @@ class _Volumes:
             truth = self.truth[organ]
             grid = _as_float(self.grid[..., organ : organ + 1])
             restored = inputs.restore(grid, truth.shape[1:])[..., 0]
-            used = (restored.max(axis=0) >= np.float32(self.least)) | np.logical_or.reduce(truth, axis=0)
+            used = (restored.max(axis=0) >= np.asarray(self.least, restored.dtype)) | np.logical_or.reduce(
+                truth, axis=0
+            )
             rows, columns = (np.flatnonzero(used.any(axis=axis)) for axis in (1, 0))
             box = slice(None), *(slice(s[0], s[-1] + 1) if s.size else slice(0, 1) for s in (rows, columns))
             self.cuts[organ] = np.ascontiguousarray(restored[box]), np.ascontiguousarray(truth[box])
