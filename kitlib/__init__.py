@@ -8,7 +8,7 @@ A module imports only from its own floor and those below.
     tables   scans  inputs  submission  runs  baselines
              statistics (areas habits published intensities)
              metric (hausdorff conventions bootstrap borders scorecard)
-             postprocess  tuning (rescoring standin)
+             postprocess  tuning (rescoring heldout standin)
              likeness (census traits guesses)
     tensors  pipeline  augment  elastic (splines sampling randomness)
     models   unet (sides)  attention  losses  monitors

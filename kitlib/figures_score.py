@@ -35,8 +35,12 @@ def worst(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame, p
     Args:
         truth, prediction: rows of run-length text.
         slices: the slice table, whose `path` gives the images.
-        picks: rows with `scan` and `organ`, such as the worst of `Score.scans`; both masks must hold something.
+        picks: rows with `scan` and `organ`, such as the worst of `Score.scans`; an empty mask is said in words.
     """
+    if picks.empty:
+        figure, axes = canvas(0.6)
+        picture_axis(axes[0, 0], "no volume in which both truth and prediction hold something")
+        return figure
     figure, axes = canvas(WIDTH / 2.3 * len(picks), rows=len(picks), columns=2)
     for row, scan, organ in zip(axes, picks["scan"], picks["organ"], strict=True):
         _pair(row, truth, prediction, slices[slices["scan"] == scan], scan, organ)

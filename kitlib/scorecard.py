@@ -15,6 +15,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         truth = read_truth(options.truth)
         slices = sizes(truth, options.data, options.sizes)
+        if options.millimetres and "spacing_mm" not in slices:
+            raise ValueError(
+                f"{options.sizes} has no column spacing_mm, which --millimetres needs: add it, give the folder with "
+                "--data instead, or leave --millimetres out"
+            )
         faults = [fault for fault in submission.check(options.submission, slices) if "out of order" not in fault]
         if faults:
             print("\n".join(f"{options.submission}: {fault}" for fault in faults))
@@ -100,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("truth", metavar="TRUTH.csv", help="rows id,class,segmentation, as train.csv has them")
     parser.add_argument("submission", metavar="SUBMISSION.csv", help="rows id,class,predicted")
     parser.add_argument("--data", help="folder of the competition, for the sizes of the slices")
-    parser.add_argument("--sizes", help="csv with columns id,height,width, instead of the folder")
+    parser.add_argument("--sizes", help="csv with columns id,height,width[,spacing_mm], instead of the folder")
     parser.add_argument(
         "--convention", default="host", choices=list(conventions.CONVENTIONS), help="for the worst scans"
     )

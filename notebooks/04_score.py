@@ -9,9 +9,9 @@
 # %% [markdown]
 # # 4 · Score and tuning
 #
-# The newest run's out-of-fold probabilities are scored as the leaderboard does, in every reading of its rules; the
-# voxels that decide are shown, post-processing is tuned on held-out cases, and the border is measured. No network runs
-# here: some minutes on two cores.
+# Out-of-fold probabilities, of one run or of all folds of a cross-validation, are scored as the leaderboard does, in
+# every reading of its rules; the voxels that decide are shown, post-processing is tuned on held-out cases, and the
+# border is measured. No network runs here: some minutes on two cores.
 
 # %%
 import importlib.util
@@ -32,8 +32,8 @@ print(runtime.versions())
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
 RUNS = "../runs"  # run folders to choose from
-RUN = ""  # the run to score; empty: the newest with out-of-fold probabilities
-SCANS = 12  # most scans to score and tune on; 0: all
+RUN = ""  # folder of a run, or of a cross-validation with all its folds; empty: the newest that held out two cases
+SCANS = 12  # most scans to score and tune on, two at least; 0: all
 GRID = "full"  # values per setting: "full", or "short" for a quick look
 FOLDS = 4  # groups of cases that are held out in turn
 
@@ -41,35 +41,31 @@ FOLDS = 4  # groups of cases that are held out in turn
 import pandas as pd
 from IPython.display import display
 
-from kitlib import borders, figures_score, metric, rescoring, runs, scans, standin, tuning
+from kitlib import borders, figures_score, heldout, metric, rescoring, runs, scans, standin, tuning
 
 # %% [markdown]
 # ## What is scored
 #
-# Is there a run that held out two cases or more of this data? Without one, probabilities are made from the
-# truth: tight, wavering borders, false islands, wrong ends. They show how this notebook works, and no more.
+# Is there a run that held out two cases or more of this data? Each scan is read from the fold that has not learned
+# from it. Without a run, probabilities are made from the truth: tight, wavering borders, false islands, wrong ends.
+# They show how this notebook works, and no more.
 
 # %%
 root = scans.find_root(DATA or None)
 slices = scans.read(root)
-cases = {run.folder: slices.loc[slices["scan"].isin(run.scans), "case"].nunique() for run in runs.find(RUNS)}
-found = [run for run in runs.find(RUNS) if cases[run.folder] > 1 and RUN in ("", run.folder.name)]
-run = found[-1] if found else None
-source = (
-    f"run {run.folder.name}" if run else "NO RUN: STAND-IN PROBABILITIES MADE FROM THE TRUTH, the scores are no result"
-)
+held_out = heldout.choose(RUNS, RUN, scans=set(slices["scan"]))
+source = held_out or "NO RUN HELD OUT TWO CASES: STAND-IN PROBABILITIES MADE FROM THE TRUTH, no result"
 print(f"{'PHANTOM (synthetic)' if scans.is_phantom(root) else 'competition data'}: {root}\n{source}")
 
 # %% [markdown]
-# Which scans take part? Those that the run has held out, every so many of them if there are too many for a quick look;
-# whole scans, because the distance is measured in volumes.
+# Which scans take part? Those that are held out, one of each case first if there are too many for a quick look; whole
+# scans, because the distance is measured in volumes.
 
 # %%
-names = [name for name in slices["scan"].unique() if run is None or name in set(run.scans)]
-names = names[:: -(-len(names) // (SCANS or len(names)))]
+names = heldout.thin(held_out.scans if held_out else slices["scan"].unique().tolist(), SCANS)
 slices = slices[slices["scan"].isin(names)].reset_index(drop=True)
 truth = scans.rows(slices)
-probabilities = run.probabilities if run else standin.StandIn(truth, slices)
+probabilities = held_out or standin.StandIn(truth, slices)
 print(f"{len(names)} scans of {slices['case'].nunique()} cases, {len(slices):,} slices: {', '.join(names)}")
 
 # %% [markdown]
@@ -137,7 +133,7 @@ tuned = tuning.tune(
     slices,
     grid=grid,
     folds=min(FOLDS, slices["case"].nunique()),
-    ledger=run.folder / "tuning.jsonl" if run else None,
+    ledger=held_out.folder / "tuning.jsonl" if held_out else None,
 )
 display(tuned.steps[tuned.steps["kept"]].round(4))
 
@@ -168,12 +164,14 @@ display(
 )
 
 # %% [markdown]
-# The settings go into the run folder, where inference looks for them. Without a run there is nothing to keep.
+# The settings go into the folder of each run that was scored, where inference looks for them. Without a run there is
+# nothing to keep.
 
 # %%
-if run:
-    runs.write_text(run.folder / "settings.json", tuned.settings.to_json())
-print(run.folder / "settings.json" if run else "not kept: these settings fit the stand-in")
+kept = [run.folder / "settings.json" for run in held_out.runs] if held_out else []
+for path in kept:
+    runs.write_text(path, tuned.settings.to_json())
+print("\n".join(map(str, kept)) or "not kept: these settings fit the stand-in")
 
 # %% [markdown]
 # ## The border

@@ -57,6 +57,13 @@ def test_an_organ_that_is_missing_altogether_says_so(scored):
     assert "the prediction is empty" in figure.axes[0].get_title(loc="left")
 
 
+def test_no_volume_to_draw_says_so(scored):
+    slices, truth, _, predicted = scored
+    picks = pd.DataFrame({"scan": [], "organ": []})
+    figure = draw(figures_score.worst(truth, predicted, slices, picks))
+    assert "no volume in which both" in figure.axes[0].get_title(loc="left")
+
+
 def test_tuning_steps_fill_what_was_kept():
     steps = pd.DataFrame(
         {

@@ -470,6 +470,14 @@ def test_command_names_the_row_and_the_fault(files, capsys, fault, named):
     assert named in capsys.readouterr().out
 
 
+def test_command_says_what_millimetres_need(files, capsys):
+    pd.read_csv(files["sizes"]).drop(columns="spacing_mm").to_csv(files["sizes"], index=False)
+    assert run(files) == 0
+    capsys.readouterr()
+    assert run(files, "--millimetres") == 1
+    assert "no column spacing_mm, which --millimetres needs: add it" in capsys.readouterr().out
+
+
 def test_command_names_a_slice_without_a_size(files, capsys):
     files["sizes"].write_text("\n".join(files["sizes"].read_text().splitlines()[:-1]))
     assert run(files) == 1

@@ -109,6 +109,54 @@ def test_eda_runs_on_the_small_competition(competition, tmp_path):
     assert (tmp_path / "01_eda.html").is_file()
 
 
+@pytest.fixture
+def untrained(competition, tmp_path):
+    """A cross-validation of two folds whose networks know nothing: three in ten everywhere."""
+    import numpy as np
+
+    from kitlib import runs, scans
+
+    names = scans.read(competition)["scan"].unique()
+    for fold in range(2):
+        folder = tmp_path / "runs" / "cv" / f"fold{fold}"
+        runs.write_record(folder, {"ended": f"2026-01-0{fold + 1}"})
+        (folder / "model.keras").touch()
+        for name in names[fold::2]:
+            depth = (scans.read(competition)["scan"] == name).sum()
+            runs.write_probabilities(folder, name, np.full((depth, 8, 9, 3), 0.3))
+    (tmp_path / "runs" / "cv" / "folds.csv").write_text("case,fold\n")
+    return tmp_path / "runs"
+
+
+def printed(page):
+    """What the cells of an executed notebook have printed and shown as text; errors and warnings are none."""
+    outputs = [out for cell in nbformat.read(page, 4).cells for out in cell.get("outputs", [])]
+    assert not [out for out in outputs if out.output_type == "error"]
+    text = "".join(out.get("text", "") + out.get("data", {}).get("text/plain", "") for out in outputs)
+    assert "Warning" not in text
+    return text
+
+
+@pytest.mark.slow
+def test_score_and_tuning_run_on_stand_in_probabilities(competition, tmp_path):
+    given = {"DATA": str(competition), "RUNS": str(tmp_path / "none"), "SCANS": 2, "GRID": "short", "FOLDS": 2}
+    assert given.keys() <= parameters(ROOT / "notebooks" / "04_score.py").keys()
+    load("execute").execute("04_score", given, tmp_path)
+    text = printed(tmp_path / "04_score.ipynb")
+    for shown in ("STAND-IN", "slicewise", "hausdorff_95_mm", "tuned, held out", "not kept"):
+        assert shown in text
+
+
+@pytest.mark.slow
+def test_score_and_tuning_read_all_folds_even_of_networks_that_find_nothing(competition, untrained, tmp_path):
+    given = {"DATA": str(competition), "RUNS": str(untrained), "RUN": "cv", "SCANS": 1, "GRID": "short"}
+    load("execute").execute("04_score", given, tmp_path)
+    text = printed(tmp_path / "04_score.ipynb")
+    assert "cv, 2 folds" in text
+    assert "2 scans of 2 cases" in text
+    assert all((untrained / "cv" / f"fold{fold}" / "settings.json").is_file() for fold in range(2))
+
+
 def test_unknown_parameter_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["execute.py", "02_train", "--set", "NO_SUCH_THING=1"])
     with pytest.raises(SystemExit):

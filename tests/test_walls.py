@@ -13,8 +13,9 @@ MODULES = sorted(path.stem for path in KIT.glob("*.py") if path.stem != "__init_
 FLOORS = {
     "facts": "contest rle phantom anatomy annotation cohort contrast geometry".split(),
     "tables": (
-        "areas baselines bootstrap borders census conventions guesses habits hausdorff inputs intensities likeness "
-        "metric postprocess published rescoring runs scans scorecard standin statistics submission traits tuning"
+        "areas baselines bootstrap borders census conventions guesses habits hausdorff heldout inputs intensities "
+        "likeness metric postprocess published rescoring runs scans scorecard standin statistics submission traits "
+        "tuning"
     ).split(),
     "tensors": "augment elastic pipeline randomness sampling splines".split(),
     "models": "attention losses monitors sides unet".split(),
