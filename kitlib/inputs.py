@@ -108,7 +108,7 @@ def prepare(scan: np.ndarray, spec: InputSpec) -> np.ndarray:
         raise ValueError(f"expected a scan of shape (D, H, W), got {scan.shape}")
     low, high = percentiles(scan, spec)
     scale = high - low if high > low else 1.0
-    resized = _resize(scan.astype(np.float32), (spec.height, spec.width))
+    resized = _resize(scan, (spec.height, spec.width))
     return np.clip((resized - low) / scale, 0.0, spec.ceiling, dtype=np.float32)
 
 
@@ -125,7 +125,7 @@ def prepare_masks(masks: np.ndarray, spec: InputSpec) -> np.ndarray:
     Returns:
         (D, height, width) bool.
     """
-    return _resize(masks.astype(np.float32), (spec.height, spec.width)) >= 0.5
+    return _resize(masks, (spec.height, spec.width)) >= 0.5
 
 
 def restore(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -136,19 +136,20 @@ def restore(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """
     if probabilities.ndim != 4:
         raise ValueError(f"expected probabilities of shape (D, height, width, C), got {probabilities.shape}")
-    return _resize(probabilities.astype(np.float32, copy=False), shape)
+    return _resize(probabilities, shape)
 
 
 def _resize(slices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize each slice (H, W) or (H, W, C) of a stack; pixels are areas, so that their edges stay together."""
+    """Resize each slice (H, W) or (H, W, C) of a stack to float32; pixels are areas: their edges stay together."""
     height, width = shape
     if slices.shape[1:3] == (height, width):
-        return slices.copy()
+        return slices.astype(np.float32)
     shrinks = height <= slices.shape[1] and width <= slices.shape[2]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     resized = np.empty((len(slices), height, width, *slices.shape[3:]), np.float32)
     for place, picture in enumerate(slices):
-        cv2.resize(picture, (width, height), dst=resized[place], interpolation=method)
+        # slice after slice in 32 bits: a whole scan of them would leave the processor's cache
+        cv2.resize(picture.astype(np.float32), (width, height), dst=resized[place], interpolation=method)
     return resized
 
 

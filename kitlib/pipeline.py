@@ -9,6 +9,7 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from tqdm import tqdm
 
 from kitlib import contest, inputs, rle, scans
 
-_BITS = np.arange(len(contest.ORGANS), dtype=np.uint8)
+_UNPACKED = np.arange(2 ** len(contest.ORGANS))[:, None] >> np.arange(len(contest.ORGANS)) & 1
+_ALIGNMENT = 64  # bytes that TensorFlow wants memory to start at
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ class Packed:
     def gather(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cut out the stacks (B, depth, height, width) float16 and mask bits (B, height, width) at some rows."""
         return self.images[self.stacks[places]], self.masks[places]
+
+    @cached_property
+    def tensors(self):
+        """Images and masks as tf.Variable on the CPU, which share the arrays' memory where that is aligned."""
+        with ThreadPoolExecutor(1) as outside:  # a thread of its own is outside the scope of any strategy
+            return tuple(outside.map(_variable, (self.images, self.masks)))
 
     def places(self, slices: pd.DataFrame) -> np.ndarray:
         """Find the positions of some slices among the packed ones, by id."""
@@ -66,7 +74,7 @@ def pack(slices: pd.DataFrame, spec: inputs.InputSpec, folder: str | os.PathLike
     stacks = scans.stacks(slices, spec.depth, spec.stride)
     shape = (len(slices), spec.height, spec.width)
     if folder is None:
-        images, masks = np.empty(shape, np.float16), np.zeros(shape, np.uint8)
+        images, masks = _aligned(shape, np.float16), _aligned(shape, np.uint8)
         _fill(slices, spec, images, masks)
         return Packed(slices, spec, images, masks, stacks)
     folder = Path(folder)
@@ -87,7 +95,7 @@ def pack(slices: pd.DataFrame, spec: inputs.InputSpec, folder: str | os.PathLike
         finally:
             for draft in drafts:
                 draft.unlink(missing_ok=True)
-    images, masks = (np.load(file, mmap_mode="r") for file in files)
+    images, masks = (np.load(file, mmap_mode="c") for file in files)  # TensorFlow shares writable memory only
     return Packed(slices, spec, images, masks, stacks)
 
 
@@ -154,13 +162,17 @@ def dataset(
         shape = (steps, batch_size)
         batches = tf.data.Dataset.from_tensor_slices((rows.reshape(shape), rows.reshape(shape), weight.reshape(shape)))
 
+    images, masks = packed.tensors
+    stacks, middles = packed.stacks[places].astype(np.int32), places.astype(np.int32)
+    unpacked = _UNPACKED.astype(np.uint8)
+
     def load(rows, seeds, weight):
-        images, bits = tf.numpy_function(lambda some: packed.gather(places[some]), [rows], (tf.float16, tf.uint8))
-        images.set_shape([batch_size, spec.depth, spec.height, spec.width])
-        bits.set_shape([batch_size, spec.height, spec.width])
+        # No Python in here: tf.data would wait for the interpreter, and for ever where the interpreter waits for it.
+        cut = tf.gather(tf.convert_to_tensor(images), tf.gather(stacks, rows))
+        bits = tf.gather(tf.convert_to_tensor(masks), tf.gather(middles, rows))
         return {
-            "images": tf.cast(tf.transpose(images, [0, 2, 3, 1]), tf.float32),
-            "masks": tf.bitwise.right_shift(bits[..., None], _BITS) & 1,
+            "images": tf.cast(tf.transpose(cut, [0, 2, 3, 1]), tf.float32),
+            "masks": tf.gather(unpacked, tf.cast(bits, tf.int32)),
             "seed": seeds,
             "weight": weight,
         }
@@ -169,6 +181,18 @@ def dataset(
     if augment is not None:
         batches = batches.map(_augmented_by(augment), num_parallel_calls=2, deterministic=True)
     return batches.prefetch(4)
+
+
+def _variable(array: np.ndarray):
+    """Give TensorFlow an array without copying it: as a variable, because tf.data writes captured tensors out."""
+    import tensorflow as tf
+
+    with tf.device("CPU:0"):
+        if array.flags.writeable and array.flags.c_contiguous and array.ctypes.data % _ALIGNMENT == 0:
+            tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+        else:
+            tensor = tf.constant(array)
+        return tf.Variable(tensor, trainable=False)
 
 
 def _augmented_by(augment):
@@ -191,6 +215,14 @@ def _augmented_by(augment):
 def steps(slices: pd.DataFrame, batch_size: int) -> int:
     """Count the training batches of an epoch."""
     return len(slices) // batch_size
+
+
+def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """Make an array of zeros that starts where TensorFlow can share it."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % _ALIGNMENT
+    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def _fill(slices: pd.DataFrame, spec: inputs.InputSpec, images: np.ndarray, masks: np.ndarray) -> None:

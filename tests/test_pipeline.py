@@ -112,6 +112,27 @@ def test_mapped_scans_are_the_same_and_are_found_again(packed, slices, tmp_path,
     assert not [file for file in tmp_path.iterdir() if file.suffix != ".npy"]
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_batches_are_cut_from_the_packed_memory_itself(slices, tmp_path, mapped):
+    own = pipeline.pack(slices, SPEC, tmp_path if mapped else None)
+    batches = pipeline.dataset(slices.iloc[[4]], SPEC, 1, False, packed=own)
+    before = next(batches.as_numpy_iterator())["images"]
+    own.images[4, 0, 0] += 1
+    after = next(batches.as_numpy_iterator())["images"]
+    assert after[0, 0, 0, 1] == pytest.approx(before[0, 0, 0, 1] + 1, abs=1e-3)
+    again = pipeline.pack(slices, SPEC, tmp_path if mapped else None)
+    np.testing.assert_array_equal(again.images[4, 0, 0], before[0, 0, 0, 1])
+
+
+def test_memory_that_cannot_be_shared_is_copied(packed, slices):
+    frozen = pipeline.Packed(slices, SPEC, packed.images[:].copy(), packed.masks[:].copy(), packed.stacks)
+    frozen.images.flags.writeable = False
+    here, there = (
+        next(pipeline.dataset(slices, SPEC, 4, False, packed=one).as_numpy_iterator()) for one in (packed, frozen)
+    )
+    np.testing.assert_array_equal(here["images"], there["images"])
+
+
 def test_other_masks_are_packed_anew(slices, tmp_path):
     pipeline.pack(slices, SPEC, tmp_path)
     bare = pipeline.pack(slices.assign(stomach=""), SPEC, tmp_path)
