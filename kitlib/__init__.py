@@ -9,10 +9,11 @@ A module imports only from its own floor and those below.
              statistics (areas habits published intensities)
              metric (hausdorff conventions bootstrap borders scorecard)
              postprocess  tuning (rescoring heldout standin)
+             rescue (faults)  tiling  deadline  manifest
              likeness (census traits guesses)
     tensors  pipeline  augment  elastic (splines sampling randomness)
-    models   unet (sides)  attention  losses  monitors
-    acts     training (steps)  inference  runtime
+    models   unet (sides)  attention  losses  monitors  folding
+    acts     training (steps)  inference (ensemble engine)  runtime
     pictures figures  figures_*
 """
 

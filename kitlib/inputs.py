@@ -5,8 +5,12 @@ keeps the whole slice, uses the whole grid, and is undone by stretching back; pi
 """
 
 import json
+import os
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -79,17 +83,56 @@ def load(paths: Sequence[str]) -> np.ndarray:
         raise ValueError("a scan without slices cannot be loaded")
     scan = None
     for place, path in enumerate(paths):
-        picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if picture is None:
-            raise ValueError(f"{path} cannot be decoded; copy the file again")
-        if picture.ndim != 2 or picture.dtype != np.uint16:
-            raise ValueError(f"{path} holds {picture.shape} {picture.dtype}; slices are 16-bit grey pictures")
+        picture = read_picture(path)
         if scan is None:
             scan = np.empty((len(paths), *picture.shape), np.uint16)
         if picture.shape != scan.shape[1:]:
             raise ValueError(f"{path} is {_size(picture.shape)}, and {paths[0]} is {_size(scan.shape[1:])}")
         scan[place] = picture
     return scan
+
+
+def read_picture(path: str | os.PathLike) -> np.ndarray:
+    """Read one slice, and make sure that the file is whole: OpenCV would hand out half a picture without a word.
+
+    Returns:
+        (H, W) uint16.
+
+    Raises:
+        ValueError: names the file that is missing, cut off, altered (a chunk's check sum tells) or not 16-bit grey.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be decoded: {error.strerror}; copy the file again") from None
+    why = _png_fault(data)
+    try:
+        picture = None if why else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        picture, why = None, str(error.err)
+    if picture is None:
+        raise ValueError(f"{path} cannot be decoded: {why or 'its pixels are damaged'}; copy the file again")
+    if picture.ndim != 2 or picture.dtype != np.uint16:
+        raise ValueError(f"{path} holds {picture.shape} {picture.dtype}; slices are 16-bit grey pictures")
+    return picture
+
+
+def _png_fault(data: bytes) -> str:
+    """Say what is wrong with a PNG by its chunks (length, name, content, CRC-32); empty when nothing is."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "it does not begin as a PNG does"
+    place, name = 8, b""
+    while name != b"IEND":
+        if place + 12 > len(data):
+            return "it is cut off"
+        length, name = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + length
+        if end > len(data):
+            return "it is cut off"
+        if zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+            return "a check sum differs"
+        place = end
+    return ""
 
 
 def prepare(scan: np.ndarray, spec: InputSpec) -> np.ndarray:

@@ -21,9 +21,50 @@ class Devices:
         return self.reason
 
 
+MODES = ("interactive", "batch", "rerun")
+
+
 def on_kaggle() -> bool:
     """Tell whether this is a Kaggle notebook."""
-    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ or Path("/kaggle/input").is_dir()
+    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ or scans.KAGGLE_INPUT.is_dir()
+
+
+def mode(root: str | os.PathLike | None = None) -> str:
+    """Tell who is watching: "interactive", "batch" (a version is being saved) or "rerun" (Kaggle scores it, alone).
+
+    Kaggle says so in its variables, and does not always set the one for the rerun. The other sign of it is the hidden
+    test set: in a saved version the sample is a header and the test folder is empty, in the rerun they are not.
+
+    Args:
+        root: folder of the competition.
+    """
+    if os.environ.get("KAGGLE_IS_COMPETITION_RERUN", "").lower() not in ("", "0", "false"):
+        return "rerun"
+    if not on_kaggle() or os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Interactive":
+        return "interactive"
+    return "rerun" if root and _holds_test(Path(root)) else "batch"
+
+
+def _holds_test(root: Path) -> bool:
+    """Tell whether there is anything to predict: a folder in test/, or a line after the header of the sample."""
+    try:
+        if any(True for _ in (root / "test").iterdir()):
+            return True
+    except OSError:
+        pass
+    try:
+        with open(root / "sample_submission.csv", "rb") as file:
+            return len(file.readlines(1 << 16)) > 1
+    except OSError:
+        return False
+
+
+def bundle() -> Path | None:
+    """Find the data set that `make bundle` made among those attached on Kaggle, by its wheel; None without one."""
+    for place in ("*", "datasets/*/*"):
+        for wheel in sorted(scans.KAGGLE_INPUT.glob(f"{place}/kitlib-*.whl")):
+            return wheel.parent
+    return None
 
 
 def versions() -> str:

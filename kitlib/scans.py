@@ -15,7 +15,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from kitlib import contest
 
 SLUG = "uw-madison-gi-tract-image-segmentation"
-_KAGGLE = (Path("/kaggle/input") / SLUG, Path("/kaggle/input/competitions") / SLUG)
+KAGGLE_INPUT = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))  # the variable is for imitations of Kaggle
+_KAGGLE = (KAGGLE_INPUT / SLUG, KAGGLE_INPUT / "competitions" / SLUG)
 _LOCAL = (Path("data") / SLUG, Path("data"), Path("data/phantom"))
 _SMALLEST_PNG = 67  # bytes: signature, header, one empty block of data and the end
 
@@ -214,8 +215,16 @@ def _from_folder(folder: Path, faults: list[str]) -> list[tuple]:
             with os.scandir(pictures) as entries:
                 for entry in entries:
                     if entry.name.endswith(".png"):
-                        _add(records, faults, scan.name, entry.name, entry.path, entry.stat().st_size)
+                        _add(records, faults, scan.name, entry.name, entry.path, _size(entry))
     return records
+
+
+def _size(entry: os.DirEntry) -> int:
+    """Ask for the bytes of a file; 0 for a link that leads nowhere."""
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return 0
 
 
 def _from_index(index: Path, faults: list[str]) -> list[tuple]:

@@ -1,8 +1,11 @@
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
-from kitlib import inference, inputs, runs, scans, unet
+from kitlib import ensemble, inference, inputs, manifest, postprocess, rescue, runs, scans, submission, unet
+from kitlib.deadline import Deadline
+from kitlib.faults import Faults
 
 SPEC = inputs.InputSpec(32, 32, depth=3)
 
@@ -74,3 +77,172 @@ def test_missing_runs_and_models_are_named(folders, hidden, tmp_path):
 
 def test_no_scans_give_no_predictions(folders, hidden):
     assert list(inference.predict(folders[:1], hidden.iloc[:0], progress=False)) == []
+
+
+class Standin:
+    """A network of no weights: bright pixels are organs, more so on the left."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def __call__(self, images):
+        self.shapes.append(images.shape)
+        middle = images[..., images.shape[-1] // 2]
+        slope = np.linspace(1, 0.2, images.shape[2], dtype=np.float32)
+        return np.stack([np.clip(middle * slope * share, 0, 1) for share in (1, 0.8, 0.6)], axis=-1)
+
+
+def member(run=None, name="standin", spec=SPEC):
+    return ensemble.Member(name, spec, run or Standin())
+
+
+def first_scan(hidden):
+    return hidden[hidden["scan"] == hidden["scan"].iloc[0]]
+
+
+def test_flip_averages_with_the_mirrored_slice(hidden):
+    some = first_scan(hidden)
+    plain, both = (next(inference.predict([member()], some, flip=flip))[1] for flip in (False, True))
+    mirrored = member(lambda images: Standin()(images[:, :, ::-1])[:, :, ::-1])
+    other = next(inference.predict([mirrored], some))[1]
+    np.testing.assert_allclose(both, (plain + other) / 2, atol=1e-5)
+    assert np.abs(plain - other).max() > 0.1
+
+
+def test_a_larger_grid_is_covered_by_tiles_of_the_network(hidden):
+    some, run = first_scan(hidden), Standin()
+    whole = next(inference.predict([member(lambda images: images[..., :1].repeat(3, -1))], some, grid=(64, 80)))[1]
+    prepared = inputs.prepare(inputs.load(some["path"].tolist()), inputs.InputSpec(64, 80, depth=3))
+    before = prepared[np.maximum(np.arange(len(some)) - 1, 0)]
+    np.testing.assert_allclose(whole[..., 0], inputs.restore(before[..., None], whole.shape[1:3])[..., 0], atol=1e-4)
+    next(inference.predict([member(run)], some, grid=(64, 80)))
+    assert {shape[1:3] for shape in run.shapes} == {(32, 32)}
+    with pytest.raises(ValueError, match="smaller than a tile"):
+        next(inference.predict([member(run)], some, grid=(16, 16)))
+
+
+def test_submission_is_valid_before_the_first_network_opens_and_in_sample_order(hidden, tmp_path):
+    target, seen = tmp_path / "submission.csv", []
+    sample = submission.expected_rows(hidden).iloc[::-1].reset_index(drop=True)
+
+    def run(images):
+        seen.append(submission.check(target, hidden, sample))
+        return Standin()(images)
+
+    rows = inference.submit([member(run)], hidden, sample, target, progress=False)
+    assert seen[0] == []
+    assert submission.check(target, hidden, sample) == []
+    assert (submission.read(target)["predicted"] != "").sum() == (rows["predicted"] != "").sum() > 0
+
+
+def test_repeated_runs_write_the_same_bytes(folders, hidden, tmp_path):
+    files = [tmp_path / "one.csv", tmp_path / "other.csv"]
+    for target in files:
+        inference.submit(folders, hidden, submission.expected_rows(hidden), target, flip=True, progress=False)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_model_that_fails_is_left_out_and_named(hidden, tmp_path):
+    def broken(images):
+        raise RuntimeError("no such kernel")
+
+    nan = member(lambda images: np.full((*images.shape[:3], 3), np.nan, np.float32), "blind")
+    faults = Faults(strict=False)
+    found = dict(inference.predict([member(), member(broken, "broken"), nan], hidden, faults=faults, progress=False))
+    alone = dict(inference.predict([member()], hidden, progress=False))
+    for name in alone:
+        np.testing.assert_allclose(found[name], alone[name], atol=1e-6)
+    assert [("broken" in where, "blind" in where) for where, _, _ in faults.entries] == [(True, False), (False, True)]
+    with pytest.raises(ValueError, match="broken"):
+        next(inference.predict([member(broken, "broken")], hidden))
+
+
+def test_memory_that_runs_out_costs_time_and_no_scan(hidden):
+    def hungry(images):
+        if len(images) > 3:
+            raise MemoryError("too many")
+        return Standin()(images)
+
+    faults = Faults(strict=False)
+    some = first_scan(hidden)
+    found = next(inference.predict([member(hungry)], some, faults=faults))[1]
+    np.testing.assert_allclose(found, next(inference.predict([member()], some))[1], atol=1e-6)
+    assert [remedy for *_, remedy in faults.entries] == [
+        "again with 8 slices at a time",
+        "again with 4 slices at a time",
+        "again with 2 slices at a time",
+    ]
+    with pytest.raises(MemoryError):
+        next(inference.predict([member(hungry)], some))
+
+
+def test_a_scan_larger_than_memory_stays_empty(hidden, tmp_path, monkeypatch):
+    monkeypatch.setattr(rescue, "_BYTES_PER_VOXEL", 1 << 40)
+    faults, target = Faults(strict=False), tmp_path / "submission.csv"
+    inference.submit([member()], hidden, submission.expected_rows(hidden), target, faults=faults, progress=False)
+    assert submission.check(target, hidden) == []
+    assert len(faults) == hidden["scan"].nunique()
+    assert "MiB" in str(faults)
+
+
+def test_the_deadline_leaves_scans_empty_and_says_so(hidden, tmp_path):
+    faults, target = Faults(strict=False), tmp_path / "submission.csv"
+    seconds = iter(range(0, 10**6, 600))
+    clock = Deadline(1.0, now=lambda: next(seconds), spent=0.0)
+    inference.submit(
+        [member()], hidden, submission.expected_rows(hidden), target, faults=faults, clock=clock, progress=False
+    )
+    assert submission.check(target, hidden) == []
+    assert "deadline" in str(faults)
+    assert 0 < len(clock.log()) < hidden["scan"].nunique() + 1
+
+
+def test_settings_that_fail_give_way_to_a_plain_threshold(hidden, tmp_path):
+    needs_more = postprocess.Settings(presence=(0.5, 0.5, 0.5))
+    faults = Faults(strict=False)
+    sample = submission.expected_rows(hidden)
+    options = {"settings": needs_more, "progress": False}
+    rows = inference.submit([member()], hidden, sample, tmp_path / "a.csv", faults=faults, **options)
+    plain = inference.submit([member()], hidden, sample, tmp_path / "b.csv", settings=postprocess.Settings())
+    pd.testing.assert_frame_equal(rows, plain)
+    assert len(faults) == hidden["scan"].nunique()
+
+
+def test_settings_of_runs_that_disagree_are_those_of_the_best(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder, score, gap in zip(folders, (0.7, 0.8), (1, 2), strict=True):
+        runs.write_record(folder, {"parameters": {}})
+        (folder / "score.json").write_text(f'{{"score": {score}}}')
+        (folder / "settings.json").write_text(postprocess.Settings(gap=(gap, 0, 0)).to_json())
+    assert ensemble.choose_settings(folders).gap == (2, 0, 0)
+    assert ensemble.choose_settings(folders[:1]).gap == (1, 0, 0)
+    (tmp_path / "settings.json").write_text(postprocess.Settings(gap=(3, 0, 0)).to_json())
+    assert ensemble.choose_settings(folders).gap == (3, 0, 0)
+    assert ensemble.choose_settings([]) == postprocess.HABITS
+
+
+def test_all_folds_of_the_newest_cross_validation_are_chosen(tmp_path):
+    for place, ended in (("alone", "1"), ("cv/fold0", "2"), ("cv/fold1", "3")):
+        runs.write_record(tmp_path / place, {"parameters": {}, "ended": ended})
+        (tmp_path / place / "model.keras").write_bytes(b"")
+    names = lambda *given: [path.relative_to(tmp_path).as_posix() for path in ensemble.choose(tmp_path, *given)]  # noqa: E731
+    assert names() == ["cv/fold1"]
+    (tmp_path / "cv/folds.csv").write_text("case,fold\n")
+    assert names() == ["cv/fold0", "cv/fold1"]
+    assert names("alone") == ["alone"]
+    assert names("cv") == ["cv/fold0", "cv/fold1"]
+    manifest.write(tmp_path)
+    assert names() == ["alone", "cv/fold0", "cv/fold1"]
+    with pytest.raises(FileNotFoundError, match="no run 'none'"):
+        ensemble.choose(tmp_path, "none")
+
+
+def test_without_one_network_that_opens_there_is_an_error_in_the_rerun_too(hidden, tmp_path):
+    runs.write_record(tmp_path / "a", {"parameters": {}})
+    (tmp_path / "a/model.keras").write_bytes(b"no model")
+    target = tmp_path / "submission.csv"
+    with pytest.raises(ValueError, match="none of the 1 runs"):
+        inference.submit(
+            [tmp_path / "a"], hidden, submission.expected_rows(hidden), target, faults=Faults(strict=False)
+        )
+    assert submission.check(target, hidden) == []

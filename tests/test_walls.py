@@ -15,14 +15,15 @@ FLOORS = {
     "tables": (
         "areas baselines bootstrap borders census conventions guesses habits hausdorff heldout inputs intensities "
         "likeness metric postprocess published rescoring runs scans scorecard standin statistics submission traits "
-        "tuning"
+        "tuning "
+        "deadline faults manifest rescue tiling"
     ).split(),
     "tensors": "augment elastic pipeline randomness sampling splines".split(),
-    "models": "attention losses monitors sides unet".split(),
-    "acts": "inference runtime steps training".split(),
+    "models": "attention folding losses monitors sides unet".split(),
+    "acts": "engine ensemble inference runtime steps training".split(),
 }
-PURE_KERAS = "attention augment elastic losses monitors randomness sampling sides splines unet".split()
-MAY_USE_TENSORFLOW = ["pipeline", "runtime", "inference"]
+PURE_KERAS = "attention augment elastic folding losses monitors randomness sampling sides splines unet".split()
+MAY_USE_TENSORFLOW = ["pipeline", "runtime", "inference", "engine"]
 # The phantom's command measures what it wrote; nothing that writes needs a table.
 EXCEPTIONS = {("phantom", "likeness")}
 

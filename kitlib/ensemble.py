@@ -1,0 +1,135 @@
+"""The networks of an inference run: which runs, in what order, with which settings, and how each is run."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kitlib import inputs, manifest, postprocess, runs
+from kitlib.engine import Engine
+from kitlib.faults import Faults
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of an ensemble, ready to run.
+
+    Attributes:
+        name: what faults call it.
+        spec: what it sees.
+        run: from a batch (B, height, width, depth) float32 to (B, height, width, organs) float32.
+        kind: how it is run, in words.
+    """
+
+    name: str
+    spec: inputs.InputSpec
+    run: Callable[[np.ndarray], np.ndarray]
+    kind: str = ""
+
+
+def load(folder: str | os.PathLike):
+    """Load the network of a run.
+
+    Raises:
+        FileNotFoundError: names the folder without a model.
+    """
+    import keras
+
+    from kitlib import attention, losses, monitors, unet  # noqa: F401 (registers the kit's layers for loading)
+
+    run = runs.read(folder)
+    if not run.model_path.is_file():
+        raise FileNotFoundError(f"{run.folder} has no model.keras; its training did not finish")
+    return keras.saving.load_model(run.model_path, compile=False)
+
+
+def open_members(
+    run_folders: Sequence[str | os.PathLike | Member], faults: Faults | None = None, batch_size: int = 16
+) -> list[Member]:
+    """Load networks and make them ready to run; one that does not load is left out, unless faults are strict.
+
+    Raises:
+        ValueError: when no network is left, strict or not: a submission without one is a choice to be made openly.
+    """
+    faults = Faults(strict=True) if faults is None else faults
+    if not len(run_folders):
+        raise ValueError("no run folder to predict with; train first, or attach a run")
+    members = []
+    for folder in run_folders:
+        if isinstance(folder, Member):
+            members.append(folder)
+            continue
+        with faults.survive(folder, "this model is left out"):
+            engine = Engine(load(folder), batch_size)
+            members.append(Member(Path(folder).name, runs.read(folder).spec, engine, engine.kind))
+    if not members:
+        raise ValueError(f"none of the {len(run_folders)} runs could be opened:\n{faults}")
+    return members
+
+
+def choose(root: str | os.PathLike, name: str = "", faults: Faults | None = None) -> list[Path]:
+    """Choose the run folders to predict with.
+
+    Args:
+        root: a folder of runs. When it holds a manifest (`make bundle` writes one), every run in it was chosen, and a
+            run with a file that is not what was packed is left out, unless faults are strict.
+        name: a run, or a cross-validation with all its folds, by its path below the root; empty takes all runs of a
+            bundle, and elsewhere the newest, with the other folds of its cross-validation.
+        faults: None raises them.
+
+    Raises:
+        FileNotFoundError: when there is no such run.
+    """
+    root, faults = Path(root), Faults(strict=True) if faults is None else faults
+    problems = manifest.check(root)
+    bad = set()
+    for path, problem in problems.items():
+        settings = path.name == "settings.json"
+        faults.meet(path, problem, "settings by habit are used" if settings else "this run is left out")
+        bad |= set() if settings else {path.parent}
+    found = [path.parent for path in sorted(root.rglob("run.json")) if (path.parent / "model.keras").is_file()]
+    whole = [folder for folder in found if folder not in bad]
+    if name:
+        whole = [folder for folder in whole if (root / name) in (folder, *folder.parents)]
+    elif not (root / manifest.NAME).is_file() and whole:
+        newest = runs.find(root)[-1].folder
+        family = (newest.parent / "folds.csv").is_file()
+        whole = [folder for folder in whole if folder == newest or (family and folder.parent == newest.parent)]
+    if not whole:
+        what = f"run {name!r}" if name else "finished run"
+        raise FileNotFoundError(f"no {what} below {root.resolve()}: run 02_train first, or attach a run")
+    return whole
+
+
+def choose_settings(run_folders: Sequence[str | os.PathLike], faults: Faults | None = None) -> postprocess.Settings:
+    """Choose how probabilities become masks, from what was tuned with the runs.
+
+    Settings are tuned together and are therefore never mixed: when all runs agree, theirs; else those that stand beside
+    the runs, in their common folder; else those of the run with the best held-out score. Without any, by habit.
+    """
+    faults = Faults(strict=True) if faults is None else faults
+    folders = [Path(folder) for folder in run_folders]
+    found: dict[Path, postprocess.Settings] = {}
+    common = {folder.parent for folder in folders} if len(folders) > 1 else set()
+    broken = {path for root in {*common, *(folder.parent for folder in folders)} for path in manifest.check(root)}
+    for folder in [*folders, *(common if len(common) == 1 else ())]:
+        path = folder / "settings.json"
+        if path.is_file() and path not in broken:
+            with faults.survive(path, "these settings are left out"):
+                found[folder] = postprocess.Settings.from_json(path.read_text())
+    own = {folder: found.get(folder, postprocess.HABITS) for folder in folders}
+    if len(set(own.values())) <= 1:
+        return next(iter(own.values()), postprocess.HABITS)
+    if len(common) == 1 and next(iter(common)) in found:
+        return found[next(iter(common))]
+    return own[max(folders, key=_held_out)]
+
+
+def _held_out(folder: Path) -> float:
+    """Read the held-out score of a run; the worst where there is none."""
+    try:
+        return float(runs.read(folder).score().get("score", -1.0))
+    except (OSError, ValueError, AttributeError):
+        return -1.0
