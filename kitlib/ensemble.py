@@ -69,7 +69,9 @@ def open_members(
     return members
 
 
-def choose(root: str | os.PathLike, name: str = "", faults: Faults | None = None) -> list[Path]:
+def choose(
+    root: str | os.PathLike, name: str = "", faults: Faults | None = None, missing_ok: bool = False
+) -> list[Path]:
     """Choose the run folders to predict with.
 
     Args:
@@ -78,9 +80,10 @@ def choose(root: str | os.PathLike, name: str = "", faults: Faults | None = None
         name: a run, or a cross-validation with all its folds, by its path below the root; empty takes all runs of a
             bundle, and elsewhere the newest, with the other folds of its cross-validation.
         faults: None raises them.
+        missing_ok: without any such run give an empty list, for those who have something else to hand in.
 
     Raises:
-        FileNotFoundError: when there is no such run.
+        FileNotFoundError: when there is no such run, strict or not.
     """
     root, faults = Path(root), Faults(strict=True) if faults is None else faults
     problems = manifest.check(root)
@@ -97,7 +100,7 @@ def choose(root: str | os.PathLike, name: str = "", faults: Faults | None = None
         newest = runs.find(root)[-1].folder
         family = (newest.parent / "folds.csv").is_file()
         whole = [folder for folder in whole if folder == newest or (family and folder.parent == newest.parent)]
-    if not whole:
+    if not whole and not missing_ok:
         what = f"run {name!r}" if name else "finished run"
         raise FileNotFoundError(f"no {what} below {root.resolve()}: run 02_train first, or attach a run")
     return whole

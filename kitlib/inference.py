@@ -7,7 +7,7 @@ grid and brought back to the size of the files once. Memory holds one scan, and 
 import gc
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,18 +114,46 @@ def submit(
     for draft in target.parent.glob(f".{target.name}.*.part"):  # of a process that was stopped while it wrote
         draft.unlink(missing_ok=True)
     submission.write(target, {}, sample)
+    asked = pd.Index(sample["id"].unique())
+
+    def keep(found: pd.DataFrame) -> None:
+        with faults.survive(target, "the file of the scan before stays"):
+            submission.write(target, found[found["id"].isin(asked)], sample)
+
+    found = rows(run_folders, slices, settings=settings, faults=faults, after=keep, **options)
+    return found[found["id"].isin(asked)].reset_index(drop=True)
+
+
+def rows(
+    run_folders: Sequence[str | os.PathLike | Member],
+    slices: pd.DataFrame,
+    *,
+    settings: postprocess.Settings | None = None,
+    faults: Faults | None = None,
+    after: Callable[[pd.DataFrame], None] | None = None,
+    **options,
+) -> pd.DataFrame:
+    """Predict scans and write their masks as rows.
+
+    Args:
+        run_folders, slices, settings, faults, **options: as in `submit`.
+        after: called with all rows so far when a scan is done.
+
+    Returns:
+        The rows of all scans that were predicted: id, class, predicted.
+    """
+    faults = Faults(strict=True) if faults is None else faults
     folders = [folder for folder in run_folders if not isinstance(folder, Member)]
     settings = settings or choose_settings(folders, faults)
-    asked = pd.Index(sample["id"].unique())
     groups = dict(list(slices.groupby("scan", sort=False)))
     lines = [submission.expected_rows(slices.iloc[:0]).assign(predicted="")]
     for name, probabilities in predict(run_folders, slices, faults=faults, **options):
         with faults.survive(name, "left empty"):
-            rows = rescue.encode(groups[name], _masks(name, probabilities, settings, faults))
-            lines.append(rows[rows["id"].isin(asked)])
-        with faults.survive(target, "the file of the scan before stays"):
-            submission.write(target, pd.concat(lines, ignore_index=True), sample)
-    return pd.concat(lines, ignore_index=True)
+            lines.append(rescue.encode(groups[name], _masks(name, probabilities, settings, faults)))
+            lines = [pd.concat(lines, ignore_index=True)]
+        if after is not None:
+            after(lines[0])
+    return lines[0]
 
 
 def predict_scan(

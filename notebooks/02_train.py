@@ -15,17 +15,23 @@
 
 # %%
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-if not importlib.util.find_spec("kitlib"):  # on Kaggle: the attached wheel; in a checkout: the folder above
-    wheels = [wheel for place in ("*", "datasets/*/*") for wheel in Path("/kaggle/input").glob(f"{place}/kitlib-*.whl")]
+attached = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
+wheels = [wheel for place in ("*", "datasets/*/*") for wheel in attached.glob(f"{place}/kitlib-*.whl")]
+pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+if wheels:  # on Kaggle: the attached bundle, without internet; TensorFlow and NumPy stay what they are
+    subprocess.run([*pip, "--no-index", "--force-reinstall", wheels[0]], check=True)
+elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
     sys.path.insert(0, str(Path.cwd().parent))
-    for wheel in wheels[:1]:
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", wheel], check=True)
-
+elif not importlib.util.find_spec("kitlib"):  # with internet: the repository
+    subprocess.run([*pip, "git+" + os.environ["KITLIB_REPOSITORY"]], check=True)
 from kitlib import runtime
+
+print(runtime.versions())
 
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
@@ -62,7 +68,6 @@ root = runtime.competition(DATA)
 slices = scans.read(root)
 devices = runtime.devices()
 quick = devices.accelerators == 0 if QUICK is None else QUICK
-print(runtime.versions())
 print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'].nunique()} cases")
 print(runtime.use(devices), "- short course" if quick else "- full course")
 

@@ -162,3 +162,9 @@ def test_unknown_parameter_is_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         load("execute").main()
     assert "NO_SUCH_THING" in capsys.readouterr().err
+
+
+def test_first_cell_is_the_same_everywhere():
+    first = {next(source for kind, source in cells(script) if kind == "code") for script in SCRIPTS}
+    assert len(first) == 1
+    assert "runtime.versions()" in first.pop()

@@ -41,3 +41,55 @@ def test_versions_name_kit_and_keras():
     text = runtime.versions()
     assert text.startswith("kitlib ")
     assert "keras " in text
+
+
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    """A notebook that is being saved on Kaggle: an empty test folder, a sample without rows."""
+    for name in ("KAGGLE_IS_COMPETITION_RERUN", "KAGGLE_KERNEL_RUN_TYPE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(runtime.scans, "KAGGLE_INPUT", tmp_path)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "sample_submission.csv").write_text("id,class,predicted\n")
+    return tmp_path
+
+
+def test_public_version_is_a_batch_and_a_filled_test_set_a_rerun(kaggle, monkeypatch):
+    assert runtime.mode(kaggle) == "batch"
+    (kaggle / "test/case1").mkdir()
+    assert runtime.mode(kaggle) == "rerun"
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    assert runtime.mode(kaggle) == "rerun"
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    assert runtime.mode(kaggle) == "interactive"
+
+
+def test_a_filled_sample_alone_is_a_rerun_too(kaggle):
+    (kaggle / "test").rmdir()
+    assert runtime.mode(kaggle) == "batch"
+    (kaggle / "sample_submission.csv").write_text("id,class,predicted\ncase1_day0_slice_0001,stomach,\n")
+    assert runtime.mode(kaggle) == "rerun"
+    (kaggle / "sample_submission.csv").unlink()
+    assert runtime.mode(kaggle) == "batch"
+    assert runtime.mode() == "batch"
+
+
+def test_kaggles_own_variable_decides_where_it_is_set(kaggle, monkeypatch):
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    assert runtime.mode(kaggle) == "rerun"
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "False")
+    assert runtime.mode(kaggle) == "batch"
+
+
+def test_a_laptop_is_interactive_whatever_the_sample_holds(kaggle, monkeypatch):
+    (kaggle / "test/case1").mkdir()
+    monkeypatch.setattr(runtime.scans, "KAGGLE_INPUT", kaggle / "nowhere")
+    assert runtime.mode(kaggle) == "interactive"
+
+
+@pytest.mark.parametrize("place", ["kit-bundle", "datasets/somebody/kit-bundle"])
+def test_bundle_is_found_at_both_mount_points(kaggle, place):
+    assert runtime.bundle() is None
+    (kaggle / place).mkdir(parents=True)
+    (kaggle / place / "kitlib-0.1.0-py3-none-any.whl").touch()
+    assert runtime.bundle() == kaggle / place
