@@ -109,6 +109,7 @@ def dataset(
     seed: int = 0,
     first_epoch: int = 0,
     augment=None,
+    chances: np.ndarray | None = None,
 ):
     """Make a tf.data.Dataset of batches of static shape.
 
@@ -127,6 +128,8 @@ def dataset(
         first_epoch: number of the first epoch to deliver, in training.
         augment: kitlib.augment.Augment to run on the CPU while batches are made, for machines without an accelerator;
             None leaves it to the training step. On the TensorFlow backend of Keras only.
+        chances: (rows,) of each slice to be drawn, in training: a slice then comes as often per epoch as its share of
+            their sum asks for, rounded up or down at random, each time with another seed; None takes each slice once.
 
     Raises:
         RuntimeError: when `augment` is asked for on another backend of Keras.
@@ -147,11 +150,15 @@ def dataset(
         def epoch_rows(epoch):
             order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, tf.cast(epoch, tf.int32)])
             seeds = tf.random.stateless_uniform([count], [seed, tf.cast(epoch, tf.int32)], None, None, tf.int32)
-            rows = order[: steps * batch_size]
+            order = order[: steps * batch_size]
+            rows = order
+            if chances is not None:
+                start = tf.random.stateless_uniform([], [seed, tf.cast(epoch, tf.int32)], dtype=tf.float64)
+                rows = tf.gather(_draws(tf, chances, start), order)
             shape = [steps, batch_size]
             ones = tf.ones(shape)
             return tf.data.Dataset.from_tensor_slices(
-                (tf.reshape(rows, shape), tf.reshape(tf.gather(seeds, rows), shape), ones)
+                (tf.reshape(rows, shape), tf.reshape(tf.gather(seeds, order), shape), ones)
             )
 
         batches = tf.data.Dataset.counter(first_epoch).flat_map(epoch_rows)
@@ -193,6 +200,13 @@ def _variable(array: np.ndarray):
         else:
             tensor = tf.constant(array)
         return tf.Variable(tensor, trainable=False)
+
+
+def _draws(tf, chances, start):
+    """Draw as many rows as there are, by systematic sampling: equal steps along the summed chances."""
+    count = len(chances)
+    ends = tf.constant(np.cumsum(chances) / np.sum(chances) * count)
+    return tf.minimum(tf.searchsorted(ends, tf.range(count, dtype=tf.float64) + start, "right"), count - 1)
 
 
 def _augmented_by(augment):

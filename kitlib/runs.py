@@ -1,11 +1,12 @@
 """The run folder: what a training leaves behind, and all that inference reads.
 
-    run.json      parameters, InputSpec, versions, fold table, wall time
+    run.json      parameters, InputSpec, versions, fold table, wall time, state
     history.csv   one line per epoch
     model.keras   the network with its best weights
     oof/          out-of-fold probabilities, one file per scan, uint8 at the size of the InputSpec
     score.json    the score on the scans held out
     settings.json post-processing, once it has been tuned
+    checkpoint/   while it is not finished: what the next call needs to go on (`checkpoints`)
 
 Files are written under another name and put in place when they are whole.
 """
@@ -15,6 +16,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +45,11 @@ class Run:
     def model_path(self) -> Path:
         """The network's file."""
         return self.folder / "model.keras"
+
+    @property
+    def state(self) -> str:
+        """ "running" (or killed), "stopped" by its time limit, which can go on, or "finished"."""
+        return self.record.get("state", "finished")
 
     @property
     def scans(self) -> list[str]:
@@ -92,10 +99,57 @@ def compare(root: str | os.PathLike) -> pd.DataFrame:
     """Put the runs below a folder into one table, a row per run: parameters, best epoch, score and minutes."""
     lines = []
     for run in find(root):
-        record = run.record
-        line = {"run": run.folder.relative_to(root).as_posix(), **record["parameters"], **run.score()}
-        lines.append(line | {"epochs run": len(run.history()), "minutes": record["wall_seconds"] / 60})
+        record, score = run.record, run.score()
+        history = run.history()
+        line = {"run": run.folder.relative_to(root).as_posix(), "state": run.state}
+        line |= {name: value for name, value in record["parameters"].items() if not isinstance(value, dict)}
+        line |= {name: value for name, value in score.items() if not isinstance(value, dict)}
+        line |= {"best epoch": record.get("best_epoch"), "epochs run": len(history)}
+        lines.append(line | {"minutes": record["wall_seconds"] / 60})
     return pd.DataFrame(lines).set_index("run") if lines else pd.DataFrame()
+
+
+def attached(roots: Sequence[str | os.PathLike] = ("/kaggle/input",), marker: str = "run.json") -> list[Path]:
+    """Find the folders that hold a marker among a notebook's inputs, at Kaggle's old and new mount points.
+
+    Folders of pictures are never entered: those named "scans", "oof", and everything in a competition.
+    """
+    found = []
+
+    def look(folder: Path, depth: int) -> None:
+        with os.scandir(folder) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+        names = {entry.name for entry in entries}
+        if marker in names:
+            found.append(folder)
+        if "train.csv" in names or "sample_submission.csv" in names or not depth:
+            return
+        for entry in entries:
+            if entry.is_dir() and entry.name not in ("scans", "oof", "checkpoint"):
+                look(Path(entry.path), depth - 1)
+
+    for root in map(Path, roots):
+        if root.is_dir():
+            look(root, 8)
+    return found
+
+
+def write_history(folder: str | os.PathLike, rows: Sequence[dict]) -> None:
+    """Bring history.csv to these rows: add what is missing, or mend what a killed process left, whole or not at all."""
+    path = Path(folder) / "history.csv"
+    lines = [",".join(rows[0]), *(",".join(map(_cell, row.values())) for row in rows)] if rows else []
+    text = "".join(f"{line}\n" for line in lines)
+    old = path.read_text() if path.is_file() else ""
+    if old and text.startswith(old) and old.endswith("\n"):
+        with open(path, "a") as file:
+            file.write(text[len(old) :])
+    else:
+        write_text(path, text)
+
+
+def _cell(value) -> str:
+    """Write a figure so that it reads back the same; nothing for what was not taken."""
+    return "" if value is None or value != value else repr(value)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -1,5 +1,7 @@
 """Where the kit runs: on Kaggle or elsewhere, and on what devices; one line says what was chosen and why."""
 
+import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
@@ -11,14 +13,26 @@ from kitlib import phantom, scans
 
 @dataclass(frozen=True)
 class Devices:
-    """What a run uses: `accelerators` found, the `precision` policy for Keras, and the reason in words."""
+    """What a run uses: `accelerators` found, the `precision` policy for Keras, and the reason in words.
+
+    `shared` names the devices that share each batch; fewer than two are no strategy.
+    """
 
     accelerators: int
     precision: str
     reason: str
+    shared: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.reason
+
+    def strategy(self):
+        """The MirroredStrategy of the devices that share each batch; None for one device or another backend."""
+        import keras
+
+        if len(self.shared) < 2 or keras.backend.backend() != "tensorflow":
+            return None
+        return _mirrored(self.shared)
 
 
 MODES = ("interactive", "batch", "rerun")
@@ -105,11 +119,13 @@ def competition(path: str = "") -> Path:
 
 
 def devices() -> Devices:
-    """Look for accelerators and choose the precision.
+    """Look for accelerators and choose precision and strategy.
 
-    A GPU with bfloat16 arithmetic (compute capability 8 up) gets mixed_bfloat16; an older one, such as the T4, has
-    16-bit tensor cores only for float16; a TPU computes in bfloat16; a plain CPU stays with float32, without XLA and
-    with channels last, which are TensorFlow's own defaults there.
+    A GPU with bfloat16 arithmetic (compute capability 8 up) gets mixed_bfloat16; one with tensor cores for float16
+    alone (7 up: V100, T4) gets mixed_float16, whose losses Keras scales; an older one (P100) has no tensor cores, and
+    a plain CPU no fast 16-bit arithmetic at all: float32. A TPU computes in bfloat16. Several GPUs share each batch,
+    and the precision is what the oldest of them can do. XLA stays off under a strategy, where it fails, and on a CPU,
+    where it is slower: Keras' own choice ("auto").
     """
     import keras
 
@@ -121,12 +137,24 @@ def devices() -> Devices:
         return Devices(len(found), "mixed_bfloat16", f"Keras on {backend}, {', '.join(found)}: mixed_bfloat16")
     import tensorflow as tf
 
-    details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
-    capability = details.get("compute_capability", (0, 0))
-    precision = "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16"
-    name = details.get("device_name", "GPU")
-    more = f" ({len(found)} found, one is used)" if len(found) > 1 else ""
-    return Devices(len(found), precision, f"{name}{more}, compute capability {capability}: {precision}")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    return _gpus([(one.get("device_name", "GPU"), one.get("compute_capability", (0, 0))) for one in details])
+
+
+def _gpus(found: list[tuple[str, tuple[int, int]]]) -> Devices:
+    """Choose for GPUs, given as name and compute capability."""
+    capability = min(capability for _, capability in found)
+    precision, why = "float32", "has no 16-bit tensor cores"
+    if capability >= (8, 0):
+        precision, why = "mixed_bfloat16", "has bfloat16 tensor cores"
+    elif capability >= (7, 0):
+        precision, why = "mixed_float16", "has float16 tensor cores alone"
+    counts = {name: [one for one, _ in found].count(name) for name, _ in found}
+    names = " and ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items())
+    share = "share each batch (MirroredStrategy, no XLA); " if len(found) > 1 else ""
+    reason = f"{names}: {share}compute capability {capability[0]}.{capability[1]} {why}: {precision}"
+    shared = tuple(f"GPU:{number}" for number in range(len(found))) if len(found) > 1 else ()
+    return Devices(len(found), precision, reason, shared)
 
 
 def use(chosen: Devices) -> Devices:
@@ -135,3 +163,30 @@ def use(chosen: Devices) -> Devices:
 
     keras.config.set_dtype_policy(chosen.precision)
     return chosen
+
+
+def scope(strategy):
+    """The scope of a strategy, to build a model in; of None, one that does nothing."""
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def seed(number: int, deterministic: bool = False) -> None:
+    """Seed Python, NumPy and Keras; with `deterministic`, make TensorFlow's operations repeat to the bit from now on.
+
+    That choice holds for the rest of the process.
+    """
+    import keras
+
+    keras.utils.set_random_seed(number)
+    if deterministic and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
+@functools.cache
+def _mirrored(names: tuple[str, ...]):
+    """Make the strategy of some devices, once per process."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(list(names))

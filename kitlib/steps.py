@@ -1,11 +1,8 @@
 """The training step: augmentation and network in one compiled graph, and the log of its epochs."""
 
-import csv
-import time
-from pathlib import Path
+import math
 
 import keras
-import numpy as np
 from tqdm import tqdm
 
 
@@ -40,43 +37,33 @@ class AugmentedModel(keras.Model):
 
 
 class EpochLog(keras.callbacks.Callback):
-    """A bar over the steps, a printed line per epoch, and a line in history.csv as soon as the epoch is over."""
+    """A bar over the steps, and a printed line per epoch; its figures are those that `epochs.EpochEnd` adds."""
 
-    def __init__(self, path: Path, epochs: int, batch_size: int, steps: int):
+    def __init__(self, epochs: int, steps: int, first: int = 0):
         super().__init__()
-        self.path, self.epochs, self.batch_size, self.steps = path, epochs, batch_size, steps
-        self.best = np.inf
+        self.epochs, self.steps, self.first = epochs, steps, first
 
     def on_train_begin(self, logs=None):
-        self.started = time.perf_counter()
-        self.bar = tqdm(total=self.epochs * self.steps, desc="training", unit=" steps")
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch_started = time.perf_counter()
+        total = self.epochs * self.steps
+        self.bar = tqdm(total=total, initial=self.first * self.steps, desc="training", unit=" steps")
 
     def on_train_batch_end(self, batch, logs=None):
         self.bar.update()
-        if batch + 1 == self.steps:
-            self.trained = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        images_per_second = self.steps * self.batch_size / (self.trained - self.epoch_started)
-        left = (time.perf_counter() - self.started) / (epoch + 1) * (self.epochs - epoch - 1)
-        row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
-        row["images_per_second"] = round(images_per_second, 1)
-        new = not self.path.exists()
-        with open(self.path, "a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        star = "*" if row["val_loss"] < self.best else " "
-        self.best = min(self.best, row["val_loss"])
-        self.bar.write(
-            f"epoch {epoch + 1:3d}/{self.epochs}{star} loss {row['loss']:.4f}  held out: loss {row['val_loss']:.4f}"
-            f"  Dice {row['val_dice']:.4f}  IoU {row['val_iou']:.4f}"
-            f"  {images_per_second:5.1f} images/s, at most {left / 60:.1f} min left"
-        )
+        if "val_loss" in (logs or {}):
+            self.bar.write(line(epoch + 1, self.epochs, logs))
 
     def on_train_end(self, logs=None):
         self.bar.close()
+
+
+def line(epoch: int, epochs: int, row: dict) -> str:
+    """Put the figures of an epoch into one line; a star marks the best so far."""
+    score = f", score {row['score']:.4f}" if math.isfinite(row["score"]) else ""
+    return (
+        f"epoch {epoch}/{epochs}{'*' if row['best'] else ' '} "
+        f"loss {row['loss']:.4f} Dice {row['dice']:.3f} IoU {row['iou']:.3f} | "
+        f"held out: loss {row['val_loss']:.4f} Dice {row['val_dice']:.3f} IoU {row['val_iou']:.3f}{score} | "
+        f"{row['images_per_second']:.1f} images/s, {row['seconds_left'] / 60:.1f} min left"
+    )

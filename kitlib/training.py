@@ -1,33 +1,36 @@
-"""Training one fold: from packed scans to a run folder with the best weights and their score."""
+"""Training: from packed scans to a run folder with the best weights and their score; whatever stops it, it goes on.
 
-import argparse
+python -m kitlib.training DATA_FOLDER --held-out case16_day0 --preset paper --time-limit 3600
+"""
+
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import keras
-import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from kitlib import (
     contest,
-    inference,
     inputs,
     losses,
-    metric,
     monitors,
     pipeline,
-    postprocess,
+    records,
     runs,
     runtime,
-    scans,
-    submission,
+    schedules,
+    splits,
+    trackers,
+    workers,
 )
-from kitlib.augment import paper
+from kitlib.budget import Budget
+from kitlib.epochs import EpochEnd, Rules
+from kitlib.judging import Judge
 from kitlib.steps import AugmentedModel, EpochLog
 from kitlib.unet import build_unet
 
@@ -45,244 +48,238 @@ def fit_fold(
     elastic: str = "device",
     epochs: int = 40,
     batch_size: int = 16,
+    optimizer: str = "adam",
     learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
     schedule: str = "constant",
+    warmup_epochs: float = 1.0,
     patience: int = 15,
+    monitor: str = "score",
+    score_every: int = 1,
+    average: float = 0.0,
+    average_last: int = 0,
     leave_out: tuple[str, ...] = contest.SUSPECT_SCANS,
     empty_share: float = 1.0,
+    foreground_share: float | None = None,
     packed: pipeline.Packed | None = None,
     seed: int = 0,
+    deterministic: bool = False,
+    devices: runtime.Devices | None = None,
+    time_limit: float | None = None,
+    deadline: float | datetime | None = None,
+    track: Sequence[str] = (),
 ) -> runs.Run:
-    """Train a network on the slices that are not held out, and score it on those that are.
+    """Train a network on the slices that are not held out, and score it on those that are; `presets` are for here.
 
-    The defaults are the paper's: BCE + 0.5 Dice, Adam, at most 40 epochs, stopped after 15 without a lower loss on the
-    held-out slices (section V.F). The paper names no learning rate; 1e-3 is Adam's own.
+    A call with a folder of an unfinished run goes on after its last finished epoch, as if it had never stopped: same
+    order, rates, averages and patience. A finished run is read and returned. On Kaggle the earlier run may also be
+    among the notebook's inputs; it is copied into the folder first.
 
     Args:
         slices: table of slices, as scans.read gives it for "train".
-        folder: the run folder to write; it must not hold a finished run.
+        folder: the run folder to write or to go on with.
         held_out: True for the rows to validate on; whole cases (`scans.folds(slices) == k`) or
-        `scans.later_days(slices)`. spec: what the network sees.
+            `scans.later_days(slices)`.
+        spec: what the network sees.
         network: called with the input shape and `network_options`.
         network_options: keyword arguments of the network.
-        loss: None means BCE + 0.5 Dice.
+        loss: None means BCE + 0.5 Dice, the paper's best (V.F.5).
         augment: kitlib.augment.Augment, or None.
         elastic: where it runs: "device", in the training step, or "cpu", while batches are made (TensorFlow only).
         epochs: at most so many.
-        batch_size: slices per step.
-        learning_rate: of Adam, at its peak.
-        schedule: "constant", or "cosine": one epoch of warm-up, then half a cosine down to zero.
-        patience: epochs without a lower loss on the held-out slices before training stops.
+        batch_size: slices per step, over all devices.
+        optimizer: "adam" or "adamw".
+        learning_rate: at its peak. The paper names none; 1e-3 is Adam's own.
+        weight_decay: of AdamW.
+        schedule: "constant", or "cosine": a warm-up, then half a cosine down to zero.
+        warmup_epochs: of "cosine".
+        patience: training ends at the first epoch judged that lies so many epochs after the best one.
+        monitor: what the best epoch is best in: "score", the host score of the whole held-out scans, "val_dice",
+            "val_iou" or "val_loss".
+        score_every: epochs from one host score to the next. Loss, Dice and IoU are taken after each.
+        average: share kept per step of a moving average of the weights, such as 0.999; what is judged and saved is then
+            the average. 0 is none.
+        average_last: the mean of the weights after so many last epochs competes with the best epoch; 0 is none.
         leave_out: scans not to train on, the hosts' suspects unless told otherwise; they stay in the validation.
         empty_share: share of the slices without a mask to learn from; 1 is all, 0 leaves annotated slices alone.
+        foreground_share: draw slices so that this share of the samples has a mask; None takes each once per epoch.
         packed: scans that were packed before, to be shared between folds; None packs them here.
         seed: of weights, order and augmentation.
+        deterministic: the same bits on every run, on one kind of machine; slower on a GPU.
+        devices: what `runtime.devices` chose; None is the first device, in the precision that Keras is set to.
+        time_limit: seconds after which the call should have ended. It stops between epochs (or gives up the one it is
+            in), leaves a model with the best weights so far, and can be called again.
+        deadline: the same as a moment: datetime, or seconds of `time.time()`.
+        track: "tensorboard" or "wandb", where installed.
 
     Returns:
-        The run, with its score on the held-out scans.
+        The run, with its score on the held-out scans; `run.state` is "finished" or, out of time, "stopped".
 
     Raises:
-        ValueError: when a scan lies on both sides, when a side is empty, or for an unknown choice.
-        FileExistsError: when the folder holds a finished run.
+        ValueError: when a case lies on both sides, when a side is empty, for an unknown choice, and when the folder
+            holds a run that was called otherwise: names what differs.
     """
-    folder = Path(folder)
-    if (folder / "model.keras").exists():
-        raise FileExistsError(f"{folder} holds a finished run; choose another folder or delete it")
-    if schedule not in ("constant", "cosine"):
-        raise ValueError(f"schedule {schedule!r} is neither 'constant' nor 'cosine'")
+    folder, spec = Path(folder), spec or inputs.InputSpec()
+    options, loss = network_options or {}, loss or losses.BCEDice(dice_weight=0.5)
+    rules = Rules(epochs, monitor, patience, score_every, average_last)
+    budget, started = Budget(time_limit, deadline), time.perf_counter()
     if elastic not in ("device", "cpu"):
         raise ValueError(f"elastic {elastic!r} is neither 'device' nor 'cpu'")
-    spec = spec or inputs.InputSpec()
-    network_options = network_options or {}
-    learn, check = _sides(slices, held_out, leave_out)
-    learn = _thinned(learn, empty_share, seed)
-    started = time.perf_counter()
-    keras.utils.set_random_seed(seed)
-    packed = packed or pipeline.pack(slices, spec)
-    in_step, in_batches = (augment, None) if elastic == "device" else (None, augment)
-    model = AugmentedModel(network(spec.shape, **network_options), in_step)
-    steps = pipeline.steps(learn, batch_size)
-    training_set = pipeline.dataset(learn, spec, batch_size, True, packed=packed, seed=seed, augment=in_batches)
-    check_set = pipeline.dataset(check, spec, batch_size, False, packed=packed)
-    loss = loss or losses.BCEDice(dice_weight=0.5)
-    model.compile(
-        optimizer=keras.optimizers.Adam(_rate(learning_rate, schedule, steps, epochs)),
+    if devices and batch_size % max(len(devices.shared), 1):
+        raise ValueError(
+            f"batch_size {batch_size} does not divide among the {len(devices.shared)} devices that share it"
+        )
+    learn, check = splits.sides(slices, held_out, leave_out)
+    learn = splits.thinned(learn, empty_share, seed)
+    watched = trackers.callbacks(track, folder)
+    record = records.describe(
+        learn,
+        check,
+        spec,
+        network=network,
+        network_options=options,
         loss=loss,
-        weighted_metrics=[monitors.Dice(name="dice"), monitors.IoU(name="iou")],
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "history.csv").unlink(missing_ok=True)
-    stop = keras.callbacks.EarlyStopping("val_loss", patience=patience, mode="min", restore_best_weights=True)
-    log = EpochLog(folder / "history.csv", epochs, batch_size, steps)
-    model.fit(
-        training_set,
-        validation_data=check_set,
+        augment=augment,
+        elastic=elastic,
         epochs=epochs,
-        steps_per_epoch=steps,
-        callbacks=[stop, log],
-        shuffle=False,  # the data set has shuffled
-        verbose=0,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        warmup_epochs=warmup_epochs,
+        patience=patience,
+        monitor=monitor,
+        score_every=score_every,
+        average=average,
+        average_last=average_last,
+        empty_share=empty_share,
+        foreground_share=foreground_share,
+        leave_out=list(leave_out),
+        seed=seed,
+        deterministic=deterministic,
     )
-    _save_model(model.network, folder / "model.keras")
-    score = _score_held_out(model.network, check, packed, folder, batch_size)
-    record = {
-        "parameters": {
-            "network": network.__name__,
-            **network_options,
-            "loss": loss.name,
-            "augment": augment.name if augment is not None else None,
-            "elastic": elastic,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "schedule": schedule,
-            "precision": keras.config.dtype_policy().name,
-            "patience": patience,
-            "empty_share": empty_share,
-            "leave_out": list(leave_out),
-            "seed": seed,
-        },
-        "input_spec": json.loads(spec.to_json()),
-        "weights": int(model.network.count_params()),
-        "folds": {"train": sorted(learn["scan"].unique()), "held_out": sorted(check["scan"].unique())},
-        **runs.surroundings(),
-        "wall_seconds": round(time.perf_counter() - started, 1),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    runs.write_text(folder / "score.json", json.dumps(score, indent=1))
-    runs.write_record(folder, record)
-    return runs.read(folder)
+    steps, chances = pipeline.steps(learn, batch_size), splits.chances(learn, foreground_share)
+    rate = schedules.rate(learning_rate, schedule, steps, epochs, warmup_epochs)
+    adam = schedules.optimizer(optimizer, rate, weight_decay, average)
+    run = records.begin(folder, record, ("/kaggle/input",) if runtime.on_kaggle() else ())
+    if run.state == "finished":
+        return run
+    packed = packed or pipeline.pack(slices, spec)
+    runtime.seed(seed, deterministic)
+    strategy = devices.strategy() if devices else None
+    with runtime.scope(strategy):
+        model = AugmentedModel(network(spec.shape, **options), augment if elastic == "device" else None)
+        watch = [monitors.Dice(name="dice"), monitors.IoU(name="iou")]
+        model.compile(adam, loss, weighted_metrics=watch, jit_compile=False if strategy else "auto")
+        model.built = True
+        adam.build(model.trainable_variables)
+    judge = Judge(lambda: network(spec.shape, **options), check, packed, loss, batch_size)
+    end = EpochEnd(folder, model.network, judge, rules, budget, steps * batch_size)
+    end.resume(model)
+    first = end.state.epoch
+    if not end.state.ended:
+        batches = pipeline.dataset(
+            learn,
+            spec,
+            batch_size,
+            True,
+            packed=packed,
+            seed=seed,
+            first_epoch=first,
+            augment=augment if elastic == "cpu" else None,
+            chances=chances,
+        )
+        callbacks = [end, EpochLog(epochs, steps, first), *watched]
+        model.fit(
+            batches,
+            initial_epoch=first,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            callbacks=callbacks,
+            shuffle=False,  # the data set has shuffled
+            verbose=0,
+        )
+    return _close(run, end, judge, started)
 
 
 def cross_validate(
-    slices: pd.DataFrame, folder: str | os.PathLike, *, count: int = 5, spec: inputs.InputSpec | None = None, **options
+    slices: pd.DataFrame,
+    folder: str | os.PathLike,
+    *,
+    count: int = 5,
+    spec: inputs.InputSpec | None = None,
+    at_once: int = 1,
+    time_limit: float | None = None,
+    deadline: float | datetime | None = None,
+    **options,
 ) -> list[runs.Run]:
     """Train one network per fold (paper, V.B.1) into folder/fold0, folder/fold1, ...; options go to `fit_fold`.
 
-    Folds that are finished are read, not trained again; scans are packed once.
+    Cases are dealt once, into folder/folds.csv. Called again, finished folds are read, and the one that was interrupted
+    goes on. Scans are packed once.
+
+    Args:
+        slices: table of slices.
+        folder: where the folds' folders go.
+        count: folds.
+        spec: what the networks see.
+        at_once: folds that are trained at a time, each in a process of its own with every at_once-th GPU: one fold per
+            GPU, where otherwise all GPUs share each batch. Nothing is exchanged between them, so that two folds on two
+            GPUs take a little less time than one after the other on both.
+        time_limit: seconds for all of it; folds that do not fit are left for the next call.
+        deadline: the same as a moment.
+
+    Returns:
+        The runs of the folds that were begun, in order.
     """
-    folder = Path(folder)
-    spec = spec or inputs.InputSpec()
-    table = _fold_table(slices, folder / "folds.csv", count)
-    packed = None
-    finished = []
-    for fold in range(count):
-        place = folder / f"fold{fold}"
-        if not (place / "run.json").exists():
-            packed = packed or pipeline.pack(slices, spec)
-            fit_fold(slices, place, held_out=table == fold, spec=spec, packed=packed, **options)
-        finished.append(runs.read(place))
-    return finished
+    folder, spec = Path(folder), spec or inputs.InputSpec()
+    budget = Budget(time_limit, deadline)
+    if runtime.on_kaggle():
+        splits.adopt_table(slices, folder / "folds.csv", count, runs.attached(marker="folds.csv"))
+    table = splits.fold_table(slices, folder / "folds.csv", count)
+    places = [folder / f"fold{fold}" for fold in range(count)]
+    jobs = [{"folder": place, "held_out": table == fold, "spec": spec} | options for fold, place in enumerate(places)]
+    if at_once > 1:
+        workers.train(slices, jobs, at_once, folder / "packed", budget.end)
+        return [runs.read(place) for place in places if (place / "run.json").is_file()]
+    packed, begun = None, []
+    for job in jobs:
+        if budget.left() <= 0:
+            break
+        packed = packed or pipeline.pack(slices, spec)
+        begun.append(fit_fold(slices, packed=packed, deadline=budget.end, **job))
+    return begun
 
 
-def _fold_table(slices, path, count):
-    """Read the run's table of folds, or deal the cases and keep it: a run that is continued must not deal again."""
-    if not path.is_file():
-        dealt = slices[["case"]].assign(fold=scans.folds(slices, count)).drop_duplicates()
-        runs.write_text(path, dealt.to_csv(index=False))
-    kept = pd.read_csv(path).set_index("case")["fold"]
-    missing = set(slices["case"]) - set(kept.index)
-    if missing or kept.nunique() != count:
-        raise ValueError(
-            f"{path} deals {kept.nunique()} folds and lacks cases {sorted(missing)}; choose another folder"
-        )
-    return slices["case"].map(kept)
-
-
-def _sides(slices, held_out, leave_out):
-    """Part the slices into those to learn from and those to check on, and make sure that no scan is on both sides."""
-    check, learn = slices[held_out], slices[~held_out & ~slices["scan"].isin(leave_out)]
-    both = set(check["scan"]) & set(learn["scan"])
-    if both:
-        raise ValueError(f"scan {min(both)} is both learned from and held out; hold out whole scans")
-    if not len(check) or not len(learn):
-        raise ValueError(f"{len(learn)} slices to learn from and {len(check)} held out: neither side may be empty")
-    return learn, check
-
-
-def _thinned(learn, empty_share, seed):
-    """Leave out some of the slices without a mask, drawn once for the whole run."""
-    empty = (scans.organ_count(learn) == 0).to_numpy()
-    drawn = np.random.default_rng(seed).random(len(learn)) < empty_share
-    return learn[~empty | drawn]
-
-
-def _rate(peak, schedule, steps, epochs):
-    """Make the learning rate of Adam."""
-    if schedule == "constant":
-        return peak
-    decay = max(steps * (epochs - 1), 1)
-    return keras.optimizers.schedules.CosineDecay(peak / 10, decay, warmup_target=peak, warmup_steps=steps)
-
-
-def _save_model(network, path):
-    """Save a network whole or not at all."""
-    draft = path.with_name(f"draft-{os.getpid()}.keras")
-    network.save(draft)
-    os.replace(draft, path)
-
-
-def _score_held_out(network, check, packed, folder, batch_size):
-    """Predict the held-out scans, keep their probabilities, and score them at the size of their files."""
-    lines = []
-    for name, rows in tqdm(check.groupby("scan", sort=False), desc="scoring", unit=" scans"):
-        prepared = packed.images[packed.places(rows)]
-        probabilities = inference.predict_scan(network, prepared, rows, packed.spec, batch_size)
-        runs.write_probabilities(folder, name, probabilities)
-        restored = inputs.restore(probabilities, (rows["height"].iloc[0], rows["width"].iloc[0]))
-        lines.append(submission.encode(rows, postprocess.masks(restored, postprocess.HABITS)))
-    result = metric.score(scans.rows(check), pd.concat(lines), check)
-    return {"score": result.value, "dice": result.dice, "hausdorff": result.hausdorff}
-
-
-def _case_of(slices, scan):
-    """Mark all days of the case that a scan belongs to: days of one case look alike."""
-    if scan not in set(slices["scan"]):
-        raise ValueError(f"no scan {scan} among {', '.join(sorted(slices['scan'].unique())[:8])}, ...")
-    return slices["case"] == slices.loc[slices["scan"] == scan, "case"].iloc[0]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train on a folder in the official layout and score the scans held out, from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m kitlib.training", description=main.__doc__)
-    parser.add_argument("root", nargs="?", help="folder of the competition; found when not given")
-    parser.add_argument(
-        "--held-out", help="a scan, such as case16_day0, with all days of its case; else fold 0 of five"
+def _close(run: runs.Run, end: EpochEnd, judge: Judge, started: float) -> runs.Run:
+    """Write model, out-of-fold probabilities, score and record; a finished run needs no checkpoint any more."""
+    weights, source = end.best_weights()
+    score = judge.write(weights, run.folder)
+    runs.write_text(run.folder / "score.json", json.dumps(score, indent=1))
+    draft = run.folder / f"draft-{os.getpid()}.keras"
+    judge.network.save(draft)
+    os.replace(draft, run.model_path)
+    state = end.state
+    runs.write_record(
+        run.folder,
+        run.record
+        | {
+            "state": "finished" if state.ended else "stopped",
+            "ended_by": state.ended or "time limit",
+            "weights": int(judge.network.count_params()),
+            "best_epoch": state.best_epoch,
+            "best_weights": source,
+            "wall_seconds": round(run.record["wall_seconds"] + time.perf_counter() - started, 1),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folder goes")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--size", type=int, default=128, help="pixels of the grid, each way")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--plain", action="store_true", help="without the attentions")
-    parser.add_argument("--submission", type=Path, help="write the held-out scans' masks as a submission")
-    given = parser.parse_args(arguments)
-    print(runtime.use(runtime.devices()))
-    slices = scans.read(scans.find_root(given.root))
-    held_out = _case_of(slices, given.held_out) if given.held_out else scans.folds(slices) == 0
-    run = fit_fold(
-        slices,
-        given.runs / datetime.now().strftime("%Y%m%d-%H%M%S"),
-        held_out=held_out,
-        spec=inputs.InputSpec(given.size, given.size),
-        network_options={"window_stages": (), "external_bottleneck": False} if given.plain else {},
-        augment=paper(),
-        epochs=given.epochs,
-        batch_size=given.batch_size,
-    )
-    check = slices[held_out].reset_index(drop=True)
-    if given.submission:
-        lines = [
-            submission.encode(check[check["scan"] == name], postprocess.masks(probabilities, run.settings))
-            for name, probabilities in inference.predict([run.folder], check)
-        ]
-        submission.write(given.submission, pd.concat(lines), submission.expected_rows(check))
-        print(f"{given.submission}: {'; '.join(submission.check(given.submission, check)) or 'no problems'}")
-    score = run.score()
-    print(
-        f"{run.folder}: host score {score['score']:.4f}, Dice {score['dice']:.4f}, Hausdorff {score['hausdorff']:.4f}"
-    )
-    return 0
+    if state.ended:
+        shutil.rmtree(end.place, ignore_errors=True)
+    return runs.read(run.folder)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kitlib import command
+
+    raise SystemExit(command.main())

@@ -15,6 +15,7 @@ from kitlib import (
     postprocess,
     runs,
     scans,
+    splits,
     steps,
     submission,
     training,
@@ -49,7 +50,7 @@ def test_run_folder_holds_its_contract(run, slices, held_out):
     assert run.spec == SPEC
     assert run.record["parameters"]["epochs"] == 2
     assert len(run.history()) == 2
-    assert {"loss", "val_loss", "val_dice", "val_iou", "images_per_second"} <= set(run.history().columns)
+    assert {"loss", "val_loss", "val_dice", "val_iou", "score", "images_per_second"} <= set(run.history().columns)
     assert set(run.scans) == set(slices.loc[held_out, "scan"])
     assert set(run.record["folds"]["held_out"]).isdisjoint(run.record["folds"]["train"])
 
@@ -71,7 +72,9 @@ def test_score_is_that_of_the_out_of_fold_masks(run, slices, held_out):
         restored = inputs.restore(run.probabilities(name), shape)
         lines.append(submission.encode(rows, postprocess.masks(restored, postprocess.HABITS)))
     again = metric.score(scans.rows(check), pd.concat(lines), check)
-    assert run.score()["score"] == pytest.approx(again.value, abs=0.02)
+    assert run.score()["score"] == pytest.approx(again.value, abs=1e-9)
+    assert run.score()["score"] == pytest.approx(run.history()["score"].max(), abs=1e-9)
+    assert run.score()["panel"]["host"] == run.score()["score"]
 
 
 def test_same_seed_gives_the_same_run(slices, packed, held_out, run, tmp_path):
@@ -117,19 +120,19 @@ def test_augmentation_runs_in_training_only(slices, packed):
 def test_suspects_are_left_out_of_learning_but_not_of_checking(slices):
     spoiled = slices.assign(scan=slices["scan"].replace(slices["scan"].iloc[-1], contest.SUSPECT_SCANS[0]))
     held_out = spoiled["case"] == spoiled["case"].iloc[0]
-    learn, _ = training._sides(spoiled, held_out, contest.SUSPECT_SCANS)
+    learn, _ = splits.sides(spoiled, held_out, contest.SUSPECT_SCANS)
     assert contest.SUSPECT_SCANS[0] not in set(learn["scan"])
-    _, check = training._sides(spoiled, ~held_out, contest.SUSPECT_SCANS)
+    _, check = splits.sides(spoiled, ~held_out, contest.SUSPECT_SCANS)
     assert contest.SUSPECT_SCANS[0] in set(check["scan"])
 
 
 def test_share_of_empty_slices_is_thinned_alike_for_a_seed(slices):
     empty = scans.organ_count(slices) == 0
-    assert len(training._thinned(slices, 1.0, 0)) == len(slices)
-    assert training._thinned(slices, 0.0, 0)["id"].equals(slices.loc[~empty, "id"])
-    some = training._thinned(slices, 0.5, 0)
+    assert len(splits.thinned(slices, 1.0, 0)) == len(slices)
+    assert splits.thinned(slices, 0.0, 0)["id"].equals(slices.loc[~empty, "id"])
+    some = splits.thinned(slices, 0.5, 0)
     assert (~empty).sum() < len(some) < len(slices)
-    assert some.equals(training._thinned(slices, 0.5, 0))
+    assert some.equals(splits.thinned(slices, 0.5, 0))
 
 
 def test_a_scan_on_both_sides_is_refused(slices, tmp_path):
@@ -137,15 +140,32 @@ def test_a_scan_on_both_sides_is_refused(slices, tmp_path):
         training.fit_fold(slices, tmp_path, held_out=slices["slice"] == 1, **OPTIONS)
 
 
-def test_empty_side_unknown_schedule_and_finished_run_are_refused(slices, run, tmp_path):
+def test_empty_side_and_unknown_choices_are_refused(slices, held_out, tmp_path):
     with pytest.raises(ValueError, match="neither side may be empty"):
         training.fit_fold(slices, tmp_path, held_out=slices["slice"] < 0, **OPTIONS)
     with pytest.raises(ValueError, match="'linear'"):
-        training.fit_fold(slices, tmp_path, held_out=slices["slice"] < 0, schedule="linear", **OPTIONS)
+        training.fit_fold(slices, tmp_path, held_out=held_out, schedule="linear", **OPTIONS)
     with pytest.raises(ValueError, match="'gpu'"):
-        training.fit_fold(slices, tmp_path, held_out=slices["slice"] < 0, elastic="gpu", **OPTIONS)
-    with pytest.raises(FileExistsError, match="finished run"):
-        training.fit_fold(slices, run.folder, held_out=slices["slice"] < 0, **OPTIONS)
+        training.fit_fold(slices, tmp_path, held_out=held_out, elastic="gpu", **OPTIONS)
+    with pytest.raises(ValueError, match="'sgd'"):
+        training.fit_fold(slices, tmp_path, held_out=held_out, optimizer="sgd", **OPTIONS)
+    with pytest.raises(ValueError, match="'accuracy'"):
+        training.fit_fold(slices, tmp_path, held_out=held_out, monitor="accuracy", **OPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_finished_run_is_read_and_another_call_into_it_refused_by_name(slices, packed, held_out, run):
+    options = {**OPTIONS, "held_out": held_out, "packed": packed, "augment": augment.paper()}
+    before = run.model_path.stat().st_mtime_ns
+    assert training.fit_fold(slices, run.folder, **options).record == run.record
+    assert run.model_path.stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="epochs is 2 in the folder and 5 now"):
+        training.fit_fold(slices, run.folder, **options | {"epochs": 5})
+    with pytest.raises(ValueError, match=r"dice_weight is 0\.5 in the folder and 1\.0 now"):
+        training.fit_fold(slices, run.folder, **options | {"loss": losses.BCEDice(dice_weight=1.0)})
+    with pytest.raises(ValueError, match="held_out: 2 only in the folder"):
+        other = slices["case"] == slices["case"].iloc[-1]
+        training.fit_fold(slices, run.folder, **options | {"held_out": other})
 
 
 def test_cross_validation_holds_out_every_case_once_and_skips_what_is_done(slices, tmp_path):

@@ -14,13 +14,16 @@ FLOORS = {
     "facts": "contest rle phantom anatomy annotation cohort contrast geometry".split(),
     "tables": (
         "areas baselines bootstrap borders census conventions guesses habits hausdorff heldout inputs intensities "
-        "likeness metric postprocess published rescoring runs scans scorecard standin statistics submission traits "
-        "tuning "
+        "likeness metric postprocess published rescoring runs scans scorecard splits standin statistics submission "
+        "traits tuning "
         "deadline faults manifest rescue tiling"
     ).split(),
     "tensors": "augment elastic pipeline randomness sampling splines".split(),
     "models": "attention folding losses monitors sides unet".split(),
-    "acts": "engine ensemble inference runtime steps training".split(),
+    "acts": (
+        "averages budget checkpoints command engine ensemble epochs inference judging presets records runtime schedules "
+        "steps trackers training workers"
+    ).split(),
 }
 PURE_KERAS = "attention augment elastic folding losses monitors randomness sampling sides splines unet".split()
 MAY_USE_TENSORFLOW = ["pipeline", "runtime", "inference", "engine"]

@@ -1,0 +1,83 @@
+"""`python -m kitlib.training`: train on a folder, score what is held out, write its submission."""
+
+import argparse
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+
+from kitlib import inference, inputs, postprocess, presets, runs, runtime, scans, submission, training
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train on a folder in the official layout and score the scans held out, from the command line."""
+    given = _parser().parse_args(arguments)
+    devices = runtime.use(runtime.devices())
+    print(devices)
+    slices = scans.read(scans.find_root(given.root))
+    held_out = _case_of(slices, given.held_out) if given.held_out else scans.folds(slices) == 0
+    preset = presets.named(given.preset)
+    chosen = {
+        name: getattr(given, name) for name in ("epochs", "batch_size", "seed") if getattr(given, name) is not None
+    }
+    if given.plain:
+        preset["network_options"] |= {"window_stages": (), "external_bottleneck": False}
+    run = training.fit_fold(
+        slices,
+        given.resume or given.runs / datetime.now().strftime("%Y%m%d-%H%M%S"),
+        held_out=held_out,
+        spec=inputs.InputSpec(given.size, given.size),
+        devices=devices,
+        time_limit=given.time_limit,
+        track=given.track,
+        **preset | chosen,
+    )
+    check = slices[held_out].reset_index(drop=True)
+    if given.submission:
+        _submit(run, check, given.submission)
+    score = run.score()
+    print(
+        f"{run.folder}: {run.state}, host score {score['score']:.4f}, Dice {score['dice']:.4f}, "
+        f"Hausdorff {score['hausdorff']:.4f}"
+    )
+    if run.state == "stopped":
+        print(f"out of time; the same command with --resume {run.folder} goes on")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m kitlib.training", description=main.__doc__)
+    parser.add_argument("root", nargs="?", help="folder of the competition; found when not given")
+    parser.add_argument(
+        "--held-out", help="a scan, such as case16_day0, with all days of its case; else fold 0 of five"
+    )
+    parser.add_argument("--preset", choices=presets.NAMES, default="paper")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folder goes, named by the time")
+    parser.add_argument("--resume", type=Path, help="the run folder itself: a new one, or one to go on with")
+    parser.add_argument("--time-limit", type=float, help="seconds after which to stop, with a model that can go on")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--size", type=int, default=128, help="pixels of the grid, each way")
+    parser.add_argument("--plain", action="store_true", help="without the attentions")
+    parser.add_argument("--track", nargs="*", default=(), help="tensorboard, wandb")
+    parser.add_argument("--submission", type=Path, help="write the held-out scans' masks as a submission")
+    return parser
+
+
+def _submit(run: runs.Run, check: pd.DataFrame, path: Path) -> None:
+    """Write the masks of the held-out scans, and say what is wrong with the file."""
+    lines = [
+        submission.encode(check[check["scan"] == name], postprocess.masks(probabilities, run.settings))
+        for name, probabilities in inference.predict([run.folder], check)
+    ]
+    submission.write(path, pd.concat(lines), submission.expected_rows(check))
+    print(f"{path}: {'; '.join(submission.check(path, check)) or 'no problems'}")
+
+
+def _case_of(slices: pd.DataFrame, scan: str) -> pd.Series:
+    """Mark all days of the case that a scan belongs to: days of one case look alike."""
+    if scan not in set(slices["scan"]):
+        raise ValueError(f"no scan {scan} among {', '.join(sorted(slices['scan'].unique())[:8])}, ...")
+    return slices["case"] == slices.loc[slices["scan"] == scan, "case"].iloc[0]

@@ -1,0 +1,141 @@
+"""Trainings that are killed, stopped or shared between devices, in processes of their own."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kitlib import inference, runs
+
+COURSE = """
+import sys
+from kitlib import augment, inputs, scans, training
+
+for folder in sys.argv[2:]:
+    training.cross_validate(
+        scans.read(sys.argv[1]),
+        folder,
+        count=2,
+        spec=inputs.InputSpec(32, 32, depth=3),
+        network_options=dict(levels=1, base=4, window_stages=(0,), dropout=0.2),
+        augment=augment.Augment(),
+        epochs=3,
+        batch_size=4,
+        optimizer="adamw",
+        weight_decay=0.01,
+        learning_rate=5e-3,
+        schedule="cosine",
+        average=0.9,
+        average_last=2,
+        foreground_share=0.7,
+        deterministic=True,
+    )
+"""
+
+
+def start(code: str, *arguments) -> subprocess.Popen:
+    """Run Python code in a new process, with a log beside it."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, output[-4000:]
+    return output
+
+
+def figures(run: runs.Run) -> pd.DataFrame:
+    """The history without what a clock measured."""
+    return run.history().drop(columns=["images_per_second", "seconds"])
+
+
+@pytest.mark.slow
+def test_killed_cross_validation_ends_like_one_that_was_left_alone(competition, tmp_path):
+    process = start(COURSE, competition, tmp_path / "killed")
+    while process.poll() is None and not list((tmp_path / "killed").glob("fold0/checkpoint/epoch-*")):
+        time.sleep(0.05)
+    seconds = random.SystemRandom().uniform(0, 3)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    left = [path.name for path in tmp_path.glob("killed/fold*/checkpoint/epoch-*")]
+    finish(start(COURSE, competition, tmp_path / "killed", tmp_path / "whole"))
+    for fold in ("fold0", "fold1"):
+        killed, whole = (runs.read(tmp_path / name / fold) for name in ("killed", "whole"))
+        where = f"{fold}, killed {seconds:.3f} s after its first epoch, with {left}"
+        assert killed.state == "finished"
+        pd.testing.assert_frame_equal(figures(killed), figures(whole), check_exact=True, obj=where)
+        assert killed.score() == whole.score(), where
+        for one, other in zip(*(inference.load(run.folder).get_weights() for run in (killed, whole)), strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=where)
+        for scan in whole.scans:
+            np.testing.assert_array_equal(killed.probabilities(scan), whole.probabilities(scan))
+        assert not (killed.folder / "checkpoint").exists()
+
+
+SHARED = """
+import json
+import sys
+import keras
+import tensorflow as tf
+from kitlib import augment, budget, inputs, runtime, scans, training
+
+halves = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
+two = runtime.use(runtime.Devices(2, "mixed_float16", "two halves of a CPU", ("CPU:0", "CPU:1")))
+slices = scans.read(sys.argv[1])
+options = dict(
+    held_out=slices["case"] == slices["case"].iloc[0],
+    spec=inputs.InputSpec(32, 32, depth=3),
+    network_options=dict(levels=1, base=4, window_stages=(), external_bottleneck=False),
+    augment=augment.Augment(),
+    epochs=4,
+    batch_size=6,
+    learning_rate=5e-3,
+    average=0.8,
+)
+training.fit_fold(slices, sys.argv[2] + "/one", **options)
+fits = budget.Budget.fits
+budget.Budget.fits = lambda self: False
+stopped = training.fit_fold(slices, sys.argv[2] + "/two", devices=two, **options)
+assert stopped.state == "stopped" and len(stopped.history()) == 1, stopped.record
+budget.Budget.fits = fits
+training.fit_fold(slices, sys.argv[2] + "/two", devices=two, **options)
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_with_half_floats_average_and_resume_learn_like_one(competition, tmp_path):
+    finish(start(SHARED, competition, tmp_path))
+    one, two = (runs.read(tmp_path / name) for name in ("one", "two"))
+    assert two.state == "finished"
+    for column in ("loss", "val_loss"):
+        curve = one.history()[column]
+        assert curve.iloc[-1] < 0.95 * curve.iloc[0]
+        np.testing.assert_allclose(two.history()[column], curve, rtol=0.05)
+
+
+def test_torn_or_missing_lines_of_the_history_are_mended(tmp_path):
+    rows = [{"epoch": epoch, "loss": 0.1 * epoch, "score": float("nan")} for epoch in (1, 2, 3)]
+    runs.write_history(tmp_path, rows[:1])
+    first = (tmp_path / "history.csv").read_text()
+    runs.write_history(tmp_path, rows[:2])
+    second = (tmp_path / "history.csv").read_text()
+    assert second.startswith(first)
+    for torn in (second + "3,0.30000", second[:-1], second + "3,0.5,\n4,0.4,\n", first, ""):
+        (tmp_path / "history.csv").write_text(torn)
+        runs.write_history(tmp_path, rows)
+        table = pd.read_csv(tmp_path / "history.csv")
+        assert table["epoch"].tolist() == [1, 2, 3]
+        assert table["loss"].tolist() == [row["loss"] for row in rows]
+    assert json.loads(table.to_json())["score"]["0"] is None
