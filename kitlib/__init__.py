@@ -5,7 +5,7 @@ A module imports only from its own floor and those below.
 
     facts    contest  rle
              phantom (cohort geometry anatomy contrast annotation)
-    tables   scans  inputs  submission  runs  baselines
+    tables   scans (splits)  inputs  submission  runs  baselines
              statistics (areas habits published intensities)
              metric (hausdorff conventions bootstrap borders scorecard)
              postprocess  tuning (rescoring heldout standin)
@@ -13,7 +13,8 @@ A module imports only from its own floor and those below.
              likeness (census traits guesses)
     tensors  pipeline  augment  elastic (splines sampling randomness)
     models   unet (sides)  attention  losses  monitors  folding
-    acts     training (steps)  inference (ensemble engine)  runtime
+    acts     training (presets schedules steps epochs judging averages checkpoints records budget workers trackers
+             command)  inference (ensemble engine)  runtime
     pictures figures  figures_*
 """
 

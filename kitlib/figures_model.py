@@ -34,7 +34,8 @@ def grid_masks(packed: Packed, place: int) -> np.ndarray:
 def history(table: pd.DataFrame) -> Figure:
     """Draw loss, Dice and IoU over the epochs (paper, Figures 7, 9 and 10): learned from, and held out."""
     figure, axes = canvas(3.2, columns=3)
-    best = table["epoch"][table["val_loss"].idxmin()]
+    judged = table["score"] if "score" in table and table["score"].notna().any() else -table["val_loss"]
+    best = table["epoch"][judged.idxmax()]
     for axis, (name, title) in zip(axes[0], {"loss": "Loss", "dice": "Dice", "iou": "IoU"}.items(), strict=True):
         axis.plot(table["epoch"], table[name], color="#9AA5B1", label="learned from")
         axis.plot(table["epoch"], table[f"val_{name}"], color=INK, label="held out")

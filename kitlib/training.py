@@ -161,13 +161,14 @@ def fit_fold(
     )
     steps, chances = pipeline.steps(learn, batch_size), splits.chances(learn, foreground_share)
     rate = schedules.rate(learning_rate, schedule, steps, epochs, warmup_epochs)
-    adam = schedules.optimizer(optimizer, rate, weight_decay, average)
+    strategy = devices.strategy() if devices else None
+    with runtime.scope(strategy):
+        adam = schedules.optimizer(optimizer, rate, weight_decay, average)
     run = records.begin(folder, record, ("/kaggle/input",) if runtime.on_kaggle() else ())
     if run.state == "finished":
         return run
     packed = packed or pipeline.pack(slices, spec)
     runtime.seed(seed, deterministic)
-    strategy = devices.strategy() if devices else None
     with runtime.scope(strategy):
         model = AugmentedModel(network(spec.shape, **options), augment if elastic == "device" else None)
         watch = [monitors.Dice(name="dice"), monitors.IoU(name="iou")]

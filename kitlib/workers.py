@@ -57,12 +57,8 @@ def _fit(slices: pd.DataFrame, job: dict, packed: Path, policy: str, deadline: f
 
 def _plain(job: dict) -> dict:
     """Turn Keras' objects into their configurations, which travel between processes."""
-    return {
-        name: keras.saving.serialize_keras_object(value)
-        if isinstance(value, (keras.layers.Layer, keras.losses.Loss))
-        else value
-        for name, value in job.items()
-    }
+    kinds, save = (keras.layers.Layer, keras.losses.Loss), keras.saving.serialize_keras_object
+    return {name: save(value) if isinstance(value, kinds) else value for name, value in job.items()}
 
 
 def _keras(value):

@@ -101,7 +101,7 @@ options = dict(
     augment=augment.Augment(),
     epochs=4,
     batch_size=6,
-    learning_rate=5e-3,
+    learning_rate=2e-2,
     average=0.8,
 )
 training.fit_fold(slices, sys.argv[2] + "/one", **options)

@@ -163,8 +163,8 @@ def test_finished_run_is_read_and_another_call_into_it_refused_by_name(slices, p
         training.fit_fold(slices, run.folder, **options | {"epochs": 5})
     with pytest.raises(ValueError, match=r"dice_weight is 0\.5 in the folder and 1\.0 now"):
         training.fit_fold(slices, run.folder, **options | {"loss": losses.BCEDice(dice_weight=1.0)})
+    other = slices["case"] == slices["case"].iloc[-1]
     with pytest.raises(ValueError, match="held_out: 2 only in the folder"):
-        other = slices["case"] == slices["case"].iloc[-1]
         training.fit_fold(slices, run.folder, **options | {"held_out": other})
 
 
