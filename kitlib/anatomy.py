@@ -14,8 +14,9 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.stats import norm
 
 STEP_MM = 3.0  # distance of neighbouring points of a centre line
-MUSCLE_MM = 11.0  # thickness of the abdominal wall below the fat
-MOTION = {"large_bowel": (12, 14, 0.06), "small_bowel": (15, 15, 0.13), "stomach": (4, 6, 0.08)}  # mm, mm, log radius
+MUSCLE_MM = 13.0  # thickness of the abdominal wall below the fat
+DENTS = (36, 32, 32)  # values of the field that dents the organs: one every 12 mm of a field of 432 mm
+MOTION = {"large_bowel": (13, 14, 0.045), "small_bowel": (15, 15, 0.13), "stomach": (4, 6, 0.08)}  # mm, mm, log radius
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Abdomen:
     All in mm. `width`, `depth`: half axes of the trunk; `fat`: thickness of the fat under the skin; `dome`: z of the
     diaphragm's top; `tubes`: organs and other tubular tissue by name; `solids`: name -> rows of centre and half axes
     (x, y, z, a, b, c); `warp`: coarse field (3, ...) that bends all solids along z, y, x; `outline`: bulges of the
-    trunk; `arms`: for right and left, distance from the trunk, y and radius.
+    trunk; `dents`: coarse field that dents the organs, about 1; `arms`: for right and left, distance from the trunk, y and radius.
     """
 
     width: float
@@ -45,6 +46,7 @@ class Abdomen:
     warp: np.ndarray = field(repr=False)
     outline: np.ndarray = field(repr=False)
     arms: np.ndarray = field(repr=False)
+    dents: np.ndarray = field(repr=False)
 
 
 def _line(knots) -> np.ndarray:
@@ -65,12 +67,14 @@ def wander(rng, count: int, smooth: float) -> np.ndarray:
     return noise * np.sqrt(2 * np.sqrt(np.pi) * max(smooth, 0.3))
 
 
-def _large_bowel(rng, size: tuple[float, float], lift: float) -> Tube:
-    """The frame: caecum, ascending part, transverse part sagging in front, descending part, sigmoid."""
+def _large_bowel(rng, size: tuple[float, float], liver: float, spleen: float) -> Tube:
+    """The frame: caecum, ascending part, transverse part sagging in front, descending part, sigmoid.
+
+    `liver`, `spleen`: z of the bends below these two.
+    """
     width, depth = size
     right, left = -0.56 * width + rng.normal(0, 17), 0.60 * width + rng.normal(0, 15)
-    liver, spleen = lift + rng.normal(-85, 26), lift + rng.normal(-161, 12)
-    low = rng.uniform(-70, 30)
+    low = rng.uniform(-70, 20)
     front, back = -0.64 * depth + rng.normal(0, 10), -0.12 * depth + rng.normal(0, 22)
     knots = [
         (right + rng.normal(25, 14), back - 35, rng.uniform(25, 60)),
@@ -104,13 +108,12 @@ def _haustra(rng, tube: Tube) -> Tube:
     return replace(tube, radius=tube.radius * (1 + 0.15 * np.sin(phase)))
 
 
-def _small_bowel(rng, size: tuple[float, float], lift: float) -> Tube:
+def _small_bowel(rng, size: tuple[float, float], top: float) -> Tube:
     """Coils: a smooth random path kept inside an ellipsoid in front of the spine, more of it on the left."""
     width, depth = size
-    top = lift + rng.normal(-136, 12)
     centre = np.array([rng.normal(28, 16), -0.46 * depth + rng.normal(0, 6), 0.5 * (top + 45)])
     half = np.array([0.62 * width, 0.42 * depth, 0.5 * (45 - top)])
-    count = 930
+    count = 790
     position, heading = centre + half * rng.uniform(-0.4, 0.4, 3), rng.standard_normal(3)
     turn = np.stack([wander(rng, count, 4) for _ in range(3)], axis=1)
     points = np.empty((count, 3))
@@ -121,13 +124,12 @@ def _small_bowel(rng, size: tuple[float, float], lift: float) -> Tube:
         heading /= np.linalg.norm(heading)
         position = position + 1.6 * STEP_MM * heading * (1, 0.9, 0.8)
         points[i] = position
-    return Tube(points, 9.8 * np.exp(0.16 * wander(rng, count, 6)))
+    return Tube(points, 10.8 * np.exp(0.14 * wander(rng, count, 6)))
 
 
-def _stomach(rng, size: tuple[float, float], lift: float, fill: float) -> Tube:
+def _stomach(rng, size: tuple[float, float], top: float, fill: float) -> Tube:
     """A sac from under the left dome forwards and across to the pylorus near the middle."""
     side, depth = 0.36 * size[0] + rng.normal(0, 13), size[1]
-    top = lift + rng.normal(-167, 8)
     knots = [
         (side, rng.normal(0, 14), top),
         (side, -0.36 * depth, top + rng.uniform(8, 24)),
@@ -141,7 +143,7 @@ def _stomach(rng, size: tuple[float, float], lift: float, fill: float) -> Tube:
     return Tube(points, radius * np.exp(0.10 * wander(rng, len(points), 4)))
 
 
-def _others(rng, width: float, depth: float) -> dict[str, Tube]:
+def _others(rng, width: float, depth: float, dome: float) -> dict[str, Tube]:
     """Tubes that nobody annotates and that look like bowel: great vessels, mesenteric vessels, pancreas."""
     spine = 0.30 * depth
     z = np.arange(-300, 200, STEP_MM)
@@ -149,9 +151,9 @@ def _others(rng, width: float, depth: float) -> dict[str, Tube]:
     for name, x, radius in (("aorta", 12, 10), ("cava", -16, 11)):
         points = np.stack([x + 3 * wander(rng, len(z), 15), spine + 2 * wander(rng, len(z), 15), z], axis=1)
         tubes[name] = Tube(points, radius * np.exp(0.06 * wander(rng, len(z), 10)))
-    pancreas = _line(
-        np.array([(-30, -4, -95), (-5, -0.1 * depth, -105), (35, 0, -118), (70, 12, -130)]) + rng.normal(0, 6, (4, 3))
-    )
+    z = dome + 228
+    knots = [(-30, -4, z - 95), (-5, -0.1 * depth, z - 105), (35, 0, z - 118), (70, 12, z - 130)]
+    pancreas = _line(np.array(knots) + rng.normal(0, 6, (4, 3)))
     tubes["pancreas"] = Tube(pancreas, 10 * np.exp(0.15 * wander(rng, len(pancreas), 4)))
     branches = []
     for _ in range(26):
@@ -164,8 +166,8 @@ def _others(rng, width: float, depth: float) -> dict[str, Tube]:
     return tubes
 
 
-def _solids(rng, width: float, depth: float, dome: float) -> dict[str, np.ndarray]:
-    """Ellipsoids: rows of centre and half axes in mm."""
+def _solids(rng, width: float, depth: float, dome: float, low: float) -> dict[str, np.ndarray]:
+    """Ellipsoids: rows of centre and half axes in mm; `low`: z of the liver's lower edge."""
 
     def body(*rows):
         rows = np.array(rows, float)
@@ -173,16 +175,16 @@ def _solids(rng, width: float, depth: float, dome: float) -> dict[str, np.ndarra
         rows[:, 3:] *= np.exp(rng.normal(0, 0.08, (len(rows), 3)))
         return rows
 
-    low = rng.uniform(-110, -50)
+    hang = 0.6 * (dome + 228)  # kidneys follow the diaphragm part of the way
     return {
         "liver": body((-0.48 * width, 0, 0.5 * (dome + low), 0.44 * width, 0.72 * depth, 0.5 * (low - dome) + 20),
                       (-0.05 * width, -0.3 * depth, dome + 45, 0.5 * width, 0.42 * depth, 55)),
         "spleen": body((0.70 * width, 0.32 * depth, dome + 70, 0.20 * width, 0.38 * depth, 52)),
-        "kidneys": body((-0.40 * width, 0.42 * depth, -85, 29, 25, 55), (0.42 * width, 0.42 * depth, -100, 28, 25, 55)),
+        "kidneys": body((-0.40 * width, 0.42 * depth, hang - 85, 29, 25, 55), (0.42 * width, 0.42 * depth, hang - 100, 28, 25, 55)),
         "psoas": body((-42, 0.42 * depth, 20, 22, 24, 120), (42, 0.42 * depth, 20, 22, 24, 120)),
         "heart": body((18, -0.25 * depth, dome - 15, 55, 0.45 * depth, 40)),
         "gallbladder": body((-0.33 * width, -0.35 * depth, low - 20, 15, 18, 28)),
-        "bladder": body((0, -0.2 * depth, 135, 40, 35, 40)),
+        "bladder": body((0, -0.2 * depth, 85, 48, 40, 45)),
     }  # fmt: skip
 
 
@@ -195,20 +197,19 @@ def case(rng, height: float = 0.5, fill: float = 0.5) -> Abdomen:
             cases: spread evenly they make a dozen cases as varied as they should be.
     """
     size = width, depth = rng.uniform(158, 190), rng.uniform(120, 150)
-    lift = 34 * norm.ppf(height)  # how high the upper organs lie above the stop line
-    dome = lift + rng.normal(-235, 8)
+    dome = -228 + 34 * norm.ppf(height)  # the upper organs hang below the diaphragm, each at its distance
+    low = dome + rng.uniform(120, 175)
     tubes = {
-        "large_bowel": _large_bowel(rng, size, lift),
-        "small_bowel": _small_bowel(rng, size, lift),
-        "stomach": _stomach(rng, size, lift, fill),
-        **_others(rng, width, depth),
+        "large_bowel": _large_bowel(rng, size, low + rng.normal(2, 8), dome + rng.normal(74, 8)),
+        "small_bowel": _small_bowel(rng, size, dome + rng.normal(104, 10)),
+        "stomach": _stomach(rng, size, dome + rng.normal(68, 7), fill),
+        **_others(rng, width, depth, dome),
     }
     warp = rng.normal(0, 8, (3, 5, 4, 4))
     outline = rng.normal(0, 8, (12, 4, 4))  # mm, bulges of the trunk
     arms = rng.uniform((36, -20, 26), (85, 55, 36), (2, 3))  # distance from the trunk, y, radius; right and left
-    return Abdomen(
-        width, depth, rng.uniform(10, 26), dome, tubes, _solids(rng, width, depth, dome), warp, outline, arms
-    )
+    fat, solids = rng.uniform(10, 26), _solids(rng, width, depth, dome, low)
+    return Abdomen(width, depth, fat, dome, tubes, solids, warp, outline, arms, rng.standard_normal(DENTS))
 
 
 def move(abdomen: Abdomen, rng, share: float = 1.0) -> Abdomen:
@@ -227,9 +228,15 @@ def move(abdomen: Abdomen, rng, share: float = 1.0) -> Abdomen:
         tubes[name] = Tube(tube.points + lift + share * bend * (1, 0.6, 1), tube.radius * swell)
     tubes["large_bowel"] = _haustra(rng, tubes["large_bowel"])
     for name in MOTION:
-        tubes[name] = _inside(tubes[name], abdomen, fat + MUSCLE_MM)
+        tubes[name] = _collapsed(_inside(tubes[name], abdomen, fat + MUSCLE_MM))
     solids = {name: rows + np.r_[lift + share * rng.normal(0, 3, 3), 0, 0, 0] for name, rows in abdomen.solids.items()}
-    return replace(abdomen, tubes=tubes, solids=solids, fat=fat)
+    dents = abdomen.dents + share * (rng.standard_normal(DENTS) - abdomen.dents)
+    return replace(abdomen, tubes=tubes, solids=solids, fat=fat, dents=dents)
+
+
+def _collapsed(tube: Tube) -> Tube:
+    """Narrow the loops that hang into the pelvis, where bone and muscle leave little room."""
+    return replace(tube, radius=tube.radius * np.interp(tube.points[:, 2], [7, 26], [1, 0.5]))
 
 
 def _inside(tube: Tube, abdomen: Abdomen, wall_mm: float) -> Tube:

@@ -19,8 +19,8 @@ SMALLEST_PX = 23  # the smallest mask seen in the real data
 LARGEST_HOLE_PX = {"large_bowel": 12, "small_bowel": 76, "stomach": 10_000}  # larger ones are left open
 OVERLAP_MM = {  # how far outlines of neighbours pass each other: mean and deviation over slices
     ("large_bowel", "small_bowel"): (-1.9, 1.5),
-    ("small_bowel", "stomach"): (-2.2, 2.7),
-    ("large_bowel", "stomach"): (-2.0, 0.5),
+    ("small_bowel", "stomach"): (-1.7, 2.7),
+    ("large_bowel", "stomach"): (-2.3, 0.5),
 }
 FAULTS = ("shifted", "missing", "swapped", "half", "overdrawn")
 

@@ -12,37 +12,38 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.stats import norm
 
-from kitlib.anatomy import Abdomen, wander
+from kitlib.anatomy import MUSCLE_MM, Abdomen, wander
 from kitlib.contest import ORGANS
 from kitlib.geometry import FAR_MM, Grid, stretch
 
 EDGE_MM = 1.6  # over this distance one tissue passes into the next
 TISSUE = {
-    "liver": 0.46,
-    "spleen": 0.40,
-    "kidneys": 0.44,
-    "psoas": 0.37,
-    "heart": 0.44,
+    "liver": 0.37,
+    "spleen": 0.33,
+    "kidneys": 0.35,
+    "psoas": 0.28,
+    "heart": 0.36,
     "gallbladder": 0.40,
     "bladder": 0.36,
-    "aorta": 0.34,
-    "cava": 0.38,
-    "pancreas": 0.46,
-    "vessels": 0.38,
-    "vertebra": 0.52,
-    "ilium": 0.55,
-    "back": 0.37,
-    "wall": 0.37,
-    "muscle": 0.35,
+    "aorta": 0.28,
+    "cava": 0.30,
+    "pancreas": 0.42,
+    "vessels": 0.32,
+    "vertebra": 0.40,
+    "ilium": 0.50,
+    "back": 0.28,
+    "wall": 0.34,
+    "muscle": 0.27,
     "lungs": 0.03,
 }
 GRAIN = {"back": 0.28, "psoas": 0.14, "vertebra": 0.12, "heart": 0.2}  # how coarse a tissue looks; 0.08 for the others
-CONTENTS = {
-    "large_bowel": (0.45, 0.17),
-    "small_bowel": (0.43, 0.15),
-    "stomach": (0.49, 0.17),
-}  # mean and deviation along the tube
-ROUGH = {"large_bowel": 0.45, "small_bowel": 0.12, "stomach": 0.22}  # stool is grainy, chyme is smooth
+CONTENTS = {"large_bowel": 0.43, "small_bowel": 0.37, "stomach": 0.42}  # darker than fat, as grey as other organs
+BRIGHT = {"large_bowel": 0.12, "small_bowel": 0.19, "stomach": 0.12}  # share of the tube with fluid brighter than fat
+ROUGH = {"large_bowel": 0.25, "small_bowel": 0.06, "stomach": 0.12}  # stool is grainy, chyme is smooth
+CLUMPS = {"large_bowel": 0.20, "small_bowel": 0.0, "stomach": 0.08}  # and lies in clumps
+FOLDS = {"large_bowel": 0.0, "small_bowel": 0.16, "stomach": 0.0}  # folds of the small bowel, across the tube
+WALL_MM = {"large_bowel": 2.5, "small_bowel": 2.0, "stomach": 4.0}
+FALL_MM = 20.0  # beyond the stop line the coil's field falls to 1/e over this length: nobody outlines what is dark
 GAS = {"large_bowel": 0.25, "small_bowel": 0.12, "stomach": 0.15}  # share of the tube with a gas bubble
 
 
@@ -64,8 +65,9 @@ def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> L
     fields = {}
     for name in ORGANS:
         tube, index = abdomen.tubes[name], indices[name]
-        mean, spread = CONTENTS[name]
-        along = mean + rng.normal(0, 0.06) + spread * wander(rng, len(tube.radius), 7)
+        fluid = wander(rng, len(tube.radius), 7) > norm.isf(BRIGHT[name])
+        along = np.where(fluid, 0.9, CONTENTS[name] + rng.normal(0, 0.04)) + 0.05 * wander(rng, len(tube.radius), 7)
+        along[::2] *= 1 - FOLDS[name] * rng.uniform(0.2, 1, len(along[::2]))
         fields[name + "_contents"] = np.clip(along, 0.08, 0.95).astype(np.float16)[index]
         bubble = wander(rng, len(tube.radius), 5) > norm.isf(GAS[name])
         level = np.where(bubble, 0.1, -1.4) + 0.3 * rng.standard_normal()
@@ -74,14 +76,17 @@ def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> L
             index < 0, np.float16(FAR_MM), grid.axes()[1].astype(np.float16) - surface[index]
         )
     fields["texture"] = gaussian_filter(rng.standard_normal(grid.shape, dtype=np.float32), 1.0, truncate=2) * 4
-    coils = rng.normal(0, 0.30, (10, 4, 4)) + rng.normal(0.1, 0.2, (10, 1, 1)) * np.array([-1, -0.3, 0.3, 1])[:, None]
+    clumps = [max(2, round(side * step / 9)) for side, step in zip(grid.shape, grid.step, strict=True)]
+    fields["clumps"] = stretch(rng.standard_normal(clumps), grid.shape).astype(np.float16)
+    coils = rng.normal(0, 0.24, (10, 4, 4)) + rng.normal(0.1, 0.2, (10, 1, 1)) * np.array([-1, -0.3, 0.3, 1])[:, None]
     fields["bias"] = np.exp(stretch(coils, (grid.shape[0], 32, 32)))
     depth = grid.shape[0]
     edge = np.minimum(np.arange(depth), np.arange(depth)[::-1])
     gain = np.tanh((edge + 2) / (0.07 * depth)) * np.exp(0.18 * wander(rng, depth, 0.09 * depth))
+    gain *= np.exp(-np.maximum(grid.axes()[0].ravel() - rng.uniform(-6, 3), 0) / FALL_MM)
     return Look(
         tissue={name: float(grey * np.exp(rng.normal(0, 0.10))) for name, grey in TISSUE.items()},
-        fat=float(rng.uniform(0.58, 0.75)),
+        fat=float(rng.uniform(0.62, 0.76)),
         fields=fields,
         gain=gain.astype(np.float32),
         scale=float(np.exp(rng.uniform(np.log(600), np.log(9000)))),
@@ -104,11 +109,12 @@ def draw(here: dict, view: Look) -> np.ndarray:
     image = np.zeros_like(texture)
     _over(image, here["body"], 1.0 - 0.5 * streaks)
     _over(image, here["inner"], tissue["muscle"] + streaks)
-    _over(image, here["inner"] + 4 + texture, view.fat * 0.9)
-    _over(image, here["inner"] + 5.5 + texture, tissue["muscle"] + streaks)
-    _over(image, here["inner"] + 11, view.fat + 0.05 * texture - streaks)
+    _over(image, here["inner"] + 5 + texture, view.fat * 0.9)
+    _over(image, here["inner"] + 6.5 + texture, tissue["muscle"] + streaks)
+    _over(image, here["inner"] + MUSCLE_MM, view.fat + 0.05 * texture - streaks)
     for name in ("back", "vertebra", "psoas", "lungs", "heart", "liver", "spleen", "kidneys", "gallbladder", "bladder"):
         _over(image, here[name], tissue[name] * (1 + GRAIN.get(name, 0.08) * texture) + 0.3 * streaks)
+    _over(image, here["ilium"] - 8, tissue["muscle"] + streaks)
     _over(image, here["ilium"], tissue["muscle"] - 0.15)
     _over(image, here["ilium"] + 2.5, tissue["ilium"] * (1 + 0.15 * texture))
     _over(image, here["kidneys"] + 14 + 2 * texture, view.fat)
@@ -119,8 +125,8 @@ def draw(here: dict, view: Look) -> np.ndarray:
     for name in ORGANS:
         distance = here[name]
         _over(image, distance, tissue["wall"] * (1 + 0.10 * texture))
-        lumen = distance + 2.5
-        _over(image, lumen, here[name + "_contents"] * (1 + ROUGH[name] * texture))
+        lumen = distance + WALL_MM[name] * (1 + 0.4 * texture)
+        _over(image, lumen, here[name + "_contents"] * (1 + ROUGH[name] * texture + CLUMPS[name] * here["clumps"]))
         _over(image, np.maximum(lumen, here[name + "_gas"]), 0.04)
     for name in ("arm_right", "arm_left"):
         _over(image, here[name], 1.0)
@@ -133,7 +139,8 @@ def draw(here: dict, view: Look) -> np.ndarray:
 def expose(image: np.ndarray, view: Look, z: int, coils: np.ndarray, rng) -> np.ndarray:
     """The scanner: gain of the slice and of the coils, blur, Rician noise, scale; (H, W) uint16."""
     signal = cv2.GaussianBlur(image * (coils * view.gain[z]), (0, 0), view.blur_px)
-    noise = np.float32(view.noise) * rng.standard_normal((2, *image.shape), dtype=np.float32)
+    level = 0.35 + 0.65 * cv2.blur(np.minimum(4 * image, 1), (21, 21))  # reconstruction smooths the air
+    noise = view.noise * level * rng.standard_normal((2, *image.shape), dtype=np.float32)
     magnitude = np.sqrt(np.square(signal + noise[0]) + np.square(noise[1]))
     return np.clip(magnitude * np.float32(view.scale), 0, 15_865).astype(np.uint16)
 

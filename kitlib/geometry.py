@@ -14,6 +14,7 @@ from kitlib.contest import ORGANS
 
 FAR_MM = 25.0  # signed distances are exact up to here and say "outside" beyond
 REACH_MM = 30.0  # how far beyond its half axes an ellipsoid is looked for: the warp bends it by less
+DENT_MM = 1.4  # how deep the fields of neighbours dent an organ
 RIGHT_OF_WAY = (("stomach", "large_bowel"), ("stomach", "small_bowel"), ("large_bowel", "small_bowel"))  # who yields
 
 
@@ -110,10 +111,12 @@ def rasterise(abdomen: Abdomen, grid: Grid) -> dict[str, np.ndarray]:
     vault = abdomen.dome + 95 * np.square(x / abdomen.width) + 70 * np.square(y / abdomen.depth)
     fields["lungs"] = np.maximum((z - vault) * np.float32(0.6), inner + 14)
     spine = 0.45 * abdomen.depth
-    fields["vertebra"] = np.hypot(x, (y - spine) * 1.1) - 23 - 1.5 * np.sin(z / 5.5)
+    level = grid.axes()[0]
+    wide = 1 + np.clip((level - 12) / 60, 0, 0.9)  # the sacrum
+    fields["vertebra"] = np.hypot(x / wide, (y - spine - 10 * (wide - 1)) * 1.1) - 23 - 1.5 * np.sin(z / 5.5)
     fields["canal"] = np.hypot(x, 1.2 * (y - spine - 31)) - 9
     fields["back"] = np.maximum(np.hypot((np.abs(x) - 38) / 1.35, y - spine - 8) - 22, inner)
-    fields["ilium"] = np.maximum(_wings(abdomen, z, y, x), inner + 4)
+    fields["ilium"] = np.maximum(_wings(abdomen, level, y, x), inner + 4)
     for side, name, (away, back, radius) in zip((-1, 1), ("arm_right", "arm_left"), abdomen.arms, strict=True):
         fields[name] = np.hypot(x - side * (abdomen.width + away), y - back) - radius
     return {name: volume.astype(np.float16) for name, volume in fields.items()}
@@ -135,8 +138,10 @@ def organs(abdomen: Abdomen, grid: Grid) -> tuple[dict[str, np.ndarray], dict[st
     Organs never share a voxel: where two of them meet, one gives way (RIGHT_OF_WAY).
     """
     distances, indices = {}, {}
+    dents = DENT_MM * stretch(abdomen.dents, grid.shape)
     for name in ORGANS:
         distances[name], indices[name] = paint(abdomen.tubes[name], grid)
+        distances[name] += dents
     parted = dict(distances)
     for winner, loser in RIGHT_OF_WAY:
         parted[loser] = np.maximum(parted[loser], -distances[winner])
