@@ -34,7 +34,8 @@ class Abdomen:
     All in mm. `width`, `depth`: half axes of the trunk; `fat`: thickness of the fat under the skin; `dome`: z of the
     diaphragm's top; `tubes`: organs and other tubular tissue by name; `solids`: name -> rows of centre and half axes
     (x, y, z, a, b, c); `warp`: coarse field (3, ...) that bends all solids along z, y, x; `outline`: bulges of the
-    trunk; `dents`: coarse field that dents the organs, about 1; `arms`: for right and left, distance from the trunk, y and radius.
+    trunk; `dents`: coarse field that dents the organs, about 1; `arms`: for right and left, distance from the trunk, y
+    and radius.
     """
 
     width: float
@@ -176,12 +177,13 @@ def _solids(rng, width: float, depth: float, dome: float, low: float) -> dict[st
         return rows
 
     hang = 0.6 * (dome + 228)  # kidneys follow the diaphragm part of the way
+    side, back = 0.41 * width, 0.42 * depth
     return {
         "liver": body((-0.48 * width, 0, 0.5 * (dome + low), 0.44 * width, 0.72 * depth, 0.5 * (low - dome) + 20),
                       (-0.05 * width, -0.3 * depth, dome + 45, 0.5 * width, 0.42 * depth, 55)),
         "spleen": body((0.70 * width, 0.32 * depth, dome + 70, 0.20 * width, 0.38 * depth, 52)),
-        "kidneys": body((-0.40 * width, 0.42 * depth, hang - 85, 29, 25, 55), (0.42 * width, 0.42 * depth, hang - 100, 28, 25, 55)),
-        "psoas": body((-42, 0.42 * depth, 20, 22, 24, 120), (42, 0.42 * depth, 20, 22, 24, 120)),
+        "kidneys": body((-side, back, hang - 85, 29, 25, 55), (side, back, hang - 100, 28, 25, 55)),
+        "psoas": body((-42, back, 20, 22, 24, 120), (42, back, 20, 22, 24, 120)),
         "heart": body((18, -0.25 * depth, dome - 15, 55, 0.45 * depth, 40)),
         "gallbladder": body((-0.33 * width, -0.35 * depth, low - 20, 15, 18, 28)),
         "bladder": body((0, -0.2 * depth, 85, 48, 40, 45)),

@@ -43,6 +43,7 @@ ROUGH = {"large_bowel": 0.25, "small_bowel": 0.06, "stomach": 0.12}  # stool is 
 CLUMPS = {"large_bowel": 0.20, "small_bowel": 0.0, "stomach": 0.08}  # and lies in clumps
 FOLDS = {"large_bowel": 0.0, "small_bowel": 0.16, "stomach": 0.0}  # folds of the small bowel, across the tube
 WALL_MM = {"large_bowel": 2.5, "small_bowel": 2.0, "stomach": 4.0}
+SHEET_MM = 3.5  # fat that parts an organ from what it lies on
 FALL_MM = 20.0  # beyond the stop line the coil's field falls to 1/e over this length: nobody outlines what is dark
 GAS = {"large_bowel": 0.25, "small_bowel": 0.12, "stomach": 0.15}  # share of the tube with a gas bubble
 
@@ -122,6 +123,8 @@ def draw(here: dict, view: Look) -> np.ndarray:
     _over(image, here["canal"] + 4, tissue["liver"])
     for name in ("vessels", "pancreas", "aorta", "cava"):
         _over(image, here[name], tissue[name] * (1 + 0.10 * texture))
+    for name in ORGANS:
+        _over(image, here[name] - SHEET_MM, view.fat + 0.05 * texture)
     for name in ORGANS:
         distance = here[name]
         _over(image, distance, tissue["wall"] * (1 + 0.10 * texture))

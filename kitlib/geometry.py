@@ -115,7 +115,7 @@ def rasterise(abdomen: Abdomen, grid: Grid) -> dict[str, np.ndarray]:
     wide = 1 + np.clip((level - 12) / 60, 0, 0.9)  # the sacrum
     fields["vertebra"] = np.hypot(x / wide, (y - spine - 10 * (wide - 1)) * 1.1) - 23 - 1.5 * np.sin(z / 5.5)
     fields["canal"] = np.hypot(x, 1.2 * (y - spine - 31)) - 9
-    fields["back"] = np.maximum(np.hypot((np.abs(x) - 38) / 1.35, y - spine - 8) - 22, inner)
+    fields["back"] = np.maximum(np.hypot((np.abs(x) - 38) / 1.35, y - spine - 8) - 27, inner)
     fields["ilium"] = np.maximum(_wings(abdomen, level, y, x), inner + 4)
     for side, name, (away, back, radius) in zip((-1, 1), ("arm_right", "arm_left"), abdomen.arms, strict=True):
         fields[name] = np.hypot(x - side * (abdomen.width + away), y - back) - radius

@@ -5,6 +5,7 @@ values, two scans with degraded pixels and five original slices. `python -m kitl
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -103,6 +104,20 @@ def _text(values) -> str:
 def _band(figure: Figure) -> str:
     spans = [f"{low:.3g}..{high:.3g}" for low, high in zip(figure.low, figure.high, strict=True)]
     return spans[0] if len(set(spans)) == 1 else " / ".join(spans)
+
+
+def side_by_side(roots) -> str:
+    """Measure several roots and print them beside each other as a Markdown table; `(...)` lies outside its band."""
+    tables = {Path(root).name: table(measure(read(root))) for root in roots}
+    first = next(iter(tables.values()))
+    columns = {
+        name: one["measured"].where(one["inside"], "(" + one["measured"] + ")").tolist() for name, one in tables.items()
+    }
+    lines = [f"| row | figure | real | band | {' | '.join(tables)} |", "|---|---|---|---|" + "---|" * len(tables)]
+    for i, (row, figure, real, band) in enumerate(first[["row", "figure", "real", "band"]].itertuples(index=False)):
+        lines.append(f"| {row} | {figure} | {real} | {band} | {' | '.join(column[i] for column in columns.values())} |")
+    counts = " | ".join(f"{int(one['inside'].sum())} of {len(one)}" for one in tables.values())
+    return "\n".join([*lines, f"| | inside | | | {counts} |"])
 
 
 def report(root, progress: bool = False) -> str:

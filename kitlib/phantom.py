@@ -214,22 +214,26 @@ def _write_tables(root: Path, scans: list[Scan], tables: list[pd.DataFrame]) -> 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: write a phantom, or `--report` how like the real data a folder is."""
     parser = argparse.ArgumentParser(prog="python -m kitlib.phantom", description="A synthetic competition.")
-    parser.add_argument("root", type=Path, help="folder to write (or, with --report, to measure)")
+    parser.add_argument("root", type=Path, nargs="+", help="folder to write (with --report: folders to measure)")
     parser.add_argument("--cases", type=int, default=8)
     parser.add_argument("--days", type=int, help="scans per case (default: 2 or 3)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", type=int, default=0, help="badly annotated training scans, listed in faults.csv")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--report", action="store_true", help="measure the folder instead of writing it")
+    parser.add_argument("--report", action="store_true", help="measure instead of writing")
     options = parser.parse_args(arguments)
     if options.report:
         from kitlib import likeness  # floor 1: needed for the report alone
 
-        print(likeness.report(options.root))
+        several = len(options.root) > 1
+        print(likeness.side_by_side(options.root) if several else likeness.report(options.root[0]))
         return 0
+    if len(options.root) > 1:
+        parser.error(f"{len(options.root)} folders, and one phantom to write; several are for --report")
+    root = options.root[0]
     try:
         write(
-            options.root,
+            root,
             options.cases,
             options.seed,
             days=options.days,
@@ -240,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FileExistsError, ValueError) as problem:
         print(problem, file=sys.stderr)
         return 2
-    print(f"{options.root}: a synthetic competition, not data of patients; the masks of its test part: truth.csv")
+    print(f"{root}: a synthetic competition, not data of patients; the masks of its test part: truth.csv")
     return 0
 
 
