@@ -16,7 +16,7 @@ from scipy.stats import norm
 STEP_MM = 3.0  # distance of neighbouring points of a centre line
 MUSCLE_MM = 13.0  # thickness of the abdominal wall below the fat
 DENTS = (36, 32, 32)  # values of the field that dents the organs: one every 12 mm of a field of 432 mm
-MOTION = {"large_bowel": (13, 14, 0.045), "small_bowel": (15, 15, 0.13), "stomach": (4, 6, 0.08)}  # mm, mm, log radius
+MOTION = {"large_bowel": (13, 14, 0.045), "small_bowel": (15, 15, 0.13), "stomach": (4, 6, 0.10)}  # mm, mm, log radius
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _small_bowel(rng, size: tuple[float, float], top: float) -> Tube:
     width, depth = size
     centre = np.array([rng.normal(28, 16), -0.46 * depth + rng.normal(0, 6), 0.5 * (top + 45)])
     half = np.array([0.62 * width, 0.42 * depth, 0.5 * (45 - top)])
-    count = 790
+    count = 840
     position, heading = centre + half * rng.uniform(-0.4, 0.4, 3), rng.standard_normal(3)
     turn = np.stack([wander(rng, count, 4) for _ in range(3)], axis=1)
     points = np.empty((count, 3))
@@ -125,7 +125,7 @@ def _small_bowel(rng, size: tuple[float, float], top: float) -> Tube:
         heading /= np.linalg.norm(heading)
         position = position + 1.6 * STEP_MM * heading * (1, 0.9, 0.8)
         points[i] = position
-    return Tube(points, 10.8 * np.exp(0.14 * wander(rng, count, 6)))
+    return Tube(points, 10.5 * np.exp(0.14 * wander(rng, count, 6)))
 
 
 def _stomach(rng, size: tuple[float, float], top: float, fill: float) -> Tube:
@@ -152,7 +152,7 @@ def _others(rng, width: float, depth: float, dome: float) -> dict[str, Tube]:
     for name, x, radius in (("aorta", 12, 10), ("cava", -16, 11)):
         points = np.stack([x + 3 * wander(rng, len(z), 15), spine + 2 * wander(rng, len(z), 15), z], axis=1)
         tubes[name] = Tube(points, radius * np.exp(0.06 * wander(rng, len(z), 10)))
-    z = dome + 228
+    z = dome + 223
     knots = [(-30, -4, z - 95), (-5, -0.1 * depth, z - 105), (35, 0, z - 118), (70, 12, z - 130)]
     pancreas = _line(np.array(knots) + rng.normal(0, 6, (4, 3)))
     tubes["pancreas"] = Tube(pancreas, 10 * np.exp(0.15 * wander(rng, len(pancreas), 4)))
@@ -176,7 +176,7 @@ def _solids(rng, width: float, depth: float, dome: float, low: float) -> dict[st
         rows[:, 3:] *= np.exp(rng.normal(0, 0.08, (len(rows), 3)))
         return rows
 
-    hang = 0.6 * (dome + 228)  # kidneys follow the diaphragm part of the way
+    hang = 0.6 * (dome + 223)  # kidneys follow the diaphragm part of the way
     side, back = 0.41 * width, 0.42 * depth
     return {
         "liver": body((-0.48 * width, 0, 0.5 * (dome + low), 0.44 * width, 0.72 * depth, 0.5 * (low - dome) + 20),
@@ -199,11 +199,11 @@ def case(rng, height: float = 0.5, fill: float = 0.5) -> Abdomen:
             cases: spread evenly they make a dozen cases as varied as they should be.
     """
     size = width, depth = rng.uniform(158, 190), rng.uniform(120, 150)
-    dome = -228 + 34 * norm.ppf(height)  # the upper organs hang below the diaphragm, each at its distance
+    dome = -223 + 34 * norm.ppf(height)  # the upper organs hang below the diaphragm, each at its distance
     low = dome + rng.uniform(120, 175)
     tubes = {
         "large_bowel": _large_bowel(rng, size, low + rng.normal(2, 8), dome + rng.normal(74, 8)),
-        "small_bowel": _small_bowel(rng, size, dome + rng.normal(104, 10)),
+        "small_bowel": _small_bowel(rng, size, dome + rng.normal(107, 10)),
         "stomach": _stomach(rng, size, dome + rng.normal(68, 7), fill),
         **_others(rng, width, depth, dome),
     }

@@ -14,7 +14,7 @@ from kitlib.anatomy import wander
 from kitlib.contest import ORGANS
 from kitlib.geometry import FAR_MM
 
-SMALLEST_SHARE = {"large_bowel": 0.2, "small_bowel": 0.08, "stomach": 0.5}  # of the volume, for a piece in 3D
+SMALLEST_SHARE = {"large_bowel": 0.25, "small_bowel": 0.08, "stomach": 0.5}  # of the volume, for a piece in 3D
 SMALLEST_PX = 23  # the smallest mask seen in the real data
 LARGEST_HOLE_PX = {"large_bowel": 12, "small_bowel": 76, "stomach": 10_000}  # larger ones are left open
 OVERLAP_MM = {  # how far outlines of neighbours pass each other: mean and deviation over slices

@@ -77,7 +77,7 @@ def plan(
     numbers = np.sort(rng.choice(np.arange(1, 160), cases, replace=False))
     spread = np.stack([(rng.permutation(cases) + 0.5) / cases for _ in range(3)], axis=1)
     short = [i for i in range(cases) if FORMATS.get((sizes or ROTATION)[i % len(sizes or ROTATION)], (0, 144))[1] < 144]
-    spread[short, 0] = 0.6 + 0.35 * spread[short, 0]  # a field of 240 mm is for short abdomens
+    spread[short, 0] = 0.65 + 0.33 * spread[short, 0]  # a field of 240 mm is for short abdomens
     unseen = set(range(cases - max(1, round(0.2 * cases)), cases))
     scans = []
     for index, number in enumerate(numbers):
