@@ -19,7 +19,7 @@ class Budget:
         if deadline is not None:
             ends.append(deadline.timestamp() if isinstance(deadline, datetime) else float(deadline))
         self.end = min(ends, default=None)
-        self.longest = 0.0  # seconds of an epoch with its judging
+        self.epochs: list[float] = []  # seconds of each epoch with its judging
         self.judging = 0.0  # seconds of judging alone
 
     def left(self) -> float:
@@ -28,7 +28,7 @@ class Budget:
 
     def note(self, epoch_seconds: float, judging_seconds: float) -> None:
         """Learn from an epoch how long the next one and the closing may take."""
-        self.longest = max(self.longest, epoch_seconds)
+        self.epochs.append(epoch_seconds)
         self.judging = max(self.judging, judging_seconds)
 
     def closing(self) -> float:
@@ -36,8 +36,11 @@ class Budget:
         return 2.0 * self.judging + CLOSING_SECONDS
 
     def fits(self) -> bool:
-        """Tell whether an epoch as long as the longest so far, a tenth added, and the closing fit into what is left."""
-        return self.left() > 1.1 * self.longest + self.closing()
+        """Tell whether one more epoch, and the closing after it, fit into what is left.
+
+        It is taken to be as long as the longest of the last three, a tenth added: the first one compiles.
+        """
+        return self.left() > 1.1 * max(self.epochs[-3:], default=0.0) + self.closing()
 
     def over(self) -> bool:
         """Tell, within an epoch, whether only the closing still fits."""

@@ -72,6 +72,8 @@ class EpochEnd(keras.callbacks.Callback):
         found = checkpoints.load(self.place, model)
         if found is not None:
             self.state, self.mean = found
+            for row in self.state.history:
+                self.budget.note(row["seconds"], 0.0)
         runs.write_history(self.folder, self.state.history)
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -126,9 +126,7 @@ def fit_fold(
     if elastic not in ("device", "cpu"):
         raise ValueError(f"elastic {elastic!r} is neither 'device' nor 'cpu'")
     if devices and batch_size % max(len(devices.shared), 1):
-        raise ValueError(
-            f"batch_size {batch_size} does not divide among the {len(devices.shared)} devices that share it"
-        )
+        raise ValueError(f"batch_size {batch_size} does not divide by {len(devices.shared)}, the devices that share it")
     learn, check = splits.sides(slices, held_out, leave_out)
     learn = splits.thinned(learn, empty_share, seed)
     watched = trackers.callbacks(track, folder)
@@ -179,7 +177,7 @@ def fit_fold(
     end = EpochEnd(folder, model.network, judge, rules, budget, steps * batch_size)
     end.resume(model)
     first = end.state.epoch
-    if not end.state.ended:
+    if not end.state.ended and (not first or budget.fits()):
         batches = pipeline.dataset(
             learn,
             spec,
@@ -246,11 +244,16 @@ def cross_validate(
         return [runs.read(place) for place in places if (place / "run.json").is_file()]
     packed, begun = None, []
     for job in jobs:
-        if budget.left() <= 0:
+        if begun and not _next_fits(begun[-1], budget):
             break
         packed = packed or pipeline.pack(slices, spec)
         begun.append(fit_fold(slices, packed=packed, deadline=budget.end, **job))
     return begun
+
+
+def _next_fits(last: runs.Run, budget: Budget) -> bool:
+    """Tell whether another fold is worth beginning: two epochs as slow as the slowest, its first, would have time."""
+    return last.state == "finished" and budget.left() > 2 * last.history()["seconds"].max()
 
 
 def _close(run: runs.Run, end: EpochEnd, judge: Judge, started: float) -> runs.Run:

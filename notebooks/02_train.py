@@ -11,7 +11,8 @@
 #
 # A 2.5D U-Net learns to outline large bowel, small bowel and stomach, is checked on cases it has never seen, and leaves
 # a run folder that the inference notebook reads. On a GPU it follows the paper: 128 x 128 pixels, BCE + 0.5 Dice,
-# elastic augmentation, at most 40 epochs. Without one it takes a short course of some minutes, on the same code.
+# elastic augmentation, at most 40 epochs. Without one it takes a short course of some minutes, on the same code. It may
+# be interrupted at any moment: run again with the same `RUN`, it goes on after the last finished epoch.
 
 # %%
 import importlib.util
@@ -36,14 +37,15 @@ print(runtime.versions())
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
 RUNS = "../runs"  # where run folders go
-RUN = ""  # name of the run; empty: the time of day
-QUICK = None  # True: the short course; None: exactly when there is no GPU
-EPOCHS = 0  # at most; 0: 40 as in the paper, 9 in the short course
+RUN = ""  # name of the run, to go on with it when it was interrupted; empty: the time of day
+PRESET = ""  # "paper", "paper_first", "strong" or "short", see kitlib.presets; empty: paper on a GPU, short without
+HOURS = 0.0  # stop cleanly, with a model, before so many have passed; 0: 11 on Kaggle, no limit elsewhere
+EPOCHS = 0  # at most; 0: what the preset says
 SIZE = 0  # pixels of the grid, each way; 0: 128 as in the paper, 64 in the short course
 FOLDS, FOLD = 5, 0
 LEVELS = 4  # poolings: 4 or 5 in the paper
 ATTENTION = True  # window and external attention, as in the paper
-AUGMENT = ""  # "paper", "full" or "none"; empty: the paper's, and "full" in the short course, which has fewer cases
+AUGMENT = ""  # "paper", "full" or "none"; empty: what the preset says
 COMPARE = ()  # trained as well, same seed and steps: any of "plain" (no attention), "unaugmented"
 SEED = 0
 
@@ -55,7 +57,7 @@ import pandas as pd
 from IPython.display import display
 
 from kitlib import augment, elastic, figures_augment, figures_model, figures_network
-from kitlib import inputs, pipeline, scans, training, unet
+from kitlib import inputs, pipeline, presets, scans, training, unet
 
 # %% [markdown]
 # ## Data and machine
@@ -66,10 +68,11 @@ from kitlib import inputs, pipeline, scans, training, unet
 # %%
 root = runtime.competition(DATA)
 slices = scans.read(root)
-devices = runtime.devices()
-quick = devices.accelerators == 0 if QUICK is None else QUICK
+devices = runtime.use(runtime.devices())
+preset = PRESET or ("paper" if devices.accelerators else "short")
+course = presets.named(preset)
 print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'].nunique()} cases")
-print(runtime.use(devices), "- short course" if quick else "- full course")
+print(f"{devices}; preset {preset}")
 
 # %% [markdown]
 # ## Folds
@@ -93,7 +96,7 @@ print("held out: cases", ", ".join(map(str, slices.loc[held_out, "case"].unique(
 # on either side. The middle of the five is the one to outline.
 
 # %%
-size = SIZE or (64 if quick else 128)
+size = SIZE or (64 if preset == "short" else 128)
 spec = inputs.InputSpec(size, size)
 packed = pipeline.pack(slices, spec)
 busiest = int(scans.organ_count(slices).to_numpy().argmax())
@@ -138,13 +141,13 @@ else:
 # whole stack of a sample moves together.
 
 # %%
-kind = AUGMENT or ("full" if quick else "paper")
-layer = {"paper": augment.paper, "full": augment.Augment, "none": lambda: None}[kind]()
+kinds = {"": lambda: course["augment"], "paper": augment.paper, "full": augment.Augment, "none": lambda: None}
+layer = course["augment"] = kinds[AUGMENT]()
 stack = packed.gather(np.array([busiest]))[0][0].transpose(1, 2, 0).astype("float32")
 if layer is not None:
     display(figures_augment.samples(layer, stack, masks, np.arange(1, 6)))
 else:
-    print("AUGMENT is none: every sample as it is")
+    print("no augmentation: every sample as it is")
 
 # %% [markdown]
 # ## The network
@@ -153,8 +156,9 @@ else:
 # for 4 levels and 5.72 for 5, and does not say where its attentions sit: this placement is our reading.
 
 # %% tags=["preview-network"]
-options = {} if ATTENTION else {"window_stages": (), "external_bottleneck": False}
-network = unet.build_unet(spec.shape, levels=LEVELS, **options)
+plain = {"window_stages": (), "external_bottleneck": False}
+course["network_options"] |= {"levels": LEVELS} | ({} if ATTENTION else plain)
+network = unet.build_unet(spec.shape, **course["network_options"])
 figures_network.network(network)
 
 # %% [markdown]
@@ -179,35 +183,22 @@ figures_network.mirrored_border(image)
 # %% [markdown]
 # ## Training
 #
-# Does the loss fall on cases that are not learned from? A star marks the best epoch so far; its weights are kept.
+# Does the host score of whole held-out scans rise? It is taken after every epoch; a star marks the best so far, whose
+# weights are kept. Each line is in history.csv before the next epoch begins.
 
 # %%
-quick_course = {"epochs": EPOCHS or 9, "batch_size": 8, "schedule": "cosine", "empty_share": 0.25}
-course = quick_course | {"learning_rate": 2e-3} if quick else {"epochs": EPOCHS or 40, "batch_size": 16, "patience": 15}
+course |= {"epochs": EPOCHS or course["epochs"], "spec": spec, "seed": SEED, "held_out": held_out}
+hours = HOURS or (11 if runtime.on_kaggle() else None)
+here = {"packed": packed, "devices": devices, "time_limit": hours and 3600 * hours}
 folder = Path(RUNS) / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))
-common = {"held_out": held_out, "spec": spec, "packed": packed, "seed": SEED, **course}
-shape = {"levels": LEVELS, **options}
-run = training.fit_fold(slices, folder, augment=layer, network_options=shape, **common)
+run = training.fit_fold(slices, folder, **course, **here)
+
+# %% [markdown]
+# How do loss, Dice and IoU move on what is learned from and on what is held out? Where the two part, the network learns
+# its cases by heart.
 
 # %%
 figures_model.history(run.history())
-
-# %% [markdown]
-# ## Score
-#
-# What would the leaderboard say of the held-out scans? 0.4 Dice + 0.6 (1 - Hausdorff), rows without truth and
-# prediction left out; see the score notebook for what else goes by that name.
-
-# %%
-pd.Series(run.score(), name="held-out scans").round(4).to_frame()
-
-# %% [markdown]
-# ## Predictions
-#
-# Where is it right and where not? Image, truth and prediction of held-out slices, as in the paper's Figure 11.
-
-# %% tags=["preview-predictions"]
-figures_model.predictions(run, slices[held_out])
 
 # %% [markdown]
 # ## Comparison
@@ -216,17 +207,28 @@ figures_model.predictions(run, slices[held_out])
 # seed, order and number of steps. One run each is an anecdote: the experiments take several seeds.
 
 # %%
-plain = {**shape, "window_stages": (), "external_bottleneck": False}
-others = {"plain": {"augment": layer, "network_options": plain}, "unaugmented": {"network_options": shape}}
-compared = {"this run": run}
+without = course["network_options"] | plain
+others = {"plain": {"network_options": without}, "unaugmented": {"augment": None}}
+compared, place = {"this run": run}, Path(RUNS).with_name("comparisons")
 for name in COMPARE:
-    compared[name] = training.fit_fold(
-        slices, Path(RUNS).with_name("comparisons") / f"{folder.name}-{name}", **others[name], **common
-    )
-pd.DataFrame({name: one.score() for name, one in compared.items()}).T.round(4)
-
-# %%
+    compared[name] = training.fit_fold(slices, place / f"{folder.name}-{name}", **course | others[name], **here)
 figures_model.gaps({name: one.history() for name, one in compared.items()})
 
+# %% [markdown]
+# ## Score
+#
+# What would the leaderboard say of the held-out scans? 0.4 Dice + 0.6 (1 - Hausdorff), rows without truth and
+# prediction left out; see the score notebook for what else goes by that name.
+
 # %%
-print(f"The run lies in {run.folder}; 03_inference reads it.")
+print(f"{run.folder}: {run.state}, {run.record['best_weights']}; 03_inference reads it")
+scores = pd.DataFrame({name: one.score() for name, one in compared.items()})
+scores.loc[["score", "dice", "hausdorff"]].astype(float).round(4)
+
+# %% [markdown]
+# ## Predictions
+#
+# Where is it right and where not? Image, truth and prediction of held-out slices, as in the paper's Figure 11.
+
+# %% tags=["preview-predictions"]
+figures_model.predictions(run, slices[held_out])

@@ -76,7 +76,7 @@ def pages(competition, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     execute = load("execute")
     given = {"DATA": str(competition), "RUNS": str(folder / "runs"), "OUTPUT": str(folder / "submission.csv")}
-    given |= {"QUICK": True, "EPOCHS": 1, "SIZE": 32}
+    given |= {"PRESET": "short", "EPOCHS": 1, "SIZE": 32}
     for name in ("02_train", "03_inference"):
         known = parameters(ROOT / "notebooks" / f"{name}.py")
         assert given.keys() & known.keys(), name
