@@ -109,8 +109,8 @@ def compare(root: str | os.PathLike) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index("run") if lines else pd.DataFrame()
 
 
-def attached(roots: Sequence[str | os.PathLike] = ("/kaggle/input",), marker: str = "run.json") -> list[Path]:
-    """Find the folders that hold a marker among a notebook's inputs, at Kaggle's old and new mount points.
+def attached(roots: Sequence[str | os.PathLike], marker: str = "run.json") -> list[Path]:
+    """Find the folders that hold a marker among a notebook's inputs (`scans.KAGGLE_INPUT`), however deep Kaggle mounts.
 
     Folders of pictures are never entered: those named "scans", "oof", and everything in a competition.
     """

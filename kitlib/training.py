@@ -23,6 +23,7 @@ from kitlib import (
     records,
     runs,
     runtime,
+    scans,
     schedules,
     splits,
     trackers,
@@ -162,7 +163,7 @@ def fit_fold(
     strategy = devices.strategy() if devices else None
     with runtime.scope(strategy):
         adam = schedules.optimizer(optimizer, rate, weight_decay, average)
-    run = records.begin(folder, record, ("/kaggle/input",) if runtime.on_kaggle() else ())
+    run = records.begin(folder, record, (scans.KAGGLE_INPUT,) if runtime.on_kaggle() else ())
     if run.state == "finished":
         return run
     packed = packed or pipeline.pack(slices, spec)
@@ -235,7 +236,7 @@ def cross_validate(
     folder, spec = Path(folder), spec or inputs.InputSpec()
     budget = Budget(time_limit, deadline)
     if runtime.on_kaggle():
-        splits.adopt_table(slices, folder / "folds.csv", count, runs.attached(marker="folds.csv"))
+        splits.adopt_table(slices, folder / "folds.csv", count, runs.attached([scans.KAGGLE_INPUT], "folds.csv"))
     table = splits.fold_table(slices, folder / "folds.csv", count)
     places = [folder / f"fold{fold}" for fold in range(count)]
     jobs = [{"folder": place, "held_out": table == fold, "spec": spec} | options for fold, place in enumerate(places)]

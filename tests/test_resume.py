@@ -88,7 +88,7 @@ import json
 import sys
 import keras
 import tensorflow as tf
-from kitlib import augment, budget, inputs, runtime, scans, training
+from kitlib import budget, inputs, losses, runtime, scans, training
 
 halves = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
@@ -98,10 +98,10 @@ options = dict(
     held_out=slices["case"] == slices["case"].iloc[0],
     spec=inputs.InputSpec(32, 32, depth=3),
     network_options=dict(levels=1, base=4, window_stages=(), external_bottleneck=False),
-    augment=augment.Augment(),
+    loss=losses.BCE(),
     epochs=4,
     batch_size=6,
-    learning_rate=2e-2,
+    learning_rate=1e-2,
     average=0.8,
 )
 training.fit_fold(slices, sys.argv[2] + "/one", **options)
@@ -121,8 +121,30 @@ def test_two_devices_with_half_floats_average_and_resume_learn_like_one(competit
     assert two.state == "finished"
     for column in ("loss", "val_loss"):
         curve = one.history()[column]
-        assert curve.iloc[-1] < 0.95 * curve.iloc[0]
-        np.testing.assert_allclose(two.history()[column], curve, rtol=0.05)
+        assert curve.iloc[-1] < 0.8 * curve.iloc[0]
+        np.testing.assert_allclose(two.history()[column], curve, rtol=0.06)
+
+
+@pytest.mark.slow
+def test_folds_in_processes_of_their_own_are_those_of_one_process(competition, tmp_path):
+    from kitlib import augment, inputs, scans, training
+
+    options = {
+        "count": 2,
+        "spec": inputs.InputSpec(32, 32, depth=3),
+        "network_options": {"levels": 1, "base": 2, "window_stages": (), "external_bottleneck": False},
+        "augment": augment.Augment(field=None, blur=0),
+        "epochs": 1,
+        "batch_size": 4,
+    }
+    slices = scans.read(competition)
+    apart = training.cross_validate(slices, tmp_path / "apart", at_once=2, **options)
+    assert [run.state for run in apart] == ["finished"] * 2
+    assert not (tmp_path / "apart/packed").exists()
+    assert sorted(scan for run in apart for scan in run.scans) == sorted(slices["scan"].unique())
+    assert apart[0].record["parameters"]["augment_settings"]["field"] is None
+    together = training.cross_validate(slices, tmp_path / "apart", **options)
+    assert [run.record for run in together] == [run.record for run in apart]
 
 
 def test_torn_or_missing_lines_of_the_history_are_mended(tmp_path):

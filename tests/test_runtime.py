@@ -12,6 +12,29 @@ def test_devices_say_what_was_chosen_and_why():
         assert "no GPU" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("found", "precision", "words"),
+    [
+        ([("Tesla T4", (7, 5))] * 2, "mixed_float16", "2 x Tesla T4: share each batch"),
+        ([("Tesla T4", (7, 5))], "mixed_float16", "Tesla T4: compute capability 7.5"),
+        ([("Tesla P100", (6, 0))], "float32", "no 16-bit tensor cores"),
+        ([("L4", (8, 9))], "mixed_bfloat16", "bfloat16"),
+        ([("L4", (8, 9)), ("Tesla T4", (7, 5))], "mixed_float16", "L4 and Tesla T4: share"),
+    ],
+)
+def test_gpus_get_the_precision_that_the_oldest_of_them_can_do(found, precision, words):
+    chosen = runtime._gpus(found)
+    assert chosen.precision == precision
+    assert words in str(chosen)
+    assert len(chosen.shared) == (len(found) if len(found) > 1 else 0)
+
+
+def test_one_device_needs_no_strategy():
+    assert runtime.Devices(1, "float32", "one").strategy() is None
+    with runtime.scope(None):
+        pass
+
+
 def test_chosen_precision_is_used():
     before = keras.config.dtype_policy()
     try:

@@ -1,0 +1,123 @@
+import json
+import types
+
+import pytest
+
+from kitlib import checkpoints, records, runs, splits, trackers
+from kitlib.inputs import InputSpec
+
+
+def describe(slices, held_out, **changes):
+    options = {
+        "network": print,
+        "network_options": {"levels": 4},
+        "loss": types.SimpleNamespace(name="bce"),
+        "epochs": 3,
+    }
+    options["loss"].get_config = lambda: {"name": "bce", "smooth": 1.0}
+    learn, check = splits.sides(slices, held_out)
+    return records.describe(learn, check, InputSpec(32, 32), augment=None, **options | changes)
+
+
+@pytest.fixture
+def held_out(slices):
+    return slices["case"] == slices["case"].iloc[0]
+
+
+def test_same_call_is_the_same_record(slices, held_out):
+    assert records.differences(describe(slices, held_out), describe(slices, held_out)) == []
+
+
+def test_differences_are_named_with_both_values(slices, held_out):
+    old = describe(slices, held_out)
+    assert records.differences(old, describe(slices, held_out, epochs=4)) == ["epochs is 3 in the folder and 4 now"]
+    options = {"network_options": {"levels": 5}}
+    assert records.differences(old, describe(slices, held_out, **options)) == ["levels is 4 in the folder and 5 now"]
+    other = describe(slices, slices["case"] == slices["case"].iloc[-1])
+    assert any("held_out" in text for text in records.differences(old, other))
+
+
+def test_other_masks_of_the_same_slices_are_other_data(slices, held_out):
+    spoiled = slices.assign(stomach="")
+    found = records.differences(describe(slices, held_out), describe(spoiled, held_out))
+    assert [text.split(" is ")[0] for text in found] == ["learned", "checked"]
+
+
+def test_call_into_another_run_is_refused(slices, held_out, tmp_path):
+    assert records.begin(tmp_path / "run", describe(slices, held_out)).state == "running"
+    assert records.begin(tmp_path / "run", describe(slices, held_out)).state == "running"
+    with pytest.raises(ValueError, match="epochs is 3 in the folder and 4 now"):
+        records.begin(tmp_path / "run", describe(slices, held_out, epochs=4))
+
+
+@pytest.mark.parametrize("mount", ["my-run", "notebooks/someone/my-run", "datasets/someone/my-run"])
+def test_attached_run_is_copied_and_gone_on_with(slices, held_out, tmp_path, mount):
+    record = describe(slices, held_out)
+    place = tmp_path / "input" / mount / "runs/paper/fold0"
+    runs.write_record(place, record | {"state": "stopped", "wall_seconds": 7.0})
+    other = tmp_path / "input" / mount / "runs/paper/fold1"
+    runs.write_record(other, describe(slices, held_out, epochs=9))
+    state = checkpoints.State(epoch=2, best_epoch=1, best_value=0.5, history=[{"epoch": 1}, {"epoch": 2}])
+    (place / "checkpoint/epoch-0002").mkdir(parents=True)
+    (place / "checkpoint/epoch-0002/state.json").write_text(json.dumps(vars(state)))
+    run = records.begin(tmp_path / "working/run", record, (tmp_path / "input",))
+    assert run.record["wall_seconds"] == 7.0
+    assert checkpoints.read_state(run.folder / "checkpoint") == state
+    assert (place / "run.json").is_file()
+
+
+def test_competitions_and_pictures_are_not_searched_for_runs(tmp_path):
+    runs.write_record(tmp_path / "competitions/uw-madison/train/case1", {})
+    (tmp_path / "competitions/uw-madison/train.csv").write_text("id,class,segmentation\n")
+    runs.write_record(tmp_path / "a/scans/run", {})
+    runs.write_record(tmp_path / "a/b/run", {})
+    assert runs.attached([tmp_path, tmp_path / "nothing"]) == [tmp_path / "a/b/run"]
+
+
+def test_attached_table_of_folds_is_kept(slices, tmp_path):
+    dealt = splits.fold_table(slices, tmp_path / "old/folds.csv", 2)
+    turned = (tmp_path / "old/folds.csv").read_text().replace(",0", ",x").replace(",1", ",0").replace(",x", ",1")
+    (tmp_path / "old/folds.csv").write_text(turned)
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange/folds.csv").write_text("case,fold\n999,0\n998,1\n")
+    splits.adopt_table(slices, tmp_path / "new/folds.csv", 2, runs.attached([tmp_path], "folds.csv"))
+    assert (splits.fold_table(slices, tmp_path / "new/folds.csv", 2) == 1 - dealt).all()
+
+
+def test_days_of_a_case_may_only_be_held_out_after_those_learned_from(slices):
+    case = slices.groupby("case")["day"].nunique().idxmax()
+    days = sorted(slices.loc[slices["case"] == case, "day"].unique())
+    assert len(days) > 1
+    held_out = (slices["case"] == case) & (slices["day"] == days[0])
+    with pytest.raises(ValueError, match=f"case {case}: day {days[0]} is held out and day {days[-1]} is learned from"):
+        splits.sides(slices, held_out)
+    learn, check = splits.sides(slices, (slices["case"] == case) & (slices["day"] == days[-1]))
+    assert set(learn["scan"]).isdisjoint(check["scan"])
+
+
+def test_unknown_and_missing_trackers_are_explained(tmp_path, monkeypatch):
+    assert trackers.callbacks((), tmp_path) == []
+    with pytest.raises(ValueError, match="no tracker 'mlflow'"):
+        trackers.callbacks(["mlflow"], tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install wandb"):
+        trackers.callbacks(["wandb"], tmp_path)
+
+
+def test_interrupted_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
+    model = types.SimpleNamespace(save_weights=lambda path: path.write_bytes(b"weights"))
+    checkpoints.save_best(tmp_path, model, 1)
+    checkpoints.save(tmp_path, model, checkpoints.State(epoch=1, best_epoch=1))
+    checkpoints.save_best(tmp_path, model, 2)
+
+    def fail(path):
+        path.write_bytes(b"wei")
+        raise OSError("disk full")
+
+    broken = types.SimpleNamespace(save_weights=fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoints.save(tmp_path, broken, checkpoints.State(epoch=2, best_epoch=2))
+    assert checkpoints.read_state(tmp_path).epoch == 1
+    assert checkpoints.best_path(tmp_path, 1).is_file()
+    checkpoints.save(tmp_path, model, checkpoints.State(epoch=2, best_epoch=2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best-0002.weights.h5", "epoch-0002"]
