@@ -24,17 +24,17 @@ from kitlib.rescoring import Rescorer
 # Values per coordinate; where two fields belong together their names and values do. The threshold comes first and,
 # finer and around what was found, last.
 GRID: tuple[tuple[tuple[str, ...], tuple], ...] = (
-    (("threshold",), tuple((step / 20,) for step in range(2, 19))),
-    (("seed",), ((0.0,), (0.6,), (0.7,), (0.8,), (0.9,), (0.95,))),
+    (("threshold",), tuple((step / 20,) for step in range(1, 20))),
+    (("seed",), ((0.0,), (0.6,), (0.7,), (0.8,), (0.85,), (0.9,), (0.95,), (0.98,))),
     (
         ("gate_level", "gate_pixels"),
-        ((0.5, 0), *((level, n) for level in (0.5, 0.8, 0.95) for n in (20, 50, 100, 200, 400))),
+        ((0.5, 0), *((level, n) for level in (0.3, 0.5, 0.8, 0.95) for n in (20, 50, 100, 200, 400))),
     ),
-    (("island",), ((0,), (10,), (25,), (50,), (100,))),
+    (("island",), ((0,), (10,), (25,), (50,), (100,), (200,))),
     (("largest",), ((False,), (True,))),
-    (("island_3d",), ((0,), (100,), (300,), (1000,), (3000,))),
-    (("smoothing",), ((0,), (1,), (2,), (3,), (5,))),
-    (("gap",), ((0,), (1,), (2,), (4,), (8,))),
+    (("island_3d",), ((0,), (100,), (300,), (1000,), (3000,), (10000,))),
+    (("smoothing",), ((0,), (1,), (2,), (3,), (5,), (8,))),
+    (("gap",), ((0,), (1,), (2,), (4,), (8,), (12,))),
     (("stop",), tuple((stop,) for stop in postprocess.STOPS)),
 )
 SHORT = (
