@@ -1,62 +1,100 @@
-"""Tuning of post-processing: `python benchmarks/tuning.py [--data ROOT] [--save]`.
+"""Tuning of post-processing: `python benchmarks/tuning.py [--data ROOT] [--runs FOLDER] [--save]`.
 
-The full grid on eight phantom cases with stand-in probabilities at 128x128, from probabilities to settings; there is no
-peer that does this.
+The full grid on eight cases of a phantom, from out-of-fold probabilities to settings, and what these settings bring on
+cases that had no part in it. The probabilities are those of a cross-validation below --runs, or made from the truth.
+There is no peer that does this.
 """
 
 import argparse
 import importlib.metadata
 import os
 import platform
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from kitlib import phantom, scans, standin, tuning
+from kitlib import bootstrap, heldout, rescoring, scans, standin, tuning
+from kitlib.postprocess import HABITS, Settings
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / "tuning.md"
 CASES = 8
 
 
-def measure(root):
-    """Search, and say what it took."""
-    slices = scans.read(root)
-    slices = slices[slices["case"].isin(slices["case"].unique()[:CASES])].reset_index(drop=True)
-    truth = scans.rows(slices)
-    made = standin.StandIn(truth, slices)
-    kept = {scan: np.rint(made(scan) * 255).astype(np.uint8) for scan in made.scans}
+def part(slices, cases):
+    """Give truth and slice table of some cases."""
+    slices = slices[slices["case"].isin(cases)].reset_index(drop=True)
+    return scans.rows(slices), slices
+
+
+def measure(kept, slices):
+    """Search on the first cases, score on the others, and say what it took and brought."""
+    cases = slices["case"].unique()
     wall, cpu = time.perf_counter(), time.process_time()
-    found = tuning.tune(kept.__getitem__, truth, slices)
+    found = tuning.tune(kept.__getitem__, *part(slices, cases[:CASES]))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    unseen = rescoring.Rescorer(kept.__getitem__, *part(slices, cases[CASES:]))
+    tried = {"threshold 0.5": Settings(), "annotators' habits": HABITS, "tuned": found.settings}
+    unseen.fill(tried.values())
+    plain = unseen.totals(Settings())
+    lines = [
+        f"{min(CASES, len(cases))} cases, {found.evaluated} different settings, {wall:.0f} s ({cpu:.0f} s of "
+        f"processor); {found.steps['kept'].sum()} of {len(found.steps)} steps kept. Held out in turn: "
+        f"{found.before.value:.4f} -> {found.after.value:.4f}, gain {between(found.gain)}.\n",
+        f"| on {len(cases[CASES:])} cases not seen | host score | gain over 0.5, 95 % |",
+        "| --- | --- | --- |",
+    ]
+    for name, settings in tried.items():
+        totals = unseen.totals(settings)
+        gain = between(bootstrap.gain(plain, totals))
+        lines.append(f"| {name} | {bootstrap.value(totals.sum(axis=0)):.4f} | {gain} |")
+    changed = {name: value for name, value in vars(found.settings).items() if value != getattr(Settings(), name)}
+    return "\n".join([*lines, "", f"Tuned: {changed}"])
+
+
+def between(gain):
+    """Write a gain with its interval."""
+    return f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
+
+
+def machine():
+    """Say what it ran on."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "scipy", "pandas"))
-    gain = found.gain
-    return (
-        "# Tuning of post-processing\n\n"
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-        f"Python {platform.python_version()}, {versions}.\n\n"
-        "| cases | scans | settings | s | s of processor | score, held out | gain, 95 % |\n"
-        "| --- | --- | --- | --- | --- | --- | --- |\n"
-        f"| {slices['case'].nunique()} | {len(kept)} | {found.evaluated} | {wall:.0f} | {cpu:.0f} | "
-        f"{found.before.value:.3f} -> {found.after.value:.3f} | "
-        f"{gain.value:.3f} ({gain.low:.3f} to {gain.high:.3f}) |\n\n"
-        f"{found.steps['kept'].sum()} of {len(found.steps)} steps kept; the probabilities are made from the truth, so "
-        "that the gain says what tuning can mend and not what it brings a network.\n"
-    )
+    load = f"load {os.getloadavg()[0]:.1f}"
+    return f"{platform.machine()}, {os.cpu_count()} cores, {load}, Python {platform.python_version()}, {versions}."
+
+
+def save(heading, text):
+    """Put a section into the results and keep the others."""
+    old = RESULTS.read_text().split("\n## ")[1:] if RESULTS.is_file() else []
+    sections = dict(section.strip().split("\n", 1) for section in old) | {heading: f"\n{text}"}
+    written = [f"## {name}\n\n{body.strip()}\n" for name, body in sections.items()]
+    RESULTS.write_text("\n".join(["# Tuning of post-processing\n", *written]))
 
 
 def main():
     """Measure, print, and save when asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="a competition with eight training cases; made when not given")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/tuning.md")
+    parser.add_argument(
+        "--data", type=Path, help="a competition with more than eight training cases; found when not given"
+    )
+    parser.add_argument("--runs", type=Path, help="folder of a cross-validation; without it, made probabilities")
+    parser.add_argument("--save", action="store_true", help="write into benchmarks/results/tuning.md")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        text = measure(given.data or phantom.write(Path(folder) / "phantom", cases=10))
-    print(text)
+    slices = scans.read(scans.find_root(given.data))
+    if given.runs:
+        held_out = heldout.choose(given.runs, scans=set(slices["scan"]))
+        slices = slices[slices["scan"].isin(held_out.scans)].reset_index(drop=True)
+        spec, epochs = held_out.runs[0].spec, max(len(run.history()) for run in held_out.runs)
+        heading = f"A network's, {len(held_out.runs)} folds, {epochs} epochs, {spec.height}x{spec.width}"
+        read = held_out
+    else:
+        heading, read = "Made from the truth, 128x128", standin.StandIn(scans.rows(slices), slices)
+    kept = {scan: np.rint(read(scan) * 255).astype(np.uint8) for scan in read.scans}
+    text = f"{machine()}\n\n{measure(kept, slices)}"
+    print(f"## {heading}\n\n{text}")
     if given.save:
-        (RESULTS / "tuning.md").write_text(text)
+        save(heading, text)
 
 
 if __name__ == "__main__":

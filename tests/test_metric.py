@@ -259,6 +259,38 @@ def test_convention_agrees_with_the_readable_reference(name, seed):
     assert found.value == pytest.approx(reference_score(truth, prediction, name), abs=1e-9)
 
 
+@pytest.mark.parametrize("name", conventions.CONVENTIONS)
+def test_convention_agrees_with_the_readable_reference_on_every_shape(name):
+    """A scan per pair of shapes: the pair, an organ that neither side holds, and one that a side in turn lacks."""
+    truth = [np.stack([one, EMPTY, (EMPTY, CUBE)[k % 2]]) for k, (one, _) in enumerate(PAIRS.values())]
+    prediction = [np.stack([other, EMPTY, (CUBE, EMPTY)[k % 2]]) for k, (_, other) in enumerate(PAIRS.values())]
+    found = metric.score(*tables(truth, prediction), convention=name)
+    assert found.value == pytest.approx(reference_score(truth, prediction, name), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "both", "truth_alone", "prediction_alone"),
+    [
+        ("host", (None, None), (0, 1), (0, 1)),
+        ("page", (0, None), (0, 1), (0, 1)),
+        ("ones", (1, None), (0, 1), (0, 1)),
+        ("slicewise", (1, 0), (0, 1), (None, 1)),
+        ("union", (None, None), (0, 1), (0, 1)),
+    ],
+)
+def test_what_empty_masks_count(name, both, truth_alone, prediction_alone):
+    """Dice and distance of a scan of one slice that neither side, the truth alone or the prediction alone holds."""
+    full = np.ones((3, 1, 4, 6), bool)
+    for masks, expected in (
+        ((full & False, full & False), both),
+        ((full, full & False), truth_alone),
+        ((full & False, full), prediction_alone),
+    ):
+        found = metric.score(*tables(*([mask] for mask in masks)), convention=name)
+        for value, wanted in zip((found.dice, found.hausdorff), expected, strict=True):
+            assert np.isnan(value) if wanted is None else value == wanted
+
+
 def test_panel_agrees_with_score_and_shows_what_a_perfect_file_gets():
     truth, prediction = random_scans()
     rows, predicted, slices = tables(truth, prediction)
