@@ -9,10 +9,10 @@ A convention says what a row (slice, organ) counts whose masks are empty, and ho
                 truth, over the diagonal of the slice, both empty 0
     union       rows as host; the organs are merged into one mask before the distance is taken
 
-Everywhere a distance is 1 where exactly one mask is empty, in `page` and `slicewise` too, and Dice is 0 there unless the
-row is left out. `host` is this kit's estimate, from what the hosts have said: the page defines Dice of empty masks as
-0, their forum answer leaves such rows out, and a comment in their code normalises distances into [0, 1]. `page` is the
-letter of the competition page and of Xu Li's paper (section V.A).
+Everywhere a distance is 1 where exactly one mask is empty, in `page` and `slicewise` too, and Dice is 0 there unless
+the row is left out. `host` is this kit's estimate, from what the hosts have said: the page defines Dice of empty masks
+as 0, their forum answer leaves such rows out, and a comment in their code normalises distances into [0, 1]. `page` is
+the letter of the competition page and of Xu Li's paper (section V.A).
 
 Where the sources are silent, this is how they are read here. `page`: "normalized by image size" is the unit cube, with
 the number of slices as its depth, without the division by sqrt(3); volumes with both masks empty are left out, as no

@@ -22,7 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         faults = [fault for fault in submission.check(options.submission, slices) if "out of order" not in fault]
         if faults:
-            print("\n".join(f"{options.submission}: {fault}" for fault in faults))
+            print(
+                "\n".join(
+                    fault if options.submission in fault else f"{options.submission}: {fault}" for fault in faults
+                )
+            )
             return 1
         prediction = submission.read(options.submission)
         scores = metric.scores(truth, prediction, slices, progress=not options.quiet)
@@ -56,10 +60,7 @@ def read_truth(path: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: names the file and what it lacks.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except pd.errors.EmptyDataError:
-        raise ValueError(f"{path} is empty; the truth begins with the line id,class,segmentation") from None
+    table = submission.read_text(path, ["id", "class", "segmentation"])
     table = table.rename(columns={"predicted": "segmentation"})
     absent = {"id", "class", "segmentation"} - set(table.columns)
     if absent:
@@ -79,10 +80,7 @@ def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path
         ValueError: names the first id without a size.
     """
     if table:
-        known = pd.read_csv(table)
-        absent = {"id", "height", "width"} - set(known.columns)
-        if absent:
-            raise ValueError(f"{table} has no column {', '.join(sorted(absent))}; it has {list(known.columns)}")
+        known = _read_sizes(table)
     else:
         root = scans.find_root(data)
         parts = [scans.read(root, split, problems=[]) for split in ("train", "test") if (root / split).is_dir()]
@@ -98,6 +96,23 @@ def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path
     found["scan"] = [name.scan for name in parsed]
     found[["case", "day", "slice"]] = [tuple(name) for name in parsed]
     return found.sort_values(["case", "day", "slice"], ignore_index=True)
+
+
+def _read_sizes(path: str | Path) -> pd.DataFrame:
+    """Read a table of sizes, whose numbers must be some."""
+    known = submission.read_text(path, ["id", "height", "width"])
+    absent = {"id", "height", "width"} - set(known.columns)
+    if absent:
+        raise ValueError(f"{path} has no column {', '.join(sorted(absent))}; it has {list(known.columns)}")
+    for name in [name for name in ("height", "width", "spacing_mm") if name in known]:
+        numbers = pd.to_numeric(known[name], errors="coerce")
+        wrong = known[~(numbers > 0)]
+        if len(wrong):
+            raise ValueError(
+                f"{path}: {wrong['id'].iloc[0]} has {name} {wrong[name].iloc[0]!r}; it is a number above 0"
+            )
+        known[name] = numbers if name == "spacing_mm" else numbers.astype(int)
+    return known
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ missing row. The file is written under another name and put in place when it is 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,33 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
         FileNotFoundError: names the file that is missing.
         ValueError: names the file and its columns when they are not the three of a submission.
     """
+    table = read_text(path, COLUMNS)
+    if list(table.columns) != COLUMNS:
+        raise ValueError(f"{path}: columns are {list(table.columns)}, expected {COLUMNS}")
+    return table
+
+
+def read_text(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a csv file as text, empty fields as empty text; `columns` is what its first line should be.
+
+    Raises:
+        FileNotFoundError: names the file that is missing.
+        ValueError: names the file, and the line where there is one, that is no such table.
+    """
+    first = ",".join(columns)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError:
-        raise ValueError(f"{path} is empty; a submission begins with the line id,class,predicted") from None
+        raise ValueError(f"{path} is empty; it begins with the line {first}") from None
     except pd.errors.ParserError as error:
-        raise ValueError(f"{path}: {str(error).strip()}; a row has three fields: id,class,predicted") from None
-    if list(table.columns) != COLUMNS:
-        raise ValueError(f"{path}: columns are {list(table.columns)}, expected {COLUMNS}")
+        raise ValueError(f"{path}: {str(error).strip()}; a row has {len(columns)} fields: {first}") from None
+    except UnicodeDecodeError as error:
+        lines = Path(path).read_bytes().split(b"\n")
+        line = next(number for number, text in enumerate(lines, 1) if text != text.decode(errors="ignore").encode())
+        raise ValueError(f"{path}, line {line}: no UTF-8 text ({error.reason}); save it as UTF-8 csv") from None
+    if not isinstance(table.index, pd.RangeIndex):
+        row = ",".join(map(str, [table.index[0], *table.iloc[0]]))
+        raise ValueError(f"{path}: row {row!r} has more fields than the first line; runs are parted by spaces")
     return table
 
 

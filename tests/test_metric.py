@@ -494,12 +494,29 @@ def test_command_prints_the_panel_and_the_worst_scans(files, capsys):
         ),
         (lambda text: text.replace("predicted", "rle", 1), "columns are"),
         (lambda text: "", "is empty"),
+        (lambda text: text.replace("stomach,", "stomach,1,2", 1), "line 4, saw 4"),
+        (lambda text: text.replace("stomach", "m\udce4gen", 1), "line 4: no UTF-8 text"),
     ],
 )
 def test_command_names_the_row_and_the_fault(files, capsys, fault, named):
-    files["submission"].write_text(fault(files["submission"].read_text()))
+    files["submission"].write_text(fault(files["submission"].read_text()), errors="surrogateescape")
     assert run(files) == 1
-    assert named in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert named in printed
+    assert all(line.count(str(files["submission"])) == 1 for line in printed.splitlines())
+
+
+@pytest.mark.parametrize("size", ["tall", "0", ""])
+def test_command_names_a_size_that_is_none(files, capsys, size):
+    pd.read_csv(files["sizes"]).assign(height=size).to_csv(files["sizes"], index=False)
+    assert run(files) == 1
+    assert f"case1_day0_slice_0001 has height '{size}'; it is a number above 0" in capsys.readouterr().out
+
+
+def test_command_names_a_truth_row_with_too_many_fields(files, capsys):
+    files["truth"].write_text("id,class,segmentation\ncase1_day0_slice_0001,stomach,1,2\n")
+    assert run(files) == 1
+    assert "row 'case1_day0_slice_0001,stomach,1,2' has more fields" in capsys.readouterr().out
 
 
 def test_command_says_what_millimetres_need(files, capsys):

@@ -128,7 +128,7 @@ def test_files_that_are_no_tables_are_named(slices, tmp_path):
     path.write_text("")
     assert "is empty" in submission.check(path, slices)[0]
     path.write_text("id,class,predicted\na,b,c\na,b,c,d\n")
-    assert "a row has three fields" in submission.check(path, slices)[0]
+    assert "a row has 3 fields" in submission.check(path, slices)[0]
 
 
 def test_masks_become_rows_in_order():
