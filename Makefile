@@ -43,6 +43,12 @@ figures: $(VENV)/.stamp $(DATA)/train.csv  ## the pictures of README.md, from th
 bench: .venv-bench/.stamp  ## run the benchmarks beside their peers, tables into benchmarks/results/
 	@for script in benchmarks/*.py; do echo "== $$script"; .venv-bench/bin/python -P $$script --save || exit 1; done
 
+bundle: $(VENV)/.stamp  ## what goes to Kaggle, into kaggle/bundle: RUNS="runs/..." KAGGLE_USER=name
+	$(BIN)/python kaggle/bundle.py $(RUNS) --user $(or $(KAGGLE_USER),USERNAME)
+
+kaggle-check: .venv-kaggle/.stamp  ## run the inference notebook offline as Kaggle would: public, rerun, hostile rerun
+	.venv-kaggle/bin/python kaggle/check.py $(RUNS)
+
 clean:  ## remove environments, caches, pages and the phantom; data, runs and submissions stay
 	rm -rf .venv .venv-kaggle .venv-bench pages data/phantom build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
@@ -75,4 +81,4 @@ $(VENV)/.jax: $(VENV)/.stamp
 $(DATA)/train.csv: | $(VENV)/.stamp
 	$(BIN)/python -m kitlib.phantom $(DATA) --cases 16 --days 2 --processes 2
 
-.PHONY: demo test test-kaggle test-jax check fix notebooks pages figures bench clean help
+.PHONY: demo test test-kaggle test-jax check fix notebooks pages figures bench bundle kaggle-check clean help

@@ -109,8 +109,9 @@ def choose(
 def choose_settings(run_folders: Sequence[str | os.PathLike], faults: Faults | None = None) -> postprocess.Settings:
     """Choose how probabilities become masks, from what was tuned with the runs.
 
-    Settings are tuned together and are therefore never mixed: when all runs agree, theirs; else those that stand beside
-    the runs, in their common folder; else those of the run with the best held-out score. Without any, by habit.
+    Settings are tuned together and are therefore never mixed: those that stand in the common folder of several runs,
+    where a cross-validation tunes on all its folds; else, when the runs disagree, those of the run with the best
+    held-out score. A run without any goes by habit.
     """
     faults = Faults(strict=True) if faults is None else faults
     folders = [Path(folder) for folder in run_folders]
@@ -122,12 +123,11 @@ def choose_settings(run_folders: Sequence[str | os.PathLike], faults: Faults | N
         if path.is_file() and path not in broken:
             with faults.survive(path, "these settings are left out"):
                 found[folder] = postprocess.Settings.from_json(path.read_text())
+    shared = [found[folder] for folder in common if len(common) == 1 and folder in found]
     own = {folder: found.get(folder, postprocess.HABITS) for folder in folders}
-    if len(set(own.values())) <= 1:
-        return next(iter(own.values()), postprocess.HABITS)
-    if len(common) == 1 and next(iter(common)) in found:
-        return found[next(iter(common))]
-    return own[max(folders, key=_held_out)]
+    if shared or not folders:
+        return next(iter(shared), postprocess.HABITS)
+    return own[max(folders, key=_held_out)] if len(set(own.values())) > 1 else own[folders[0]]
 
 
 def _held_out(folder: Path) -> float:

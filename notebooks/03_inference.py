@@ -151,12 +151,15 @@ with faults.survive("contact sheet", "left out"):
 # %% [markdown]
 # ## Faults
 #
-# What was met on the way, and what was done about it? An empty list is the rule; in the rerun nobody reads it, but the
-# same notebook on the same files elsewhere shows it.
+# What was met on the way, and what was done about it? An empty list is the rule. In the rerun nobody reads it; on the
+# same files elsewhere the same notebook shows it, and keeps it as `faults.csv` beside the submission.
 
 # %%
-print("no faults met" if not len(faults) else f"{len(faults)} faults met")
-display(faults.table())
+report = faults.table()
+if len(report):
+    report.to_csv(target.with_name("faults.csv"), index=False)
+print(f"{len(report)} faults met" if len(report) else "no faults met")
+display(report)
 
 # %% [markdown]
 # ## Score

@@ -1,0 +1,315 @@
+"""Images per second of the network in inference, beside the usual ways; and whole scans, with where their time goes.
+
+`python benchmarks/inference.py [--rounds 5] [--scans 2] [--save]`. Every contestant runs in a process of its own, one
+after the other: 144 slices of 128 x 128 x 5, float32, from NumPy to NumPy. The end-to-end part writes the submission of
+phantom scans of 144 x 310 x 360 with five networks and the flip, through the same functions as 03_inference.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "inference.md"
+SHAPE, SLICES, BATCH = (128, 128, 5), 144, 16
+PLAIN = {"window_stages": (), "external_bottleneck": False}
+# name: needed packages, contestant, with attention, only on request
+FIELD = {
+    "Keras predict, batch 32 (its default)": (("tensorflow",), "predict", 32),
+    "Keras predict, batch 16": (("tensorflow",), "predict", 16),
+    "Keras predict_on_batch": (("tensorflow",), "on_batch", 16),
+    "kit: frozen, batch norm folded": (("tensorflow",), "kit", 16),
+    "PyTorch eager, channels last": (("torch",), "torch", 16),
+    "ONNX Runtime": (("onnxruntime", "torch", "onnx"), "onnx", 16),
+    "OpenVINO, float32": (("openvino", "tensorflow"), "openvino", 16),
+}
+
+
+def images() -> np.ndarray:
+    """One scan of stacks."""
+    return np.random.default_rng(0).random((SLICES, *SHAPE), np.float32)
+
+
+def keras_network(attention: bool):
+    """The paper's network, with batch norms that have seen data."""
+    import keras
+
+    from kitlib.unet import build_unet
+
+    keras.utils.set_random_seed(0)
+    network = build_unet(SHAPE, **({} if attention else PLAIN))
+    rng = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    return network
+
+
+def batched(run, count: int):
+    """Run a scan batch by batch."""
+    return lambda scan: np.concatenate([run(scan[first : first + count]) for first in range(0, len(scan), count)])
+
+
+def predict(attention, count):
+    network = keras_network(attention)
+    return lambda scan: network.predict(scan, batch_size=count, verbose=0)
+
+
+def on_batch(attention, count):
+    network = keras_network(attention)
+    return batched(lambda batch: np.asarray(network.predict_on_batch(batch)), count)
+
+
+def kit(attention, count):
+    from kitlib.engine import Engine
+
+    engine = Engine(keras_network(attention), count)
+    if not engine.kind.startswith("frozen"):
+        raise RuntimeError(f"the engine runs as {engine.kind}")
+    return batched(engine, count)
+
+
+def torch_network():
+    """The plain network of benchmarks/step.py with a sigmoid, in inference mode."""
+    import torch
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    from step import torch_unet
+
+    return torch.nn.Sequential(torch_unet(4), torch.nn.Sigmoid()).eval()
+
+
+def torch(attention, count):
+    import torch
+
+    network = torch_network().to(memory_format=torch.channels_last)
+
+    def run(batch):
+        with torch.inference_mode():
+            return network(torch.from_numpy(batch).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+
+    return batched(run, count)
+
+
+def onnx(attention, count):
+    import onnxruntime
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "network.onnx")
+        torch.onnx.export(torch_network(), torch.zeros(count, SHAPE[2], *SHAPE[:2]), path, dynamo=False)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(batch):
+        found = session.run(None, {name: np.ascontiguousarray(batch.transpose(0, 3, 1, 2))})[0]
+        return found.transpose(0, 2, 3, 1)
+
+    return batched(run, count)
+
+
+def openvino(attention, count):
+    import openvino
+    import tensorflow as tf
+
+    network = keras_network(attention)
+    function = tf.function(lambda batch: network(batch, training=False), autograph=False)
+    concrete = function.get_concrete_function(tf.TensorSpec((count, *SHAPE), tf.float32))
+    model = openvino.convert_model(concrete, input=[([count, *SHAPE], openvino.Type.f32)])
+    ready = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return batched(lambda batch: next(iter(ready(batch).values())).copy(), count)
+
+
+def contest(name: str, attention: bool, rounds: int) -> dict:
+    """Time one contestant: the best of some rounds over the scan, after one to warm up."""
+    _, maker, count = FIELD[name]
+    run, scan = globals()[maker](attention, count), images()
+    assert run(scan).shape == (SLICES, *SHAPE[:2], 3)
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        run(scan)
+        times.append(time.perf_counter() - started)
+    return {"best": SLICES / min(times), "median": SLICES / float(np.median(times)), "memory": peak_mib()}
+
+
+def end_to_end(scans_wanted: int, models: int = 5) -> dict:
+    """Predict whole phantom scans with five networks and the flip, and take down where the time goes."""
+    from kitlib import deadline, ensemble, inference, inputs, phantom, postprocess, rescue, scans, submission
+    from kitlib.engine import Engine
+
+    spent: dict[str, float] = {}
+
+    def timed(label, function):
+        def wrapped(*given, **named):
+            started = time.perf_counter()
+            result = function(*given, **named)
+            spent[label] = spent.get(label, 0.0) + time.perf_counter() - started
+            return result
+
+        return wrapped
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = phantom.write(folder + "/phantom", cases=scans_wanted + 1, slices=SLICES, sizes=[(310, 360)])
+        slices = scans.read(root)
+        slices = slices[slices["scan"].isin(slices["scan"].unique()[:scans_wanted])].reset_index(drop=True)
+        spec = inputs.InputSpec(*SHAPE[:2], depth=SHAPE[2])
+        members = []
+        for number in range(models):
+            engine = Engine(keras_network(attention=True), BATCH)
+            members.append(ensemble.Member(f"fold{number}", spec, timed("network", engine), engine.kind))
+        for module, name, label in (
+            (inputs, "read_picture", "decode"),
+            (inputs, "prepare", "resize to the grid"),
+            (inputs, "restore", "resize back"),
+            (postprocess, "masks", "post-process"),
+            (rescue, "encode", "encode"),
+            (submission, "write", "write the file"),
+        ):
+            setattr(module, name, timed(label, getattr(module, name)))
+        clock = deadline.Deadline(None)
+        started = time.perf_counter()
+        sample = submission.expected_rows(slices)
+        rows = inference.submit(
+            members, slices, sample, folder + "/submission.csv", flip=True, clock=clock, settings=postprocess.HABITS
+        )
+        total = time.perf_counter() - started
+    spent["everything else"] = total - sum(spent.values())
+    seconds = {
+        f"{count} networks{', flip' if flip else ''}": clock.forecast(SLICES, deadline.passes(count, flip))
+        for count in (1, models)
+        for flip in (False, True)
+    }
+    return {
+        "seconds": total / scans_wanted,
+        "spent": {label: value / scans_wanted for label, value in spent.items()},
+        "presets": seconds,
+        "memory": peak_mib(),
+        "masks": int((rows["predicted"] != "").sum()),
+    }
+
+
+def peak_mib() -> float:
+    """Peak memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def child(*arguments: object) -> dict:
+    """Run one part in a process of its own; give its figures, or the reason why there are none."""
+    command = [sys.executable, "-P", __file__, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1][:100]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def speed_table(rounds: int) -> list[str]:
+    """The contestants, on the plain network and on the paper's."""
+    lines = []
+    for attention in (False, True):
+        lines += [
+            f"\n## {'The paper’s network' if attention else 'The plain network'}, images/s\n",
+            "| way | best | median | times `predict` | peak MiB |",
+            "|--|--|--|--|--|",
+        ]
+        base = None
+        for name, (packages, _, _) in FIELD.items():
+            if attention and "torch" in packages:
+                continue
+            lacking = [package for package in packages if find_spec(package) is None]
+            found = (
+                {"failed": f"{lacking[0]} is not installed"}
+                if lacking
+                else child("--one", name, "--rounds", rounds, *(["--attention"] if attention else []))
+            )
+            if "failed" in found:
+                lines.append(f"| {name} | {found['failed']} | | | |")
+            else:
+                base = base or found["best"]
+                line = f"| {name} | {found['best']:.1f} | {found['median']:.1f} | {found['best'] / base:.2f} "
+                lines.append(f"{line}| {found['memory']:.0f} |")
+            print(lines[-1], flush=True)
+    return lines
+
+
+def scan_table(scans_wanted: int) -> list[str]:
+    """Seconds per scan, where they go, and what they come to for fifty scans."""
+    found = child("--end-to-end", "--scans", scans_wanted)
+    if "failed" in found:
+        return [f"\nEnd to end: {found['failed']}\n"]
+    lines = [
+        "\n## A scan of 144 x 310 x 360 from files to rows, the paper's network, five networks and the flip\n",
+        "| part | seconds | share |",
+        "|--|--|--|",
+    ]
+    for label, seconds in sorted(found["spent"].items(), key=lambda item: -item[1]):
+        lines.append(f"| {label} | {seconds:.2f} | {seconds / found['seconds']:.1%} |")
+    lines += [
+        f"| all | {found['seconds']:.2f} | {found['masks']} masks in {scans_wanted} scans |",
+        f"\nPeak memory {found['memory']:,.0f} MiB, five networks loaded.\n",
+        "Forecast: 50 scans of 144 slices at the seconds per slice measured here, by `deadline.Deadline.forecast`; a",
+        "pass costs what it cost above.\n",
+        "| preset | seconds per scan | minutes for 50 scans | for 160 scans (50 cases of 3.2 days) |",
+        "|--|--|--|--|",
+    ]
+    for label, seconds in found["presets"].items():
+        lines.append(f"| {label} | {seconds:.1f} | {seconds * 50 / 60:.0f} | {seconds * 160 / 60:.0f} |")
+    return lines
+
+
+def versions() -> str:
+    """The versions of whatever takes part."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for package in ("keras", "tensorflow", "torch", "onnxruntime", "openvino", "numpy", "opencv-python-headless"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def main() -> None:
+    """Run everybody, print the tables, save them with --save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scans", type=int, default=2, help="scans of the end-to-end part")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/inference.md")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--attention", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--end-to-end", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if options.one:
+        print(json.dumps(contest(options.one, options.attention, options.rounds)))
+        return
+    if options.end_to_end:
+        print(json.dumps(end_to_end(options.scans)))
+        return
+    lines = [
+        "# Inference\n",
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions()}; load average "
+        f"at the start {os.getloadavg()[0]:.1f}. 144 slices of 128 x 128 x 5, float32, best of {options.rounds} "
+        "rounds; the PyTorch and ONNX networks have the same layers and other weights.",
+    ]
+    lines += speed_table(options.rounds) + scan_table(options.scans)
+    text = "\n".join(lines) + "\n"
+    print("\n" + text)
+    if options.save:
+        draft = RESULTS.with_suffix(".tmp")
+        draft.write_text(text)
+        os.replace(draft, RESULTS)
+
+
+if __name__ == "__main__":
+    main()

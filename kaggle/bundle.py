@@ -1,0 +1,125 @@
+"""Build what goes to Kaggle: `python kaggle/bundle.py [RUN ...] --user NAME`, or `make bundle`.
+
+    kaggle/bundle/dataset/   a private data set: the kit as a wheel, the chosen runs, dataset-metadata.json
+    kaggle/bundle/kernels/   a folder per notebook: the ipynb and its kernel-metadata.json
+
+Nothing else has to travel: all that the kit imports is in Kaggle's image (tests/test_bundle.py compares the two);
+elasticdeform, which is not, only serves comparisons in tests and benchmarks.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from kitlib import ensemble, manifest, scans
+
+ROOT = Path(__file__).resolve().parents[1]
+TAKEN = ("run.json", "model.keras", "settings.json", "score.json", "history.csv")  # oof/ stays: it is large, and unused
+SLUG = "uwm-kit-bundle"
+T4_X2 = "NvidiaTeslaT4Highmem"  # Kaggle's name for two T4
+NEEDS_GPU = ("02_train", "03_inference", "05_experiments")
+
+
+def build(chosen: list[Path], user: str, target: Path, slug: str = SLUG) -> Path:
+    """Write the bundle anew.
+
+    Args:
+        chosen: run folders, or folders of a cross-validation with its folds.
+        user: name of the Kaggle account.
+        target: the folder to write; what it held is deleted.
+        slug: name of the data set.
+
+    Raises:
+        FileNotFoundError: names a folder that holds no finished run.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    dataset = target / "dataset"
+    dataset.mkdir(parents=True)
+    _wheel(dataset)
+    for folder in chosen:
+        _take(folder.resolve(), dataset / "runs")
+    manifest.write(dataset / "runs")
+    _write_json(
+        dataset / "dataset-metadata.json",
+        {"title": slug, "id": f"{user}/{slug}", "licenses": [{"name": "other"}], "isPrivate": True},
+    )
+    for notebook in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        folder = target / "kernels" / notebook.stem
+        folder.mkdir(parents=True)
+        shutil.copy2(notebook, folder)
+        _write_json(folder / "kernel-metadata.json", kernel(notebook.stem, user, slug))
+    return target
+
+
+def kernel(name: str, user: str, slug: str = SLUG) -> dict:
+    """Describe a notebook as `kaggle kernels push` wants it: no internet, a pinned machine, its sources."""
+    title = f"uwm-kit-{name.replace('_', '-')}"
+    gpu = name in NEEDS_GPU
+    return {
+        "id": f"{user}/{title}",
+        "title": title,
+        "code_file": f"{name}.ipynb",
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": gpu,
+        "enable_internet": False,
+        "machine_shape": T4_X2 if gpu else "",
+        "competition_sources": [scans.SLUG],
+        "dataset_sources": [f"{user}/{slug}"],
+        "kernel_sources": [],
+        "model_sources": [],
+    }
+
+
+def _wheel(target: Path) -> None:
+    """Build the kit's wheel from a clean copy, in which no earlier build has left anything."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy2(ROOT / name, copy)
+        shutil.copytree(ROOT / "kitlib", copy / "kitlib", ignore=shutil.ignore_patterns("__pycache__"))
+        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(target), str(copy)]
+        subprocess.run(command, check=True)
+
+
+def _take(folder: Path, target: Path) -> None:
+    """Copy a run, or a cross-validation with all its folds."""
+    finished = sorted(path.parent for path in folder.rglob("run.json") if (path.parent / "model.keras").is_file())
+    if not finished:
+        raise FileNotFoundError(f"{folder} holds no finished run (run.json and model.keras); name another folder")
+    for run in finished:
+        place = target / folder.name / run.relative_to(folder)
+        place.mkdir(parents=True)
+        for name in TAKEN:
+            if (run / name).is_file():
+                shutil.copy2(run / name, place)
+    for name in ("folds.csv", "settings.json"):
+        if (folder / name).is_file():
+            shutil.copy2(folder / name, target / folder.name)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def main() -> None:
+    """Bundle the runs that are named, or the newest with its folds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders, or cross-validations; the newest without any")
+    parser.add_argument("--user", required=True, help="name of the Kaggle account")
+    parser.add_argument("--slug", default=SLUG, help="name of the data set")
+    parser.add_argument("--out", type=Path, default=ROOT / "kaggle/bundle", help="folder to write anew")
+    given = parser.parse_args()
+    target = build(given.runs or ensemble.choose(ROOT / "runs"), given.user, given.out, given.slug)
+    for path in sorted(target.rglob("*")):
+        if path.is_file():
+            print(f"{path.stat().st_size / 2**20:9.2f} MiB  {path.relative_to(target)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What travels to Kaggle: built from a run, complete, and described as Kaggle wants it."""
+
+import ast
+import importlib.util
+import json
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from kitlib import manifest, runs
+
+ROOT = Path(__file__).parents[1]
+# The names that Kaggle's image gives to what constraints-kaggle.txt pins, and what it has beside them.
+IMAGE = {"tensorflow", "keras", "numpy", "pandas", "scipy", "sklearn", "cv2", "matplotlib", "tqdm", "IPython", "PIL"}
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("bundle", ROOT / "kaggle/bundle.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def cross_validation(tmp_path):
+    for name in ("cv/fold0", "cv/fold1"):
+        runs.write_record(tmp_path / name, {"parameters": {}})
+        (tmp_path / name / "model.keras").write_bytes(b"weights")
+        (tmp_path / name / "oof").mkdir()
+        (tmp_path / name / "oof/case1_day0.npy").write_bytes(b"large")
+    (tmp_path / "cv/folds.csv").write_text("case,fold\n")
+    return tmp_path / "cv"
+
+
+def test_everything_the_kit_imports_is_in_kaggles_image():
+    for path in [*(ROOT / "kitlib").glob("*.py"), *(ROOT / "notebooks").glob("0[1-4]_*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in {name.split(".")[0] for name in names}:
+                assert name in IMAGE | {"kitlib"} | sys.stdlib_module_names, f"{path.name} imports {name}"
+
+
+@pytest.mark.slow
+def test_bundle_holds_wheel_runs_and_descriptions(cross_validation, tmp_path):
+    target = load().build([cross_validation], "somebody", tmp_path / "bundle")
+    dataset = target / "dataset"
+    (wheel,) = dataset.glob("kitlib-*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        assert "kitlib/inference.py" in content.namelist()
+    found = sorted(path.relative_to(dataset / "runs").as_posix() for path in (dataset / "runs").rglob("*.*"))
+    folds = [f"cv/fold{fold}/{name}" for fold in (0, 1) for name in ("model.keras", "run.json")]
+    assert found == ["cv/fold0/model.keras", *folds[1:], "cv/folds.csv", "manifest.json"]
+    assert manifest.check(dataset / "runs") == {}
+    about = json.loads((dataset / "dataset-metadata.json").read_text())
+    assert about["id"] == "somebody/uwm-kit-bundle"
+    for notebook in (ROOT / "notebooks").glob("0*.ipynb"):
+        folder = target / "kernels" / notebook.stem
+        about = json.loads((folder / "kernel-metadata.json").read_text())
+        assert (folder / about["code_file"]).read_text() == notebook.read_text()
+
+
+def test_inference_has_no_internet_and_two_pinned_gpus():
+    about = load().kernel("03_inference", "somebody")
+    assert about["enable_internet"] is False
+    assert about["enable_gpu"] is True
+    assert about["machine_shape"] == "NvidiaTeslaT4Highmem"
+    assert about["competition_sources"] == ["uw-madison-gi-tract-image-segmentation"]
+    assert about["dataset_sources"] == ["somebody/uwm-kit-bundle"]
+    assert about["id"].split("/")[1] == about["title"]
+    assert re.fullmatch(r"[a-z0-9-]{5,50}", about["title"])
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path, monkeypatch):
+    bundle = load()
+    monkeypatch.setattr(bundle, "_wheel", lambda target: None)
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        bundle.build([tmp_path], "somebody", tmp_path / "bundle")
