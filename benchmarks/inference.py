@@ -118,9 +118,11 @@ def onnx(attention, count):
 
 
 def openvino(attention, count):
+    import keras
     import openvino
     import tensorflow as tf
 
+    keras.ops.eye = np.eye  # a constant, where OpenVINO has no rule for TensorFlow's operation
     network = keras_network(attention)
     function = tf.function(lambda batch: network(batch, training=False), autograph=False)
     concrete = function.get_concrete_function(tf.TensorSpec((count, *SHAPE), tf.float32))

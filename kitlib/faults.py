@@ -35,10 +35,12 @@ class Faults:
         Raises:
             ValueError: when strict, naming where; or the error that is given.
         """
-        fault = f"{type(fault).__name__}: {fault}" if isinstance(fault, BaseException) else str(fault)
+        where = str(where)
+        plain = not isinstance(fault, BaseException) or isinstance(fault, ValueError)
+        text = str(fault) if plain else f"{type(fault).__name__}: {fault}"
         if self.strict:
-            raise error or ValueError(fault if str(where) in fault else f"{where}: {fault}")
-        self.entries.append((str(where), " ".join(fault.split()), remedy))
+            raise error or ValueError(text if where in text else f"{where}: {text}")
+        self.entries.append((where, " ".join(text.removeprefix(where).split()), remedy))
 
     @contextmanager
     def survive(self, where: object, remedy: str) -> Iterator[None]:

@@ -185,7 +185,8 @@ def _complete(slices: pd.DataFrame, sample: pd.DataFrame, faults: Faults) -> pd.
     for scan, names in lost.groupby(lost.str.rsplit("_slice_", n=1).str[0], sort=False):
         rows = slices[slices["scan"] == scan]
         remedy = "filled from their neighbours" if len(rows) else "left empty"
-        text = f"sample_submission.csv asks for {len(names)} slices without a file, {names.iloc[0]} among them"
+        text = f"sample_submission.csv asks for {len(names)} slices without a file: {', '.join(names[:5])}"
+        text += ", ..." if len(names) > 5 else ""
         faults.meet(scan, text, remedy)
         for name in names if len(rows) else ():
             parts = contest.parse_id(name)

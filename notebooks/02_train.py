@@ -36,7 +36,7 @@ print(runtime.versions())
 
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
-RUNS = "../runs"  # where run folders go
+RUNS = ""  # where run folders go; empty: runs/ here on Kaggle, which keeps it, ../runs elsewhere
 RUN = ""  # name of the run, to go on with it when it was interrupted; empty: the time of day
 PRESET = ""  # "paper", "paper_first", "strong" or "short", see kitlib.presets; empty: paper on a GPU, short without
 HOURS = 0.0  # stop cleanly, with a model, before so many have passed; 0: 11 on Kaggle, no limit elsewhere
@@ -190,7 +190,8 @@ figures_network.mirrored_border(image)
 course |= {"epochs": EPOCHS or course["epochs"], "spec": spec, "seed": SEED, "held_out": held_out}
 hours = HOURS or (11 if runtime.on_kaggle() else None)
 here = {"packed": packed, "devices": devices, "time_limit": hours and 3600 * hours}
-folder = Path(RUNS) / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))
+kept = Path(RUNS or ("runs" if runtime.on_kaggle() else "../runs"))
+folder = kept / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))
 run = training.fit_fold(slices, folder, **course, **here)
 
 # %% [markdown]
@@ -209,7 +210,7 @@ figures_model.history(run.history())
 # %%
 without = course["network_options"] | plain
 others = {"plain": {"network_options": without}, "unaugmented": {"augment": None}}
-compared, place = {"this run": run}, Path(RUNS).with_name("comparisons")
+compared, place = {"this run": run}, kept.with_name("comparisons")
 for name in COMPARE:
     compared[name] = training.fit_fold(slices, place / f"{folder.name}-{name}", **course | others[name], **here)
 figures_model.gaps({name: one.history() for name, one in compared.items()})
