@@ -4,10 +4,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import contest, rle, scans
+from kitlib import (
+    contest,
+    ensemble,
+    inference,
+    inputs,
+    metric,
+    postprocess,
+    rescue,
+    rle,
+    scans,
+    submission,
+)
+from kitlib.faults import Faults
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,3 +83,61 @@ def test_documented_command_trains_on_one_scan_and_scores_the_other(real, tmp_pa
     assert "host score" in printed
     assert "no problems" in printed
     assert (tmp_path / "submission.csv").is_file()
+
+
+@pytest.fixture
+def hidden(real, tmp_path):
+    """The real scans as the scoring rerun shows them: test/, a filled sample, nothing else."""
+    known = scans.read(real)
+    for name, rows in known.groupby("scan"):
+        place = tmp_path / "hidden/test" / name.split("_")[0] / name
+        place.mkdir(parents=True)
+        (place / "scans").symlink_to(Path(rows["path"].iloc[0]).parent)
+    sample = submission.expected_rows(known).assign(predicted="")
+    submission.write(tmp_path / "hidden/sample_submission.csv", sample)
+    return tmp_path / "hidden"
+
+
+def test_a_network_that_knows_the_masks_scores_full_marks_through_the_whole_way(real, hidden, tmp_path):
+    known, spec = scans.read(real), inputs.InputSpec()
+    slices, sample = rescue.read(hidden, Faults())
+    assert slices["id"].tolist() == known["id"].tolist()
+    truth = [
+        [
+            inputs.prepare_masks(rle.decode_stack(rows[organ].tolist(), (310, 360)), spec).astype(np.float32)
+            for organ in contest.ORGANS
+        ]
+        for _, rows in known.groupby("scan", sort=False)
+    ]
+    answers = iter(np.stack([np.concatenate(organ) for organ in zip(*truth, strict=True)], axis=-1))
+    member = ensemble.Member("oracle", spec, lambda images: np.stack([next(answers) for _ in images]))
+    target = tmp_path / "submission.csv"
+    inference.submit([member], slices, sample, target, settings=postprocess.Settings(), progress=False)
+    assert submission.check(target, slices, sample) == []
+    assert metric.score(scans.rows(known), submission.read(target), known).value > 0.97
+
+
+@pytest.mark.slow
+def test_real_scans_as_a_hidden_test_set_go_through_the_notebook_and_are_scored(real, hidden, tmp_path):
+    from kitlib import training
+
+    known = scans.read(real)
+    run = training.fit_fold(
+        known,
+        tmp_path / "runs/tiny",
+        held_out=known["scan"] == "case16_day0",
+        spec=inputs.InputSpec(32, 32, depth=3),
+        network_options={"levels": 2, "base": 4, "window_stages": (0,)},
+        epochs=1,
+    )
+    probabilities = run.probabilities("case16_day0").reshape(-1, 3)
+    levels = tuple(float(level) for level in np.quantile(probabilities, 0.95, axis=0))  # one epoch reaches no half
+    (run.folder / "settings.json").write_text(postprocess.Settings(threshold=levels).to_json())
+    target = tmp_path / "submission.csv"
+    command = [sys.executable, str(ROOT / "notebooks/execute.py"), "03_inference"]
+    given = {"DATA": hidden, "RUNS": tmp_path / "runs", "OUTPUT": target, "HOURS": 1.0}
+    options = [text for name, value in given.items() for text in ("--set", f"{name}={value}")]
+    subprocess.run([*command, *options], cwd=tmp_path, check=True, capture_output=True)
+    assert submission.check(target, known, submission.read(hidden / "sample_submission.csv")) == []
+    score = metric.score(scans.rows(known), submission.read(target), known)
+    assert 0 < score.value < 1
