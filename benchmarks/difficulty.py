@@ -84,7 +84,7 @@ def compare(folder: Path, given: argparse.Namespace) -> str:
         held_out=held_out,
         spec=spec,
         packed=packed,
-        augment=augment.Augment(),
+        augment=augment.paper(),
         epochs=given.epochs,
         batch_size=8,
         learning_rate=2e-3,

@@ -37,10 +37,10 @@ TISSUE = {
     "lungs": 0.03,
 }
 GRAIN = {"back": 0.28, "psoas": 0.14, "vertebra": 0.12, "heart": 0.2}  # how coarse a tissue looks; 0.08 for the others
-CONTENTS = {"large_bowel": 0.43, "small_bowel": 0.37, "stomach": 0.42}  # darker than fat, as grey as other organs
-BRIGHT = {"large_bowel": 0.12, "small_bowel": 0.19, "stomach": 0.12}  # share of the tube with fluid brighter than fat
+CONTENTS = {"large_bowel": 0.48, "small_bowel": 0.35, "stomach": 0.41}  # darker than fat, as grey as other organs
+BRIGHT = {"large_bowel": 0.04, "small_bowel": 0.25, "stomach": 0.14}  # share of the tube with fluid brighter than fat
 ROUGH = {"large_bowel": 0.25, "small_bowel": 0.06, "stomach": 0.12}  # stool is grainy, chyme is smooth
-CLUMPS = {"large_bowel": 0.20, "small_bowel": 0.0, "stomach": 0.08}  # and lies in clumps
+CLUMPS = {"large_bowel": 0.22, "small_bowel": 0.0, "stomach": 0.08}  # and lies in clumps
 FOLDS = {"large_bowel": 0.0, "small_bowel": 0.16, "stomach": 0.0}  # folds of the small bowel, across the tube
 WALL_MM = {"large_bowel": 2.5, "small_bowel": 2.0, "stomach": 4.0}
 SHEET_MM = 3.5  # fat that parts an organ from what it lies on

@@ -132,6 +132,20 @@ def test_value_outside_or_missing_fails_its_band():
     assert not likeness.passes(figure, (float("nan"),) * 3)
 
 
+def test_side_by_side_puts_what_is_out_in_brackets(monkeypatch, tmp_path):
+    real = {figure.name: figure.real for figure in likeness.FIGURES}
+    far = {**real, "noise over p99": (0.5,)}
+    monkeypatch.setattr(likeness, "read", lambda root: root.name)
+    monkeypatch.setattr(likeness, "measure", lambda name: {"near": real, "far": far}[name])
+    lines = likeness.side_by_side([tmp_path / "near", tmp_path / "far"]).splitlines()
+    assert lines[0].endswith("| near | far |")
+    assert [line for line in lines if "(" in line and "noise" in line] == [
+        "| 7 | noise over p99 | 0.013 | 0.005..0.024 | 0.013 | (0.5) |"
+    ]
+    count = len(likeness.FIGURES)
+    assert lines[-1].endswith(f"| {count} of {count} | {count - 1} of {count} |")
+
+
 @pytest.fixture
 def coarse(monkeypatch):
     """Score baselines on a coarse grid, which takes a tenth of the time."""

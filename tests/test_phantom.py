@@ -162,6 +162,26 @@ def test_organs_are_contiguous_and_bowels_end_together(scan):
     assert ends[0] == ends[1] > ends[2]
 
 
+def test_image_darkens_beyond_the_stop_line(scan):
+    images, masks = scan
+    stop = int(np.flatnonzero(masks[..., 0].any(axis=(1, 2)))[-1])
+    level = np.percentile(images, 90, axis=(1, 2))
+    assert level[stop + 4] < 0.5 * level[stop - 2]
+
+
+def test_loops_narrow_below_the_stop_line_alone():
+    line = np.stack([np.zeros(5), np.zeros(5), [-50.0, 0, 7, 26, 60]], axis=1)
+    tube = anatomy._collapsed(anatomy.Tube(line, np.full(5, 10.0)))
+    np.testing.assert_allclose(tube.radius, [10, 10, 10, 5, 5])
+
+
+def test_short_fields_are_for_short_abdomens():
+    plan = phantom.plan(12, seed=1)
+    low, all_of_them = ([one.spread[0] for one in plan if one.slices in kind] for kind in ((80,), (80, 144)))
+    assert min(low) > 0.65
+    assert min(all_of_them) < 0.2
+
+
 def test_organs_lie_in_the_body(scan):
     images, masks = scan
     z = int(masks.any(axis=-1).sum(axis=(1, 2)).argmax())
@@ -314,3 +334,9 @@ def test_command_line_writes_and_refuses(tmp_path, capsys, monkeypatch):
     assert "not data of patients" in capsys.readouterr().out
     assert phantom.main([str(tmp_path), "--cases", "2"]) == 2
     assert "not a phantom" in capsys.readouterr().err
+
+
+def test_several_folders_are_for_the_report_alone(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        phantom.main([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert "2 folders" in capsys.readouterr().err
