@@ -1,8 +1,8 @@
 """Grey values of the synthetic competition: what an MR scanner would make of an anatomy.
 
-Grey values must not give the organs away: contents of stomach and bowels vary along each tube from gas to fluid to
-food, walls are as grey as muscle, and liver, kidneys, vessels and muscles share the same greys. The scanner adds a
-scale per scan, uneven coils, dark ends, hot spots, blur and Rician noise.
+Grey values must not give the organs away: what fills stomach and bowels is, along each tube, gas, fluid brighter than
+fat, or food and stool as grey as liver and muscle. Texture tells more: stool is clumpy, the small bowel is folded, the
+stomach's wall is thick. The scanner adds a scale per scan, uneven coils, dark ends, hot spots, blur and Rician noise.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.stats import norm
 
-from kitlib.anatomy import MUSCLE_MM, Abdomen, wander
+from kitlib.anatomy import MUSCLE_MM, Abdomen, Tube, wander
 from kitlib.contest import ORGANS
 from kitlib.geometry import FAR_MM, Grid, stretch
 
@@ -65,17 +65,11 @@ def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> L
     """Draw how one scan looks; greys and noise are relative to bright fat, `indices` as from `anatomy.organs`."""
     fields = {}
     for name in ORGANS:
-        tube, index = abdomen.tubes[name], indices[name]
-        fluid = wander(rng, len(tube.radius), 7) > norm.isf(BRIGHT[name])
-        along = np.where(fluid, 0.9, CONTENTS[name] + rng.normal(0, 0.04)) + 0.05 * wander(rng, len(tube.radius), 7)
-        along[::2] *= 1 - FOLDS[name] * rng.uniform(0.2, 1, len(along[::2]))
-        fields[name + "_contents"] = np.clip(along, 0.08, 0.95).astype(np.float16)[index]
-        bubble = wander(rng, len(tube.radius), 5) > norm.isf(GAS[name])
-        level = np.where(bubble, 0.1, -1.4) + 0.3 * rng.standard_normal()
-        surface = (tube.points[:, 1] + level * tube.radius).astype(np.float16)
-        fields[name + "_gas"] = np.where(
-            index < 0, np.float16(FAR_MM), grid.axes()[1].astype(np.float16) - surface[index]
-        )
+        index = indices[name]
+        contents, surface = _filling(name, abdomen.tubes[name], rng)
+        fields[name + "_contents"] = contents.astype(np.float16)[index]
+        below = grid.axes()[1].astype(np.float16) - surface.astype(np.float16)[index]
+        fields[name + "_gas"] = np.where(index < 0, np.float16(FAR_MM), below)
     fields["texture"] = gaussian_filter(rng.standard_normal(grid.shape, dtype=np.float32), 1.0, truncate=2) * 4
     clumps = [max(2, round(side * step / 9)) for side, step in zip(grid.shape, grid.step, strict=True)]
     fields["clumps"] = stretch(rng.standard_normal(clumps), grid.shape).astype(np.float16)
@@ -94,6 +88,17 @@ def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> L
         noise=float(rng.uniform(0.022, 0.036)),
         blur_px=float(rng.uniform(0.5, 0.8)),
     )
+
+
+def _filling(name: str, tube: Tube, rng) -> tuple[np.ndarray, np.ndarray]:
+    """What fills a tube at each point of its centre line: relative grey, and the y (mm) down to which gas lies."""
+    count = len(tube.radius)
+    fluid = wander(rng, count, 7) > norm.isf(BRIGHT[name])
+    contents = np.where(fluid, 0.9, CONTENTS[name] + rng.normal(0, 0.04)) + 0.05 * wander(rng, count, 7)
+    contents[::2] *= 1 - FOLDS[name] * rng.uniform(0.2, 1, len(contents[::2]))
+    bubble = wander(rng, count, 5) > norm.isf(GAS[name])
+    level = np.where(bubble, 0.1, -1.4) + 0.3 * rng.standard_normal()
+    return np.clip(contents, 0.08, 0.95), tube.points[:, 1] + level * tube.radius
 
 
 def _over(image: np.ndarray, distance: np.ndarray, grey) -> None:
