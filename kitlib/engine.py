@@ -16,8 +16,8 @@ class Engine:
     """A network made ready to run.
 
     The frozen graph is compared with the network on one batch of random numbers when it is made, and left aside when
-    they differ by more than rounding: `kind` says what runs. Arithmetic in 16 bits is not folded, as its rounding would
-    show.
+    they differ by more than rounding: `kind` says what runs. A network trained in 16 bits keeps them on an accelerator,
+    where it is not folded, as its rounding would show; a CPU, which would be slower for it, computes it in float32.
 
     Args:
         network: functional keras.Model from (B, height, width, C) to (B, height, width, organs).
@@ -35,6 +35,9 @@ class Engine:
             return
         single = all(layer.compute_dtype in ("float32", "float64", None) for layer in network.layers)
         try:
+            if not single and not keras.distribution.list_devices("gpu"):
+                network, single = fold(network, "float32"), True
+                self.network = network
             self._source = fold(network) if single else network
             trial = np.random.default_rng(0).random((batch_size, *network.input_shape[1:]), np.float32)
             found, wanted = self._run_graph(trial), np.asarray(network.predict_on_batch(trial))

@@ -46,15 +46,24 @@ def load(folder: str | os.PathLike):
 
 
 def open_members(
-    run_folders: Sequence[str | os.PathLike | Member], faults: Faults | None = None, batch_size: int = 16
+    run_folders: Sequence[str | os.PathLike | Member],
+    faults: Faults | None = None,
+    batch_size: int = 16,
+    missing_ok: bool = False,
 ) -> list[Member]:
     """Load networks and make them ready to run; one that does not load is left out, unless faults are strict.
+
+    Args:
+        run_folders: runs, or members that are open already.
+        faults: None raises them.
+        batch_size: slices per call.
+        missing_ok: without any network give an empty list, for those who have something else to hand in.
 
     Raises:
         ValueError: when no network is left, strict or not: a submission without one is a choice to be made openly.
     """
     faults = Faults(strict=True) if faults is None else faults
-    if not len(run_folders):
+    if not len(run_folders) and not missing_ok:
         raise ValueError("no run folder to predict with; train first, or attach a run")
     members = []
     for folder in run_folders:
@@ -64,7 +73,7 @@ def open_members(
         with faults.survive(folder, "this model is left out"):
             engine = Engine(load(folder), batch_size)
             members.append(Member(Path(folder).name, runs.read(folder).spec, engine, engine.kind))
-    if not members:
+    if not members and not missing_ok:
         raise ValueError(f"none of the {len(run_folders)} runs could be opened:\n{faults}")
     return members
 

@@ -15,7 +15,7 @@ class Passage(keras.layers.Layer):
         return maps
 
 
-def fold(network: keras.Model) -> keras.Model:
+def fold(network: keras.Model, dtype: str | None = None) -> keras.Model:
     """Build the network again with every batch norm that directly follows a convolution folded into it.
 
     Shapes and names stay; a batch norm that has no convolution of its own before it stays too. The sums are made in
@@ -23,6 +23,8 @@ def fold(network: keras.Model) -> keras.Model:
 
     Args:
         network: a functional model.
+        dtype: policy for every layer, such as "float32" for a network that was trained in 16 bits and has to run on a
+            CPU; None keeps each layer's own.
 
     Returns:
         Another model for inference; train the one that was given.
@@ -34,8 +36,8 @@ def fold(network: keras.Model) -> keras.Model:
 
     def again(layer):
         if layer.name in norms:
-            return Passage(name=layer.name, dtype=layer.dtype_policy)
-        config = layer.get_config()
+            return Passage(name=layer.name, dtype=dtype or layer.dtype_policy)
+        config = layer.get_config() | ({"dtype": dtype} if dtype else {})
         copies[layer.name] = layer.from_config(config | {"use_bias": True} if layer.name in folded else config)
         return copies[layer.name]
 

@@ -11,8 +11,7 @@
 #
 # Trained networks predict the test scans, one at a time, and write `submission.csv`: one row per slice and organ, in
 # the order of the sample. The file is valid from its first second on, nothing here needs internet, and a clock keeps to
-# the deadline. In Kaggle's scoring rerun a broken file costs what it touches; before it, it stops the notebook. Two
-# minutes a scan at most on two CPU cores with five folds.
+# the deadline. In Kaggle's scoring rerun a broken file costs what it touches; before it, it stops the notebook.
 
 # %%
 import importlib.util
@@ -79,7 +78,7 @@ print(f"{len(slices):,} slices in {slices['scan'].nunique()} scans; {target.reso
 place = Path(RUNS) if RUNS else (runtime.bundle() or Path("..")) / "runs"
 chosen = ensemble.choose(place, RUN, faults, missing_ok=bool(FALLBACK))
 settings = ensemble.choose_settings(chosen, faults)
-members = ensemble.open_members(chosen, faults, BATCH) if chosen else []
+members = ensemble.open_members(chosen, faults, BATCH, missing_ok=bool(FALLBACK))
 display(pd.DataFrame([(member.name, member.kind, str(member.spec)) for member in members]))
 print(settings)
 
@@ -91,7 +90,7 @@ print(settings)
 
 # %%
 rehearsal = pd.DataFrame(columns=["id", "class", "predicted"])
-if not len(slices) and members and (root / "train.csv").is_file():
+if mode != "rerun" and not len(slices) and members and (root / "train.csv").is_file():
     train = scans.read(root)
     some = train[train["scan"] == train["scan"].iloc[0]]
     clock = deadline.Deadline(None)
@@ -108,12 +107,13 @@ if not len(slices) and members and (root / "train.csv").is_file():
 # %%
 clock = deadline.Deadline(HOURS)
 options = {"settings": settings, "clock": clock, "faults": faults, "flip": FLIP, "grid": GRID, "batch_size": BATCH}
+predicted = baselines.empty(slices)
 if members:
     predicted = inference.submit(members, slices, sample, target, **options)
-else:
-    predicted = baselines.atlas(scans.read(root), slices) if FALLBACK == "atlas" else baselines.empty(slices)
-    predicted = predicted[predicted["id"].isin(sample["id"])]
-    submission.write(target, predicted, sample)
+elif FALLBACK == "atlas" and len(slices):
+    with faults.survive("atlas", "left empty"):
+        predicted = baselines.atlas(scans.read(root), slices)
+        submission.write(target, predicted[predicted["id"].isin(sample["id"])], sample)
 
 # %%
 log = clock.log()

@@ -69,8 +69,22 @@ def test_engine_freezes_and_agrees_with_keras_to_rounding():
     np.testing.assert_allclose(made(IMAGES[:2]), found[:2], atol=1e-5)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow's graphs are frozen")
+@pytest.mark.skipif(bool(keras.distribution.list_devices("gpu")), reason="a GPU keeps 16 bits")
+def test_network_trained_in_16_bits_runs_in_32_on_a_cpu():
+    plain = network(window_stages=(0,))
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        half = network(window_stages=(0,))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    half.set_weights(plain.get_weights())
+    found = engine.Engine(half, batch_size=5)(IMAGES)
+    np.testing.assert_allclose(found, plain.predict_on_batch(IMAGES), atol=1e-5)
+
+
 def test_engine_leaves_a_graph_aside_that_says_something_else(monkeypatch):
-    monkeypatch.setattr(engine, "fold", lambda given: network(window_stages=(), external_bottleneck=False))
+    monkeypatch.setattr(engine, "fold", lambda *_: network(window_stages=(), external_bottleneck=False))
     plain = network(window_stages=(0,))
     made = engine.Engine(plain, batch_size=2)
     assert made.kind.startswith("Keras on")
