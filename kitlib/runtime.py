@@ -130,7 +130,7 @@ def devices() -> Devices:
     import keras
 
     backend = keras.backend.backend()
-    found = [name for kind in ("gpu", "tpu") for name in keras.distribution.list_devices(kind)]
+    found = [name for kind in ("gpu", "tpu") for name in _listed(kind)]
     if not found:
         return Devices(0, "float32", f"Keras on {backend}, {os.cpu_count()} CPU cores, no GPU: float32")
     if backend != "tensorflow":
@@ -139,6 +139,16 @@ def devices() -> Devices:
 
     details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     return _gpus([(one.get("device_name", "GPU"), one.get("compute_capability", (0, 0))) for one in details])
+
+
+def _listed(kind: str) -> list[str]:
+    """List the devices of a kind; JAX calls it an error when there is none."""
+    import keras
+
+    try:
+        return keras.distribution.list_devices(kind)
+    except RuntimeError:
+        return []
 
 
 def _gpus(found: list[tuple[str, tuple[int, int]]]) -> Devices:

@@ -35,6 +35,14 @@ def test_one_device_needs_no_strategy():
         pass
 
 
+def test_a_backend_that_errs_where_there_is_no_gpu_is_a_cpu(monkeypatch):
+    def none(kind):
+        raise RuntimeError(f"Unknown backend: {kind!r} requested")
+
+    monkeypatch.setattr(keras.distribution, "list_devices", none)
+    assert runtime.devices().accelerators == 0
+
+
 def test_chosen_precision_is_used():
     before = keras.config.dtype_policy()
     try:
