@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from kitlib import contest, hausdorff, inputs, metric
 from kitlib.conventions import unit_steps
@@ -102,7 +104,9 @@ def tuning_steps(steps: pd.DataFrame) -> Figure:
 
 @look
 def border_bias(table: pd.DataFrame, chosen: float = 0.5) -> Figure:
-    """Draw what the threshold does to the border: mean signed distance, and the 5 to 95 % range.
+    """Draw what the threshold does to the border: median and mean signed distance, and the 5 to 95 % range.
+
+    A false piece far away moves the mean and hardly the median.
 
     Args:
         table: of `borders.bias_by_threshold`.
@@ -112,10 +116,14 @@ def border_bias(table: pd.DataFrame, chosen: float = 0.5) -> Figure:
     for axis, organ in zip(axes[0], contest.ORGANS, strict=True):
         part = table.xs(organ, level="organ")
         axis.fill_between(part.index, part["low_px"], part["high_px"], color=COLORS[organ], alpha=0.18, linewidth=0)
-        axis.plot(part.index, part["mean_px"], "o-", color=COLORS[organ], ms=4)
+        axis.plot(part.index, part["median_px"], "o-", color=COLORS[organ], ms=4)
+        axis.plot(part.index, part["mean_px"], "--", color=COLORS[organ], linewidth=1)
         axis.axhline(0, color=INK, linewidth=0.8)
         axis.axvline(chosen, color=PALE, linewidth=0.8, linestyle=":")
         axis.set(title=LABELS[organ], xlabel="threshold")
         axis.grid(axis="y")
     axes[0, 0].set_ylabel("predicted border outside\nthe true one, pixels")
+    styles = [Line2D([], [], color=INK, marker="o", ms=4), Line2D([], [], color=INK, linestyle="--", linewidth=1)]
+    labels = ["median", "mean", "5 to 95 %"]
+    figure.legend([*styles, Patch(color=INK, alpha=0.18)], labels, loc="outside lower center", ncols=3)
     return figure

@@ -82,10 +82,12 @@ def test_tuning_steps_fill_what_was_kept():
     assert [label.get_text() for label in axis.get_yticklabels()] == ["threshold → 0.4", "stop → mean"]
 
 
-def test_border_bias_has_an_axis_per_organ_with_the_means(scored):
+def test_border_bias_has_an_axis_per_organ_with_medians_and_means(scored):
     slices, truth, made, _ = scored
     table = borders.bias_by_threshold(made, truth, slices, (0.3, 0.5))
     axes = draw(figures_score.border_bias(table)).axes
     assert len(axes) == len(contest.ORGANS)
     for axis, organ in zip(axes, contest.ORGANS, strict=True):
-        np.testing.assert_allclose(axis.lines[0].get_ydata(), table.xs(organ, level="organ")["mean_px"])
+        part = table.xs(organ, level="organ")
+        for line, name in zip(axis.lines[:2], ("median_px", "mean_px"), strict=True):
+            np.testing.assert_allclose(line.get_ydata(), part[name])
