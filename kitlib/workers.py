@@ -18,7 +18,8 @@ def train(slices: pd.DataFrame, jobs: Sequence[dict], at_once: int, packed: Path
 
     Args:
         slices: table of slices.
-        jobs: keyword arguments of fit_fold, `folder` and `spec` among them.
+        jobs: keyword arguments of fit_fold, `folder` and `spec` among them; networks, losses and layers of your own
+            must live in a module that the processes can import.
         at_once: processes. Process k sees GPUs k, k + at_once, ...; without GPUs all share the processors.
         packed: folder for the packed scans, which the processes map into memory; removed at the end.
         deadline: seconds of `time.time()`, or None.
@@ -46,7 +47,7 @@ def _claim(free) -> None:
 
 def _fit(slices: pd.DataFrame, job: dict, packed: Path, policy: str, deadline: float | None) -> None:
     """Train one fold in this process."""
-    from kitlib import runtime, training
+    from kitlib import augment, runtime, training  # noqa: F401 (augment: registers its layer)
 
     keras.config.set_dtype_policy(policy)
     options = {name: _keras(value) for name, value in job.items()}
