@@ -1,6 +1,6 @@
 """Images per second of the network in inference, beside the usual ways; and whole scans, with where their time goes.
 
-`python benchmarks/inference.py [--rounds 5] [--scans 2] [--save]`. Every contestant runs in a process of its own, one
+`python benchmarks/inference.py [--parts network scans] [--rounds 4] [--scans 1] [--save]`. Every contestant runs in a process of its own, one
 after the other: 144 slices of 128 x 128 x 5, float32, from NumPy to NumPy. The end-to-end part writes the submission of
 phantom scans of 144 x 310 x 360 with five networks and the flip, through the same functions as 03_inference.
 """
@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results" / "inference.md"
+RESULTS = Path(__file__).parent / "results"
 SHAPE, SLICES, BATCH = (128, 128, 5), 144, 16
 PLAIN = {"window_stages": (), "external_bottleneck": False}
 # name: needed packages, contestant, with attention, only on request
 FIELD = {
-    "Keras predict, batch 32 (its default)": (("tensorflow",), "predict", 32),
+    "Keras predict, as it comes (32 at a time)": (("tensorflow",), "predict", 32),
     "Keras predict, batch 16": (("tensorflow",), "predict", 16),
     "Keras predict_on_batch": (("tensorflow",), "on_batch", 16),
     "kit: frozen, batch norm folded": (("tensorflow",), "kit", 16),
@@ -216,7 +216,10 @@ def child(*arguments: object) -> dict:
 
 def speed_table(rounds: int) -> list[str]:
     """The contestants, on the plain network and on the paper's."""
-    lines = []
+    lines = [
+        f"\n144 slices of 128 x 128 x 5, float32, best of {rounds} rounds; the networks of PyTorch and ONNX have the same "
+        "layers and other weights."
+    ]
     for attention in (False, True):
         lines += [
             f"\n## {'The paper’s network' if attention else 'The plain network'}, images/s\n",
@@ -225,8 +228,8 @@ def speed_table(rounds: int) -> list[str]:
         ]
         base = None
         for name, (packages, _, _) in FIELD.items():
-            if attention and "torch" in packages:
-                continue
+            if attention and ("torch" in packages or "batch" in name):
+                continue  # the paper's network is not written in PyTorch here
             lacking = [package for package in packages if find_spec(package) is None]
             found = (
                 {"failed": f"{lacking[0]} is not installed"}
@@ -284,9 +287,10 @@ def versions() -> str:
 def main() -> None:
     """Run everybody, print the tables, save them with --save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scans", type=int, default=2, help="scans of the end-to-end part")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/inference.md")
+    parser.add_argument("--parts", nargs="+", choices=("network", "scans"), default=("network", "scans"))
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--scans", type=int, default=1, help="scans of the end-to-end part")
+    parser.add_argument("--save", action="store_true", help="write results/inference.md and results/scans.md")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--attention", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--end-to-end", action="store_true", help=argparse.SUPPRESS)
@@ -298,19 +302,20 @@ def main() -> None:
     if options.end_to_end:
         print(json.dumps(end_to_end(options.scans)))
         return
-    lines = [
-        "# Inference\n",
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions()}; load average "
-        f"at the start {os.getloadavg()[0]:.1f}. 144 slices of 128 x 128 x 5, float32, best of {options.rounds} "
-        "rounds; the PyTorch and ONNX networks have the same layers and other weights.",
-    ]
-    lines += speed_table(options.rounds) + scan_table(options.scans)
-    text = "\n".join(lines) + "\n"
-    print("\n" + text)
-    if options.save:
-        draft = RESULTS.with_suffix(".tmp")
-        draft.write_text(text)
-        os.replace(draft, RESULTS)
+    parts = {
+        "network": ("inference.md", "# The network in inference\n", speed_table, options.rounds),
+        "scans": ("scans.md", "# Whole scans, from files to the submission\n", scan_table, options.scans),
+    }
+    for part in options.parts:
+        name, title, table, count = parts[part]
+        place = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions()}"
+        head = [title, f"{place}; load average at the start {os.getloadavg()[0]:.1f}."]
+        text = "\n".join(head + table(count)) + "\n"
+        print("\n" + text, flush=True)
+        if options.save:
+            draft = (RESULTS / name).with_suffix(".tmp")
+            draft.write_text(text)
+            os.replace(draft, RESULTS / name)
 
 
 if __name__ == "__main__":
