@@ -1,6 +1,8 @@
 """`python -m kitlib.training`: train on a folder, score what is held out, write its submission."""
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     devices = runtime.use(runtime.devices())
     print(devices)
-    slices = scans.read(scans.find_root(given.root))
+    root = scans.find_root(given.root)
+    slices = scans.read(root)
     held_out = _case_of(slices, given.held_out) if given.held_out else scans.folds(slices) == 0
     preset = presets.named(given.preset)
     chosen = {
@@ -36,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = slices[held_out].reset_index(drop=True)
     if given.submission:
         _submit(run, check, given.submission)
+    if not given.no_figures:  # in a process of its own: nothing but notebooks and commands has to do with Matplotlib
+        subprocess.run([sys.executable, "-m", "kitlib.figures_run", run.folder, root], check=False)
     score = run.score()
     print(
         f"{run.folder}: {run.state}, host score {score['score']:.4f}, Dice {score['dice']:.4f}, "
@@ -62,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=128, help="pixels of the grid, each way")
     parser.add_argument("--plain", action="store_true", help="without the attentions")
     parser.add_argument("--track", nargs="*", default=(), help="tensorboard, wandb")
+    parser.add_argument("--no-figures", action="store_true", help="draw no curves and predictions into the run folder")
     parser.add_argument("--submission", type=Path, help="write the held-out scans' masks as a submission")
     return parser
 

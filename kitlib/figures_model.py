@@ -32,14 +32,20 @@ def grid_masks(packed: Packed, place: int) -> np.ndarray:
 
 @look
 def history(table: pd.DataFrame) -> Figure:
-    """Draw loss, Dice and IoU over the epochs (paper, Figures 7, 9 and 10): learned from, and held out."""
-    figure, axes = canvas(3.2, columns=3)
-    judged = table["score"] if "score" in table and table["score"].notna().any() else -table["val_loss"]
-    best = table["epoch"][judged.idxmax()]
-    for axis, (name, title) in zip(axes[0], {"loss": "Loss", "dice": "Dice", "iou": "IoU"}.items(), strict=True):
-        axis.plot(table["epoch"], table[name], color="#9AA5B1", label="learned from")
-        axis.plot(table["epoch"], table[f"val_{name}"], color=INK, label="held out")
-        axis.axvline(best, color="#9AA5B1", linewidth=0.8, linestyle=":", label="best epoch")
+    """Draw loss, Dice and IoU over the epochs (paper, Figures 7, 9 and 10), and the host score where it was taken.
+
+    Grey is what is learned from, dark what is held out; the best epoch is the one with the highest host score.
+    """
+    scored = table["score"].notna() if "score" in table else pd.Series(False, table.index)
+    panels = {"loss": "Loss", "dice": "Dice", "iou": "IoU"} | ({"score": "Host score"} if scored.any() else {})
+    judged = table["score"] if scored.any() else -table["val_loss"]
+    figure, axes = canvas(3.2, columns=len(panels))
+    for axis, (name, title) in zip(axes[0], panels.items(), strict=True):
+        held_out = table[f"val_{name}"] if name != "score" else table["score"].interpolate(limit_area="inside")
+        if name != "score":
+            axis.plot(table["epoch"], table[name], color="#9AA5B1", label="learned from")
+        axis.plot(table["epoch"], held_out, color=INK, label="held out")
+        axis.axvline(table["epoch"][judged.idxmax()], color="#9AA5B1", linewidth=0.8, linestyle=":", label="best epoch")
         axis.set(title=title, xlabel="epoch")
         axis.grid(axis="y")
         if name != "loss":

@@ -36,6 +36,16 @@ def test_history_draws_both_sides_of_each_measure():
     assert all(len(axis.lines) == 3 for axis in figure.axes)
 
 
+def test_history_adds_the_host_score_and_marks_its_best_epoch():
+    table = pd.DataFrame({"epoch": [1, 2, 3, 4], "loss": 1.0, "dice": 0.0, "iou": 0.0})
+    table = table.join(table[["loss", "dice", "iou"]].add_prefix("val_"))
+    figure = figures_model.history(table.assign(score=[np.nan, 0.7, np.nan, 0.5]))
+    score = figure.axes[3]
+    assert score.get_title(loc="left") == "Host score"
+    assert score.lines[0].get_ydata()[2] == pytest.approx(0.6)
+    assert score.lines[1].get_xdata()[0] == 2
+
+
 def test_gap_between_both_sides_is_drawn_for_each_run():
     table = pd.DataFrame({"epoch": [1, 2], "dice": [0.1, 0.6], "val_dice": [0.1, 0.4]})
     figure = figures_model.gaps({"one": table, "other": table})

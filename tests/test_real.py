@@ -83,6 +83,7 @@ def test_documented_command_trains_on_one_scan_and_scores_the_other(real, tmp_pa
     assert "host score" in printed
     assert "no problems" in printed
     assert (tmp_path / "submission.csv").is_file()
+    assert len(list(tmp_path.glob("*/figures/*.png"))) == 2
 
 
 @pytest.fixture

@@ -1,0 +1,76 @@
+"""The pictures of a run, drawn into its folder after the training: `python -m kitlib.figures_run RUN [DATA]`.
+
+figures/history.png       loss, Dice, IoU and host score over the epochs
+figures/predictions.png   image, truth and out-of-fold prediction of held-out slices (paper, Figure 11)
+figures/folds.png         of a cross-validation, in the folder that holds its folds: their curves and scores
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from kitlib import figures, figures_model, runs, scans
+from kitlib.figures import INK, canvas, look
+
+
+@look
+def folds(found: Sequence[runs.Run]) -> Figure:
+    """Draw the host score over the epochs of each fold, and beside it what each ended with and their mean."""
+    figure, axes = canvas(3.4, columns=2, gridspec_kw={"width_ratios": [2, 1]})
+    curves, ends = axes[0]
+    scores = [run.score()["score"] for run in found]
+    for run, score in zip(found, scores, strict=True):
+        history = run.history()
+        (line,) = curves.plot(history["epoch"], history["score"].interpolate(), label=run.folder.name)
+        ends.plot(score, run.folder.name, "o", color=line.get_color())
+        ends.annotate(f"{score:.3f}", (score, run.folder.name), xytext=(6, 0), textcoords="offset points", va="center")
+    mean = sum(scores) / len(scores)
+    ends.axvline(mean, color=INK, linewidth=0.8, linestyle=":")
+    ends.invert_yaxis()
+    ends.margins(x=0.3, y=0.15)
+    curves.set(title="Host score of the held-out scans", xlabel="epoch", ylim=(0, 1))
+    curves.grid(axis="y")
+    ends.set(title=f"Best weights, mean {mean:.3f}", xlabel="host score")
+    return figure
+
+
+def draw(folder: Path, root: Path | None = None) -> list[Path]:
+    """Draw what a run folder, or the folder of a cross-validation, holds.
+
+    Args:
+        folder: of a run, or one that holds fold0, fold1, ...
+        root: the competition, for images and truth; None draws no predictions.
+
+    Raises:
+        FileNotFoundError: when there is no run with a model.
+    """
+    found = runs.find(folder)
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no run with a model; train first, or name another folder")
+    slices = scans.read(root) if root is not None else None
+    drawn = []
+    for run in found:
+        place = run.folder / "figures"
+        if len(run.history()):
+            drawn.append(figures.save(figures_model.history(run.history()), place / "history.png"))
+        if slices is not None:
+            drawn.append(figures.save(figures_model.predictions(run, slices), place / "predictions.png"))
+    if len(found) > 1:
+        drawn.append(figures.save(folds(found), Path(folder) / "figures/folds.png"))
+    return drawn
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m kitlib.figures_run", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="a run folder, or one that holds the folds of a cross-validation")
+    parser.add_argument("root", type=Path, nargs="?", help="folder of the competition, for pictures of predictions")
+    options = parser.parse_args()
+    for path in draw(options.folder, options.root):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
