@@ -120,19 +120,21 @@ def choose_settings(run_folders: Sequence[str | os.PathLike], faults: Faults | N
 
     Settings are tuned together and are therefore never mixed: those that stand in the common folder of several runs,
     where a cross-validation tunes on all its folds; else, when the runs disagree, those of the run with the best
-    held-out score. A run without any goes by habit.
+    held-out score. A single run's own come before those of its folder; a run without any goes by habit.
     """
     faults = Faults(strict=True) if faults is None else faults
     folders = [Path(folder) for folder in run_folders]
     found: dict[Path, postprocess.Settings] = {}
-    common = {folder.parent for folder in folders} if len(folders) > 1 else set()
-    broken = {path for root in {*common, *(folder.parent for folder in folders)} for path in manifest.check(root)}
+    common = {folder.parent for folder in folders}
+    broken = {path for root in {*common, *(folder.parent for folder in common)} for path in manifest.check(root)}
     for folder in [*folders, *(common if len(common) == 1 else ())]:
         path = folder / "settings.json"
         if path.is_file() and path not in broken:
             with faults.survive(path, "these settings are left out"):
                 found[folder] = postprocess.Settings.from_json(path.read_text())
     shared = [found[folder] for folder in common if len(common) == 1 and folder in found]
+    if len(folders) == 1 and folders[0] in found:
+        shared = []
     own = {folder: found.get(folder, postprocess.HABITS) for folder in folders}
     if shared or not folders:
         return next(iter(shared), postprocess.HABITS)

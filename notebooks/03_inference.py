@@ -79,7 +79,7 @@ place = Path(RUNS) if RUNS else (runtime.bundle() or Path("..")) / "runs"
 chosen = ensemble.choose(place, RUN, faults, missing_ok=bool(FALLBACK))
 settings = ensemble.choose_settings(chosen, faults)
 members = ensemble.open_members(chosen, faults, BATCH, missing_ok=bool(FALLBACK))
-display(pd.DataFrame([(member.name, member.kind, str(member.spec)) for member in members]))
+print("\n".join(f"{member.name}: {member.kind}, {member.spec}" for member in members))
 print(settings)
 
 # %% [markdown]
@@ -155,11 +155,9 @@ with faults.survive("contact sheet", "left out"):
 # same files elsewhere the same notebook shows it, and keeps it as `faults.csv` beside the submission.
 
 # %%
-report = faults.table()
-if len(report):
-    report.to_csv(target.with_name("faults.csv"), index=False)
-print(f"{len(report)} faults met" if len(report) else "no faults met")
-display(report)
+if len(faults):
+    faults.table().to_csv(target.with_name("faults.csv"), index=False)
+print(faults)
 
 # %% [markdown]
 # ## Score

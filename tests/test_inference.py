@@ -218,6 +218,9 @@ def test_settings_of_runs_that_disagree_are_those_of_the_best(tmp_path):
     assert ensemble.choose_settings(folders[:1]).gap == (1, 0, 0)
     (tmp_path / "settings.json").write_text(postprocess.Settings(gap=(3, 0, 0)).to_json())
     assert ensemble.choose_settings(folders).gap == (3, 0, 0)
+    assert ensemble.choose_settings(folders[:1]).gap == (1, 0, 0)
+    (folders[0] / "settings.json").unlink()
+    assert ensemble.choose_settings(folders[:1]).gap == (3, 0, 0), "one fold left of a cross-validation"
     assert ensemble.choose_settings([]) == postprocess.HABITS
 
 
