@@ -47,13 +47,20 @@ def tune(competition, which=slice(None), **options):
 
 
 @pytest.fixture(scope="module")
-def tuned(competition):
+def timid(competition):
+    """The same from a network that is never sure, so that half is the wrong threshold on any phantom."""
+    slices, truth, made = competition
+    return slices, truth, {scan: grid * np.float32(0.75) for scan, grid in made.items()}
+
+
+@pytest.fixture(scope="module")
+def tuned(timid):
     """A search on eleven cases."""
-    return tune(competition, slice(0, 11))
+    return tune(timid, slice(0, 11))
 
 
-def test_chosen_settings_beat_the_plain_threshold_on_unseen_cases(competition, tuned):
-    probabilities, truth, slices = part(competition, slice(11, None))
+def test_chosen_settings_beat_the_plain_threshold_on_unseen_cases(timid, tuned):
+    probabilities, truth, slices = part(timid, slice(11, None))
     plain, chosen = (
         metric.score(truth, rescoring.rows(probabilities, slices, settings), slices).value
         for settings in (Settings(), tuned.settings)
