@@ -8,7 +8,7 @@ for the pictures and one bit per organ for the masks make 48 KiB a slice, 1.8 Gi
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -49,6 +49,18 @@ class Packed:
         """Images and masks as tf.Variable on the CPU, which share the arrays' memory where that is aligned."""
         with ThreadPoolExecutor(1) as outside:  # a thread of its own is outside the scope of any strategy
             return tuple(outside.map(_variable, (self.images, self.masks)))
+
+    def restacked(self, spec: inputs.InputSpec) -> "Packed":
+        """The same scans for another depth or stride; nothing is decoded or copied.
+
+        Raises:
+            ValueError: when anything else differs.
+        """
+        if replace(spec, depth=self.spec.depth, stride=self.spec.stride) != self.spec:
+            raise ValueError(f"the scans were packed for {self.spec}, which is more than a stack away from {spec}")
+        if spec == self.spec:
+            return self
+        return replace(self, spec=spec, stacks=scans.stacks(self.slices, spec.depth, spec.stride))
 
     def places(self, slices: pd.DataFrame) -> np.ndarray:
         """Find the positions of some slices among the packed ones, by id."""

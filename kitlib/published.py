@@ -1,7 +1,7 @@
-"""The published figures of the training set, beside the same figures of whatever is attached.
+"""The published figures of the training set, beside the same figures of whatever is attached; and of the experiments.
 
-Source: the paper's section IV, its tables 3 to 6 and the text around its figures 3, 6 and 12. The hidden test is not
-part of them.
+Source: the paper's section IV, its tables 3 to 6 and the text around its figures 3, 6 and 12, where the hidden test is
+not part of them; for the experiments section V, table 8 and the text around figures 7, 9 and 10.
 """
 
 from pathlib import Path
@@ -57,6 +57,22 @@ _MASKS = {
     "peak of the small bowel: slice": ("bells", SMALL, "peak", 102),
     "peak of the small bowel: masks": ("bells", SMALL, "count", 235),
 }
+# The experiments: what is compared -> row -> measure -> value; "at" is the value at the epoch of the lowest loss.
+_MEASURES = ("best epoch", "Dice", "Dice at", "IoU", "IoU at", "accuracy", "accuracy at")
+_EXPERIMENTS = {
+    "losses": {
+        "BCE": (25, 0.6786, 0.4241, 0.7305, 0.3747, 0.6786, 0.4241),
+        "soft Dice": (37, 0.448, 0.4458, 0.5678, 0.5309, 0.9683, 0.9548),
+        "BCE + Dice": (36, 0.6957, 0.6957, 0.7665, 0.7631, 0.8628, 0.1534),
+        "BCE + 0.5 Dice": (19, 0.7006, 0.7006, 0.7699, 0.7576, 0.9287, 0.6449),
+    },
+    "levels": {"4 levels": (27, 0.7, None, 0.75), "5 levels": (19, 0.7, None, 0.75)},
+    "augmentation": {"with": (19, 0.7006, None, 0.7699), "without": (6, 0.5, None, 0.6)},
+}
+_ABOVE = "IoU above Dice, but on one set IoU = Dice / (2 - Dice)"
+_CEILING = "above .294, the mean Dice of a perfect file where an empty one counts 0"
+_REPEATED = "repeats the row's Dice"
+_OTHER_RUN = "the epochs of the 5-level run"
 _NEEDS_ANNOTATION = ("slices with a mask", "slices without a mask")
 
 
@@ -104,6 +120,50 @@ def compare(slices: pd.DataFrame) -> pd.DataFrame:
         rows[name] = (published, here, same)
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["published", "here", "same"])
     return table.astype({"here": "Int64"}).rename_axis("figure")
+
+
+def cells(comparison: str) -> pd.DataFrame:
+    """List what the paper gives for one comparison of its experiments, and what is doubtful about it.
+
+    Args:
+        comparison: a key of `experiments.SETS`; the paper gives nothing on "attention" and "neighbours".
+
+    Returns:
+        One line per cell: `row`, `column`, `value` and `doubt`, empty where there is none.
+    """
+    lines = []
+    for row, values in _EXPERIMENTS.get(comparison, {}).items():
+        for column, value in zip(_MEASURES, values, strict=False):
+            doubt = _CEILING if column in ("Dice", "Dice at") else _ABOVE if column in ("IoU", "IoU at") else ""
+            if comparison == "losses" and row == "BCE" and column in ("accuracy", "accuracy at"):
+                doubt = _REPEATED
+            if column == "best epoch" and (comparison, row) in (("losses", "BCE + 0.5 Dice"), ("augmentation", "with")):
+                doubt = _OTHER_RUN
+            if value is not None:
+                lines.append((row, column, value, doubt))
+    return pd.DataFrame(lines, columns=["row", "column", "value", "doubt"])
+
+
+def beside(table: pd.DataFrame, comparison: str) -> pd.DataFrame:
+    """Lay the paper's cells beside a table of `experiments`, as text: "0.43 +-0.02 | 0.70?"; "?" marks a doubtful cell.
+
+    Args:
+        table: index row; columns of means with `... +-` beside them.
+        comparison: a key of `experiments.SETS`.
+    """
+    known = cells(comparison).set_index(["row", "column"])
+    lines = {}
+    for row in table.index:
+        line = {}
+        for column in [name for name in table.columns if f"{name} +-" in table.columns]:
+            digits = 0 if "epoch" in column else 3
+            text = f"{table.at[row, column]:.{digits}f} ±{table.at[row, f'{column} +-']:.{digits}f}"
+            if (row, column) in known.index:
+                value, doubt = known.loc[(row, column)]
+                text += f" | {value:.{digits}f}{'?' if doubt else ''}"
+            line[column] = text
+        lines[row] = line
+    return pd.DataFrame(lines).T.rename_axis("here | paper")
 
 
 def claims(slices: pd.DataFrame) -> pd.DataFrame:

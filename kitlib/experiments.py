@@ -1,0 +1,198 @@
+"""The paper's experiments: named trainings x seeds, each in a run folder of its own, and the tables made from them.
+
+Every table of the paper compares trainings that differ in one thing. They share their base, so that twelve trainings
+per seed serve Table 8, Figures 7, 9 and 10, the attentions and the number of neighbours.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from kitlib import losses, monitors, pipeline, presets, runs, training
+from kitlib.unet import build_unet
+
+BASE = "BCE + 0.5 Dice"
+COLUMNS = {"Dice": "val_dice", "IoU": "val_iou", "accuracy": "val_paper_accuracy", "binary": "val_binary_accuracy"}
+
+
+def copied_slice(input_shape: tuple[int, int, int], copies: int = 3, **options) -> keras.Model:
+    """The paper's baseline (II.B): one slice, broadcast to so many channels, into the same network.
+
+    The sum over equal channels is one convolution with the summed weights, so that nothing can be expressed that a
+    single channel could not; initial weights and steps differ.
+    """
+    images = keras.Input(input_shape, name="images")
+    inside = build_unet((*input_shape[:2], input_shape[2] * copies), **options)
+    return keras.Model(images, inside(keras.layers.Concatenate()([images] * copies)), name="copied_slice")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training to run: its name, what differs from the base as keyword arguments of `fit_fold`, and the depth.
+
+    `network_options` are added to those of the base.
+    """
+
+    name: str
+    options: dict = field(default_factory=dict)
+    depth: int = 5
+
+
+NO_ATTENTION = {"window_stages": (), "external_bottleneck": False}
+TRIALS = {
+    trial.name: trial
+    for trial in (
+        Trial("BCE", {"loss": losses.BCE()}),
+        Trial("Dice, the paper's sign", {"loss": losses.Dice(paper=True)}),
+        Trial("Dice", {"loss": losses.Dice()}),
+        Trial("soft Dice", {"loss": losses.SoftDice()}),
+        Trial("BCE + Dice", {"loss": losses.BCEDice()}),
+        Trial(BASE),
+        Trial("5 levels", {"network_options": {"levels": 5}}),
+        Trial("no augmentation", {"augment": None}),
+        Trial("no attention", {"network_options": NO_ATTENTION}),
+        Trial("one slice, 3 copies", {"network": copied_slice}, depth=1),
+        Trial("1 slice", depth=1),
+        Trial("3 slices", depth=3),
+    )
+}
+SETS = {  # what is compared: label -> trial
+    "losses": {name: name for name in list(TRIALS)[:6]},
+    "levels": {"4 levels": BASE, "5 levels": "5 levels"},
+    "augmentation": {"with": BASE, "without": "no augmentation"},
+    "attention": {"with": BASE, "without": "no attention"},
+    "neighbours": {
+        "one slice, 3 copies": "one slice, 3 copies",
+        "1 slice": "1 slice",
+        "3 slices": "3 slices",
+        "5 slices": BASE,
+    },
+}
+
+
+def trials(sets: Iterable[str] = tuple(SETS)) -> list[Trial]:
+    """List the trainings that some comparisons need, each once.
+
+    Raises:
+        ValueError: names an unknown comparison.
+    """
+    unknown = set(sets) - set(SETS)
+    if unknown:
+        raise ValueError(f"no comparison {min(unknown)!r}; choose among {', '.join(SETS)}")
+    needed = dict.fromkeys(name for kind in sets for name in SETS[kind].values())
+    return [TRIALS[name] for name in TRIALS if name in needed]
+
+
+def tasks(
+    folder: str | os.PathLike, grid: Iterable[Trial], seeds: Iterable[int], packed: pipeline.Packed, **course
+) -> list[dict]:
+    """Make one set of arguments of `fit_fold` per training and seed; seed after seed, so that each is a whole table.
+
+    The course is the paper's (`presets.paper`) with its early stopping by the loss, changed by `course`; the host score
+    is left for the end.
+    """
+    base = presets.paper(monitor="val_loss", score_every=10_000) | course
+    shared = base.pop("network_options", {})
+    jobs = []
+    for seed in seeds:
+        for trial in grid:
+            own = base | trial.options | {"seed": seed, "watch": (monitors.BinaryAccuracy(), monitors.PaperAccuracy())}
+            own["network_options"] = shared | trial.options.get("network_options", {})
+            own["spec"] = replace(packed.spec, depth=trial.depth)
+            place = trial.name.lower().translate(str.maketrans({" ": "-", ",": "", "'": "", "+": "and"}))
+            jobs.append(own | {"folder": Path(folder) / place / f"seed{seed}", "trial": trial.name})
+    return jobs
+
+
+def run(
+    slices: pd.DataFrame,
+    jobs: list[dict],
+    packed: pipeline.Packed,
+    held_out: pd.Series,
+    fit: Callable[..., runs.Run] = training.fit_fold,
+    **limits,
+) -> dict[str, list[runs.Run]]:
+    """Train what is not trained yet, one after the other, and say how it goes; finished run folders are read.
+
+    Args:
+        slices: table of slices.
+        jobs: of `tasks`.
+        packed: the scans at the depth of the base.
+        held_out: True for the rows to validate on.
+        fit: trains one.
+        limits: `time_limit` or `deadline` of `fit_fold`.
+
+    Returns:
+        Trial -> its runs, one per seed.
+    """
+    found, started = {}, time.perf_counter()
+    for number, job in enumerate(jobs, start=1):
+        options = {key: value for key, value in job.items() if key != "trial"}
+        one = fit(slices, held_out=held_out, packed=packed.restacked(job["spec"]), **options, **limits)
+        found.setdefault(job["trial"], []).append(one)
+        keras.utils.clear_session()
+        gone = time.perf_counter() - started
+        print(
+            f"{number:3d}/{len(jobs)} {job['trial']}, seed {job['seed']}: Dice {one.score()['dice']:.3f}, "
+            f"{gone / 60:.1f} min, {gone / number * (len(jobs) - number) / 60:.1f} min left",
+            flush=True,
+        )
+    return found
+
+
+def measured(found: dict[str, list[runs.Run]]) -> pd.DataFrame:
+    """One row per run: best epoch (lowest loss) and epochs; each measure at its own best, and `at` the best epoch."""
+    lines = []
+    for name, members in found.items():
+        for one in members:
+            history = one.history()
+            best = history["val_loss"].idxmin()
+            line = {"trial": name, "seed": one.record["parameters"]["seed"], "epochs": len(history)}
+            line |= {"best epoch": int(history["epoch"][best])}
+            for title, column in COLUMNS.items():
+                line |= {title: history[column].max(), f"{title} at": history[column][best]}
+            lines.append(line | {"host score": one.score()["score"]})
+    return pd.DataFrame(lines)
+
+
+def table(found: dict[str, list[runs.Run]], labels: dict[str, str], confidence: float = 0.95) -> pd.DataFrame:
+    """Average over seeds, with half the width of the confidence interval of each mean as `... +-`.
+
+    A mean of two or three seeds has no interval of its own worth the name: the spread over seeds is pooled over the
+    rows of the table, t(rows * (seeds - 1)) * s / sqrt(seeds). It tells how sure the mean of many seeds is on these
+    held-out cases, not how it would be on others.
+
+    Args:
+        found: trial -> runs.
+        labels: row -> trial.
+    """
+    every = measured({label: found[trial] for label, trial in labels.items() if trial in found}).set_index("trial")
+    values = every.drop(columns="seed").groupby(level=0, sort=False)
+    count = values.size()
+    means, freedom = values.mean(), int((count - 1).sum())
+    squares = ((every.drop(columns="seed") - means.loc[every.index]) ** 2).sum()
+    spread = np.sqrt(squares / freedom) if freedom else squares * np.nan
+    half = stats.t.isf((1 - confidence) / 2, freedom) * np.outer(1 / np.sqrt(count), spread)
+    half = pd.DataFrame(half, means.index, [f"{name} +-" for name in means])
+    return means.join(half).assign(seeds=count).rename_axis("trained with")
+
+
+def ahead(values: pd.DataFrame, first: str, second: str, column: str = "Dice") -> str:
+    """Say whether one row of a table lies ahead of another by more than their intervals explain."""
+    gain = values.at[first, column] - values.at[second, column]
+    width = float(np.hypot(values.at[first, f"{column} +-"], values.at[second, f"{column} +-"]))
+    known = "more" if abs(gain) > width else "no more"
+    side = "ahead of" if gain > 0 else "behind"
+    return f"{first} is {side} {second} by {abs(gain):.3f} in {column}, {known} than seeds explain (+-{width:.3f})"
+
+
+def histories(found: dict[str, list[runs.Run]], labels: dict[str, str]) -> dict[str, list[pd.DataFrame]]:
+    """The curves of a comparison: label -> one table per seed."""
+    return {label: [one.history() for one in found[trial]] for label, trial in labels.items() if trial in found}
