@@ -1,0 +1,263 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 5 · Experiments
+#
+# The paper's comparisons on whatever is attached: five losses (Table 8), 4 and 5 levels (Figure 10), with and without
+# augmentation (Figures 7 and 9), attention, neighbours; then what it leaves open. With a GPU the paper's course at 128
+# pixels with three seeds; else a short form of less than 20 minutes, a small network seeing little: a rehearsal.
+
+# %%
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+attached = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
+wheels = [wheel for place in ("*", "datasets/*/*") for wheel in attached.glob(f"{place}/kitlib-*.whl")]
+pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+if wheels:  # on Kaggle: the attached bundle, without internet; TensorFlow and NumPy stay what they are
+    subprocess.run([*pip, "--no-index", "--force-reinstall", wheels[0]], check=True)
+elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
+    sys.path.insert(0, str(Path.cwd().parent))
+elif not importlib.util.find_spec("kitlib"):  # with internet: the repository
+    subprocess.run([*pip, "git+" + os.environ["KITLIB_REPOSITORY"]], check=True)
+from kitlib import runtime
+
+print(runtime.versions())
+
+# %% tags=["parameters"]
+DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
+RUNS = "../runs/experiments"  # run folders; what is finished is read, what is not is trained or continued
+QUICK = None  # True: the short form; False: the long one; None: short exactly when there is no GPU
+COMPARE = ("losses", "levels", "augmentation", "attention", "neighbours")
+SEEDS = 0  # trainings per row; 0: 3, or 2 in the short form
+EPOCHS = 0  # at most; 0: 40 as in the paper, or 5
+SIZE = 0  # pixels of the grid, each way; 0: 128 as in the paper, or 64
+FOLDS, FOLD = 5, 0  # held out in all comparisons
+FAULTS = 0  # annotations to spoil for the last section; 0: one scan in five
+HOURS = 0.0  # stop before so many hours are over, to go on another time; 0: no limit
+
+# %%
+import numpy as np
+import pandas as pd
+from IPython.display import display
+
+from kitlib import evidence, experiments, figures_experiments
+from kitlib import inputs, pipeline, published, scans, training
+
+# %% [markdown]
+# ## Data, machine and form
+#
+# What is attached, and which form is this? The short form shows that every comparison runs and how its table is read;
+# which row wins there says little about the paper.
+
+# %%
+root = runtime.competition(DATA)
+slices = scans.read(root)
+devices = runtime.devices()
+quick = devices.accelerators == 0 if QUICK is None else QUICK
+print(runtime.use(devices), "- SHORT FORM: small network, few epochs" if quick else "- long form")
+print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'].nunique()} cases")
+
+# %% [markdown]
+# What do all trainings share? The fold held out, the scans, and the course: the paper's, or a small network with a
+# falling rate that must make do with some hundred steps.
+
+# %%
+size = SIZE or (64 if quick else 128)
+packed = pipeline.pack(slices, inputs.InputSpec(size, size))
+held_out = scans.folds(slices, min(FOLDS, slices["case"].nunique())) == FOLD
+short = {"epochs": EPOCHS or 5, "schedule": "cosine", "learning_rate": 4e-3, "empty_share": 0.25}
+short |= {"network_options": {"base": 8, "cap": 64}}
+course = short if quick else {"epochs": EPOCHS or 40}
+limits = {"time_limit": HOURS * 3600} if HOURS else {}
+
+# %% [markdown]
+# ## All trainings
+#
+# How many are there? Rows that two tables share are trained once. Each leaves a run folder; run again, this cell reads
+# what is finished and goes on with the rest.
+
+# %%
+seeds = range(SEEDS or (2 if quick else 3))
+jobs = experiments.tasks(RUNS, experiments.trials(COMPARE), seeds, packed, **course)
+print(f"{len(jobs)} trainings: {len(experiments.trials(COMPARE))} kinds x {len(seeds)} seeds")
+found = experiments.run(slices, jobs, packed, held_out, **limits)
+
+# %% [markdown]
+# ## Table 8: five losses
+#
+# Which loss is best, and is the paper's order found here? Each cell is the mean over seeds with its interval, then the
+# paper's; "?" marks a cell that cannot be right. "at" is the value at the epoch of the lowest loss.
+
+
+# %%
+def show(comparison):
+    labels = {label: trial for label, trial in experiments.SETS[comparison].items() if trial in found}
+    table = experiments.table(found, labels)
+    display(published.beside(table, comparison))
+    cells = published.cells(comparison)
+    display(figures_experiments.beside_paper(table, cells))
+    return table
+
+
+# %% tags=["preview-table8"]
+table = show("losses")
+
+# %% [markdown]
+# Does BCE + 0.5 Dice come out ahead, as in the paper? An interval that holds zero may be luck of the seed. Losses on
+# different scales cannot be compared by their lowest value, so the best epoch is each row's own.
+
+# %%
+for other in table.index.drop(experiments.BASE):
+    print(experiments.ahead(table, experiments.BASE, other))
+
+# %%
+for cell in published.cells("losses").query("doubt != ''").itertuples():
+    print(f"{cell.row}, {cell.column} {cell.value}: {cell.doubt}")
+
+# %% [markdown]
+# How do they learn? The paper's Dice has the sign of a score: going down, it drives the overlap to nothing, which is
+# why it "cannot be optimised". Soft Dice has no term on the background.
+
+# %% tags=["preview-losses"]
+curves = experiments.histories(found, experiments.SETS["losses"])
+panels = {"val_dice": "Dice, held out", "val_paper_accuracy": "the paper's accuracy", "val_binary_accuracy": "binary"}
+figures_experiments.together(curves, panels)
+
+# %% [markdown]
+# ## Figure 10: 4 and 5 levels
+#
+# Does a fifth level bring anything? The paper finds none, and takes the smaller network.
+
+# %%
+if "levels" in COMPARE:
+    table = show("levels")
+    print(experiments.ahead(table, "5 levels", "4 levels"))
+    display(figures_experiments.curves(experiments.histories(found, experiments.SETS["levels"])))
+
+# %% [markdown]
+# ## Figures 7 and 9: augmentation
+#
+# Does the gap between learned and held out close? The paper's Dice rises from 0.5 to 0.7. Augmentation pays when a
+# network has seen its slices often enough to learn them by heart; compare the grey line with the black one.
+
+# %% tags=["preview-augmentation"]
+if "augmentation" in COMPARE:
+    table = show("augmentation")
+    print(experiments.ahead(table, "with", "without"))
+    display(figures_experiments.curves(experiments.histories(found, experiments.SETS["augmentation"])))
+
+# %%
+if "augmentation" in COMPARE:
+    print(experiments.gap(experiments.histories(found, experiments.SETS["augmentation"])))
+
+# %% [markdown]
+# ## Attention, and neighbours
+#
+# What do the attentions bring, and the four neighbours? The paper proposes both and measures neither. One slice copied
+# to three channels can express no more than one channel: any difference between those rows is noise.
+
+# %%
+if "attention" in COMPARE:
+    table = show("attention")
+    print(experiments.ahead(table, "with", "without"))
+
+# %%
+if "neighbours" in COMPARE:
+    table = show("neighbours")
+    print(experiments.ahead(table, "5 slices", "1 slice"))
+    print(experiments.ahead(table, "one slice, 3 copies", "1 slice"))
+
+# %% [markdown]
+# ## Why does the accuracy wander?
+#
+# What does Keras' accuracy say of perfect masks? It compares which of three channels is largest. On background all
+# three are near zero, so a thousandth on one channel decides over most pixels, and no mask has changed.
+
+# %%
+check = slices[held_out]
+display(evidence.perfect_masks(evidence.truth_of(packed, check)).round(3))
+
+# %% [markdown]
+# And in training? "step" is how far it moves from one epoch to the next. Soft Dice pushes all three channels up on the
+# background, where they end equal: equal channels agree with the empty truth, and the accuracy looks splendid.
+
+# %%
+losses_here = {name: found[name] for name in experiments.SETS["losses"] if name in found}
+display(evidence.accuracy_by_loss(losses_here, packed).round(3))
+
+# %% [markdown]
+# ## Do predictions shrink at the border?
+#
+# Below zero the predicted border lies inside the true one. Does the loss decide, or the threshold? Where one threshold
+# brings the line to zero, shrinking is a matter of the threshold and no fault of the network.
+
+# %% tags=["preview-borders"]
+drawing = {name: found[name] for name in ("BCE", "Dice", "BCE + Dice", experiments.BASE) if name in found}
+bias = evidence.border_bias(drawing, slices)
+figures_experiments.border_by_loss(bias)
+
+# %%
+bias.pivot_table("mean_mm", ["trained with", "organ"], "threshold", sort=False).astype(float).round(2)
+
+# %% [markdown]
+# ## What can Table 8 mean?
+#
+# Dice 0.7006 and IoU 0.7699: on which pixels? One prediction, read in every way that is in use. "off" is how far the
+# IoU that belongs to the published Dice lies from the published one; "possible" compares with a perfect file.
+
+# %%
+counts = evidence.areas(found[experiments.BASE], packed)
+reading = evidence.near(evidence.readings(counts))
+display(reading.round(3))
+
+# %%
+best = reading.query("possible")["off"].abs().idxmin()
+print(f"nearest to the published pair: {best}, IoU off by {reading.at[best, 'off']:+.3f}")
+
+# %% [markdown]
+# ## Do experts draw too generously?
+#
+# Can annotations that are wrong be found without looking at them all? Some are spoiled on purpose, unless the phantom
+# came with faults; networks that never saw a case then say how far they disagree with its outlines.
+
+# %%
+known = evidence.planted(root)
+count = FAULTS or max(1, slices["scan"].nunique() // 5)
+spoiled, known = (slices, known) if len(known) else evidence.plant(slices, count)
+display(known)
+
+# %% [markdown]
+# Who judges? Two networks, each trained on half of the cases with the spoiled outlines among them, predict the other
+# half. That is what a real data set allows: nobody knows beforehand which scans to leave out.
+
+# %%
+judges = experiments.cross(spoiled, RUNS, packed, count=2 if quick else min(FOLDS, slices["case"].nunique()), **course)
+ranked = evidence.disagreement(evidence.areas(judges.runs, judges.packed), known)
+print(evidence.found_of(ranked))
+display(ranked.head(2 * len(known)).round(3))
+
+# %% tags=["preview-faults"]
+figures_experiments.ranking(ranked)
+
+# %% [markdown]
+# ## What to take home
+#
+# Are the paper's two gains found here? Read the sentences above with the form in mind: a course of some hundred steps
+# is far from learning slices by heart, so that augmentation, which slows learning, has nothing to repay.
+
+# %%
+print("SHORT FORM: a rehearsal, no result" if quick else "long form", "on a phantom" * scans.is_phantom(root))
+for comparison in COMPARE:
+    labels = experiments.SETS[comparison]
+    values = experiments.table(found, labels)[["Dice", "Dice +-", "host score", "host score +-"]]
+    display(values.round(3))
