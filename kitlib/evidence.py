@@ -3,7 +3,9 @@
 Everything is measured on the network's grid, from the out-of-fold probabilities of run folders.
 """
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -163,6 +165,12 @@ def near(table: pd.DataFrame, dice: float = 0.7006, iou: float = 0.7699) -> pd.D
     implied = one_set + spread
     implied[table.index.str.contains("background")] = (one_set + 1) / 2
     return table.assign(**{"IoU of that Dice": implied, "off": implied - iou, "possible": table["ceiling"] >= dice})
+
+
+def planted(root: str | os.PathLike) -> pd.DataFrame:
+    """Read the faults that a phantom was written with (`python -m kitlib.phantom ROOT --faults N`): `scan fault`."""
+    path = Path(root) / "faults.csv"
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["scan", "fault"])
 
 
 def plant(slices: pd.DataFrame, count: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:

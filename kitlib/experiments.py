@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kitlib import losses, monitors, pipeline, presets, runs, training
+from kitlib import losses, monitors, pipeline, presets, runs, splits, training
 from kitlib.unet import build_unet
 
 BASE = "BCE + 0.5 Dice"
@@ -196,3 +196,30 @@ def ahead(values: pd.DataFrame, first: str, second: str, column: str = "Dice") -
 def histories(found: dict[str, list[runs.Run]], labels: dict[str, str]) -> dict[str, list[pd.DataFrame]]:
     """The curves of a comparison: label -> one table per seed."""
     return {label: [one.history() for one in found[trial]] for label, trial in labels.items() if trial in found}
+
+
+def gap(curves: dict[str, list[pd.DataFrame]]) -> str:
+    """Say how far Dice on what was learned from lies above that on held-out slices, at the end of each course."""
+    ends = {name: [table.iloc[-1] for table in tables] for name, tables in curves.items()}
+    found = {name: np.mean([end["dice"] - end["val_dice"] for end in rows]) for name, rows in ends.items()}
+    return "Dice learned from less held out, last epoch: " + ", ".join(f"{k} {v:+.3f}" for k, v in found.items())
+
+
+def cross(
+    slices: pd.DataFrame, folder: str | os.PathLike, packed: pipeline.Packed, count: int, **course
+) -> list[runs.Run]:
+    """Train the base once per fold, so that every scan is predicted by a network that has not seen its case.
+
+    Args:
+        packed: with the masks of `slices` (`Packed.remasked`, where they are not those that were packed).
+        count: folds, dealt once into the folder.
+    """
+    table = splits.fold_table(slices, Path(folder) / "folds.csv", count)
+    base = tasks(folder, [TRIALS[BASE]], [0], packed, **course)[0]
+    base.pop("trial")
+    return [
+        training.fit_fold(
+            slices, held_out=table == fold, packed=packed, **base | {"folder": Path(folder) / f"fold{fold}"}
+        )
+        for fold in range(count)
+    ]

@@ -29,6 +29,7 @@ class Judge:
         loss: function of (truth, probabilities); its value here is the mean over scans, weighed by their slices.
         batch_size: slices per call of the network.
         settings: how probabilities become masks.
+        watch: further metrics to take on the grid.
     """
 
     def __init__(
@@ -39,19 +40,22 @@ class Judge:
         loss: keras.losses.Loss,
         batch_size: int,
         settings: postprocess.Settings = postprocess.HABITS,
+        watch: Sequence[keras.metrics.Metric] = (),
     ):
         self.network = build()
         self.check, self.packed, self.loss = check, packed, loss
         self.batch_size, self.settings = batch_size, settings
         self.truth = scans.rows(check)
-        self.monitors = {"val_dice": monitors.Dice(name="dice"), "val_iou": monitors.IoU(name="iou")}
+        self.monitors = {
+            f"val_{one.name}": one for one in (monitors.Dice(name="dice"), monitors.IoU(name="iou"), *watch)
+        }
 
     def measure(self, weights: Sequence[np.ndarray], score: bool = True) -> dict[str, float]:
-        """Judge some weights: val_loss, val_dice and val_iou on the grid, and the host score with its two parts.
+        """Judge some weights: val_loss, val_dice, val_iou and what is watched, on the grid; and the host score.
 
         Args:
             weights: arrays in the order of the network's weights.
-            score: take the host score, at the size of the files; without, those three are NaN.
+            score: take the host score and its two parts, at the size of the files; without, those three are NaN.
         """
         self.network.set_weights(list(weights))
         for monitor in self.monitors.values():

@@ -69,6 +69,7 @@ def fit_fold(
     time_limit: float | None = None,
     deadline: float | datetime | None = None,
     track: Sequence[str] = (),
+    watch: Sequence[keras.metrics.Metric] = (),
 ) -> runs.Run:
     """Train a network on the slices that are not held out, and score it on those that are; `presets` are for here.
 
@@ -112,6 +113,8 @@ def fit_fold(
             in), leaves a model with the best weights so far, and can be called again.
         deadline: the same as a moment: datetime, or seconds of `time.time()`.
         track: "tensorboard" or "wandb", where installed.
+        watch: further metrics of (truth, probabilities) to take on the held-out slices after each epoch, such as
+            `monitors.panel()`; each is a column "val_..." of the history.
 
     Returns:
         The run, with its score on the held-out scans; `run.state` is "finished" or, out of time, "stopped".
@@ -170,11 +173,11 @@ def fit_fold(
     runtime.seed(seed, deterministic)
     with runtime.scope(strategy):
         model = AugmentedModel(network(spec.shape, **options), augment if elastic == "device" else None)
-        watch = [monitors.Dice(name="dice"), monitors.IoU(name="iou")]
-        model.compile(adam, loss, weighted_metrics=watch, jit_compile=False if strategy else "auto")
+        seen = [monitors.Dice(name="dice"), monitors.IoU(name="iou")]
+        model.compile(adam, loss, weighted_metrics=seen, jit_compile=False if strategy else "auto")
         model.built = True
         adam.build(model.trainable_variables)
-    judge = Judge(lambda: network(spec.shape, **options), check, packed, loss, batch_size)
+    judge = Judge(lambda: network(spec.shape, **options), check, packed, loss, batch_size, watch=watch)
     end = EpochEnd(folder, model.network, judge, rules, budget, steps * batch_size)
     end.resume(model)
     first = end.state.epoch
