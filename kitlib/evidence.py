@@ -136,7 +136,7 @@ def readings(counts: pd.DataFrame) -> pd.DataFrame:
         "per slice and organ, empty left out": (counts, np.nan),
         "per slice, organs together, empty = 0": (slices, 0.0),
         "per slice, organs together, empty left out": (slices, np.nan),
-        "foreground and background (Keras' BinaryIoU)": (pd.DataFrame([total, background]), np.nan),
+        "foreground and background (Keras' BinaryIoU)": (pd.DataFrame([total, pd.Series(background)]), np.nan),
     }
     found = {}
     for name, (part, empty) in lines.items():
@@ -213,9 +213,9 @@ def disagreement(counts: pd.DataFrame, faults: pd.DataFrame) -> pd.DataFrame:
     apart = (1 - 2 * volumes["both"] / bottom.where(bottom > 0)).groupby("scan").mean().fillna(0)
     ranked = apart.sort_values(ascending=False, kind="stable").rename("disagreement").reset_index()
     ranked["fault"] = ranked["scan"].map(faults.set_index("scan")["fault"]).fillna("")
-    hits = (ranked["fault"] != "").cumsum()
+    hits = (ranked["fault"] != "").cumsum().to_numpy()
     ranked.index = pd.RangeIndex(1, len(ranked) + 1, name="rank")
-    return ranked.assign(precision=hits / ranked.index, recall=hits / max(hits.iloc[-1], 1))
+    return ranked.assign(precision=hits / ranked.index, recall=hits / max(hits[-1], 1))
 
 
 def found_of(ranked: pd.DataFrame) -> str:

@@ -86,7 +86,7 @@ def pack(slices: pd.DataFrame, spec: inputs.InputSpec, folder: str | os.PathLike
         slices: whole scans, as scans.read gives them; without columns of organs the masks are empty.
         spec: grid and stack.
         folder: where to keep the packed arrays as memory-mapped files, to be found again by the next run on the same
-            slices, spec and masks; None keeps them in memory.
+            slices, grid and masks; None keeps them in memory.
 
     Raises:
         ValueError: names a file that cannot be decoded or a mask that is malformed.
@@ -298,8 +298,8 @@ def _draw(rows: pd.DataFrame, spec: inputs.InputSpec, shape: tuple[int, int], ma
 
 
 def _fingerprint(slices: pd.DataFrame, spec: inputs.InputSpec) -> str:
-    """Name a packed data set by what is in it."""
+    """Name a packed data set by what is in it, whatever the stack that is cut from it."""
     columns = [name for name in ("id", "path", *contest.ORGANS) if name in slices.columns]
-    digest = hashlib.sha256(spec.to_json().encode())
+    digest = hashlib.sha256(replace(spec, depth=1, stride=1).to_json().encode())
     digest.update(pd.util.hash_pandas_object(slices[columns], index=False).to_numpy().tobytes())
     return f"packed-{digest.hexdigest()[:16]}"

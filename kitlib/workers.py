@@ -33,7 +33,7 @@ def train(slices: pd.DataFrame, jobs: Sequence[dict], at_once: int, packed: Path
     policy = keras.config.dtype_policy().name
     try:
         with ProcessPoolExecutor(at_once, mp_context=context, initializer=_claim, initargs=(free,)) as pool:
-            waiting = [pool.submit(_fit, slices, _plain(job), packed, policy, deadline) for job in jobs]
+            waiting = [pool.submit(fit, slices, plain(job), packed, policy, deadline) for job in jobs]
         for task in waiting:
             task.result()
     finally:
@@ -45,7 +45,7 @@ def _claim(free) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = free.get()
 
 
-def _fit(slices: pd.DataFrame, job: dict, packed: Path, policy: str, deadline: float | None) -> None:
+def fit(slices: pd.DataFrame, job: dict, packed: Path, policy: str, deadline: float | None) -> None:
     """Train one fold in this process."""
     from kitlib import augment, runtime, training  # noqa: F401 (augment: registers its layer)
 
@@ -56,11 +56,17 @@ def _fit(slices: pd.DataFrame, job: dict, packed: Path, policy: str, deadline: f
     training.fit_fold(slices, packed=scans, devices=devices, deadline=deadline, **options)
 
 
-def _plain(job: dict) -> dict:
+def plain(job: dict) -> dict:
     """Turn Keras' objects into their configurations, which travel between processes."""
-    kinds, save = (keras.layers.Layer, keras.losses.Loss), keras.saving.serialize_keras_object
-    return {name: save(value) if isinstance(value, kinds) else value for name, value in job.items()}
+    return {name: [_saved(one) for one in value] if name == "watch" else _saved(value) for name, value in job.items()}
+
+
+def _saved(value):
+    kinds = (keras.layers.Layer, keras.losses.Loss, keras.metrics.Metric)
+    return keras.saving.serialize_keras_object(value) if isinstance(value, kinds) else value
 
 
 def _keras(value):
+    if isinstance(value, list):
+        return [_keras(one) for one in value]
     return keras.saving.deserialize_keras_object(value) if isinstance(value, dict) and "config" in value else value

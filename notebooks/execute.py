@@ -29,7 +29,10 @@ def execute(name: str, parameters: dict, pages: Path = PAGES) -> Path:
     """
     source = FOLDER / f"{name}.ipynb"
     known = papermill.inspect_notebook(source)
-    given = {key: value for key, value in parameters.items() if key in known}
+    # papermill would write a tuple down as text
+    given = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in parameters.items() if key in known
+    }
     pages.mkdir(parents=True, exist_ok=True)
     executed = pages / f"{name}.ipynb"
     os.environ.pop("MPLBACKEND", None)  # pictures are shown by the kernel's own

@@ -1,0 +1,87 @@
+"""Folds and grids as independent tasks through Ray: on this machine, or on a cluster by its address.
+
+    pip install kitlib[cluster]
+
+A task is one call of `training.fit_fold`, and what it leaves is a run folder. A worker that is lost costs its
+unfinished task alone, and of that only the epoch it was in: Ray starts the task again, and `fit_fold` goes on from the
+checkpoint in its folder. On several machines the run folders must therefore lie on storage that all of them mount.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import pandas as pd
+
+from kitlib import pipeline, runs, workers
+
+
+def train(
+    slices: pd.DataFrame,
+    jobs: Sequence[dict],
+    packed: str | os.PathLike,
+    *,
+    address: str | None = None,
+    processors: float = 1,
+    gpus: float = 0,
+    retries: int = 3,
+    deadline: float | None = None,
+) -> list[runs.Run]:
+    """Train all jobs, as many at a time as the machines have room for; one line is printed as each is done.
+
+    Args:
+        slices: table of slices; its files must be readable on every machine.
+        jobs: keyword arguments of `fit_fold`, with `folder`, `held_out` and `spec` (`experiments.tasks` makes them).
+        packed: folder for the packed scans, which the tasks map into memory; packed here, before the first task.
+        address: of a cluster, such as "auto" or "ray://head:10001"; None starts one on this machine.
+        processors: cores that a task takes.
+        gpus: GPUs that a task takes; 0.5 puts two on one.
+        retries: how often a task whose worker is lost is started again.
+        deadline: seconds of `time.time()` after which tasks should have ended.
+
+    Returns:
+        The runs, in the order of the jobs.
+
+    Raises:
+        ImportError: without ray.
+        RuntimeError: names the folders whose training failed, when all others are done.
+    """
+    try:
+        import ray
+    except ImportError as reason:
+        raise ImportError("kitlib.cluster needs ray: pip install kitlib[cluster]") from reason
+    for spec in {job["spec"] for job in jobs}:
+        pipeline.pack(slices, spec, packed)
+    own = not ray.is_initialized()
+    if own:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False)
+    try:
+        task = ray.remote(workers.fit).options(num_cpus=processors, num_gpus=gpus, max_retries=retries)
+        table, policy = ray.put(slices), keras.config.dtype_policy().name
+        waiting = {
+            task.remote(table, workers.plain(job), Path(packed).absolute(), policy, deadline): Path(job["folder"])
+            for job in jobs
+        }
+        failed = _wait(ray, dict(waiting))
+    finally:
+        if own:
+            ray.shutdown()
+    if failed:
+        raise RuntimeError("; ".join(f"{folder}: {reason}" for folder, reason in failed.items()))
+    return [runs.read(folder) for folder in waiting.values()]
+
+
+def _wait(ray, waiting: dict) -> dict[Path, str]:
+    """Collect tasks as they end; give the folders of those that failed, and why."""
+    failed, count = {}, len(waiting)
+    while waiting:
+        (done, *_), _ = ray.wait(list(waiting))
+        folder = waiting.pop(done)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayError as reason:
+            failed[folder] = str(reason).strip().splitlines()[-1]
+        outcome = f"failed: {failed[folder]}" if folder in failed else "done"
+        print(f"{count - len(waiting):3d}/{count} {folder} {outcome}", flush=True)
+    return failed
