@@ -15,6 +15,7 @@ A module imports only from its own floor and those below.
     models   unet (sides)  attention  losses  monitors  folding
     acts     training (presets schedules steps epochs judging averages checkpoints records budget workers trackers
              command)  inference (ensemble engine)  runtime
+             experiments (evidence)  cluster
     pictures figures  figures_*
 """
 

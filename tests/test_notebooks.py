@@ -104,6 +104,19 @@ def test_pages_show_their_pictures_and_no_error(pages):
 
 
 @pytest.mark.slow
+def test_experiments_run_on_the_small_competition(competition, tmp_path):
+    given = {"DATA": str(competition), "RUNS": str(tmp_path / "runs"), "QUICK": True, "COMPARE": ("augmentation",)}
+    given |= {"SEEDS": 1, "EPOCHS": 1, "SIZE": 32, "FAULTS": 1}
+    assert given.keys() <= parameters(ROOT / "notebooks" / "05_experiments.py").keys()
+    load("execute").execute("05_experiments", given, tmp_path)
+    outputs = [
+        out for cell in nbformat.read(tmp_path / "05_experiments.ipynb", 4).cells for out in cell.get("outputs", [])
+    ]
+    assert sum("image/png" in out.get("data", {}) for out in outputs) >= 5
+    assert len(list((tmp_path / "runs").rglob("score.json"))) == 4
+
+
+@pytest.mark.slow
 def test_eda_runs_on_the_small_competition(competition, tmp_path):
     load("execute").execute("01_eda", {"DATA": str(competition)}, tmp_path)
     assert (tmp_path / "01_eda.html").is_file()
