@@ -74,8 +74,7 @@ def normal(words, shape, stream):
     a = (ops.cast(ops.right_shift(pairs, _word(16)), "float32") + 0.5) * 2.0**-16
     b = ops.cast(ops.bitwise_and(pairs, _word(0xFFFF)), "float32") * (2 * math.pi * 2.0**-16)
     radius = ops.sqrt(-2.0 * ops.log(a))
-    quarters = ops.convert_to_tensor([[[0.0], [math.pi / 2]]], dtype="float32")  # sin b = cos(b - pi / 2)
-    values = ops.reshape(radius[:, None] * ops.cos(b[:, None] - quarters), (-1, 2 * pairs.shape[1]))
+    values = ops.concatenate([radius * ops.cos(b), radius * ops.sin(b)], axis=1)
     return ops.reshape(values[:, :count], (-1, *shape))
 
 

@@ -94,9 +94,10 @@ def _parse(text: str) -> tuple[str, object]:
     """Split PARAMETER=VALUE; what is no Python literal is text."""
     key, _, value = text.partition("=")
     try:
-        return key, ast.literal_eval(value)
+        read = ast.literal_eval(value)
     except (SyntaxError, ValueError):
         return key, value
+    return key, list(read) if isinstance(read, tuple) else read  # Papermill would write a tuple as text
 
 
 if __name__ == "__main__":

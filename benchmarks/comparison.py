@@ -1,0 +1,87 @@
+"""What attention and augmentation bring: runs that differ in one thing, side by side.
+
+`python benchmarks/comparison.py NAME=RUN [NAME=RUN ...] [--data TEXT] [--save]` reads run folders that one training
+notebook left with `COMPARE=("plain", "unaugmented")`: same data, seed, order and steps. --save also draws
+docs/pictures/gaps.png.
+"""
+
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    sys.path.pop(0)  # this folder's statistics.py would hide Python's own module
+
+import argparse
+import os
+from pathlib import Path
+
+from kitlib import figures_model, runs
+
+RESULTS = Path(__file__).parent / "results" / "comparison.md"
+PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "gaps.png"
+ALIKE = ("seed", "epochs", "batch_size", "learning_rate", "schedule", "empty_share", "loss")
+
+
+def table(compared: dict[str, runs.Run]) -> str:
+    """Scores on the held-out scans, and Dice on both sides at the last epoch, as a Markdown table."""
+    lines = [
+        "| run | host score | Dice | Hausdorff | seconds | Dice learned from | Dice held out | gap |",
+        "|--|--|--|--|--|--|--|--|",
+    ]
+    for name, run in compared.items():
+        score, last = run.score(), run.history().iloc[-1]
+        lines.append(
+            f"| {name} | {score['score']:.3f} | {score['dice']:.3f} | {score['hausdorff']:.3f} "
+            f"| {run.record['wall_seconds']:.0f} | {last['dice']:.3f} | {last['val_dice']:.3f} "
+            f"| {last['dice'] - last['val_dice']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def setting(compared: dict[str, runs.Run]) -> str:
+    """What the runs share, in words.
+
+    Raises:
+        ValueError: when they differ in more than the network and the augmentation.
+    """
+    first, *others = compared.values()
+    shared = {name: first.record["parameters"][name] for name in ALIKE}
+    for run in others:
+        for name, value in shared.items():
+            if run.record["parameters"][name] != value:
+                raise ValueError(
+                    f"{run.folder}: {name} is {run.record['parameters'][name]}, {first.folder} has {value}"
+                )
+        if run.record["folds"] != first.record["folds"] or run.record["input_spec"] != first.record["input_spec"]:
+            raise ValueError(f"{run.folder} and {first.folder} have other scans or another grid")
+    folds, spec = first.record["folds"], first.record["input_spec"]
+    return (
+        f"{len(folds['train'])} scans to learn from, held out: {', '.join(folds['held_out'])}; grid {spec['height']} x "
+        f"{spec['width']}; {', '.join(f'{name} {value}' for name, value in shared.items())}.\n\n"
+        "Score, Dice and Hausdorff are the host's, at the size of the files; the last three columns are the Dice of "
+        "the training's monitor at the last epoch, summed over slices per organ, an organ seen nowhere counting 1. "
+        "One run each: differences of some hundredths are chance."
+    )
+
+
+def main() -> None:
+    """Print the table, and save it and the picture with --save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="*", metavar="NAME=RUN", help="what to call a run, and its folder")
+    parser.add_argument("--data", default="data not named", help="what was learned from, for the table's heading")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/comparison.md and the picture")
+    given = parser.parse_args()
+    if not given.runs:
+        print("no runs named: nothing to compare")
+        return
+    compared = {name: runs.read(folder) for name, folder in (text.split("=", 1) for text in given.runs)}
+    text = f"# With and without attention and augmentation\n\n{given.data}: {setting(compared)}\n\n{table(compared)}\n"
+    print(text)
+    if given.save:
+        draft = RESULTS.with_suffix(".tmp")
+        draft.write_text(text)
+        os.replace(draft, RESULTS)
+        figures_model.gaps({name: run.history() for name, run in compared.items()}).savefig(PICTURE, dpi=80)
+
+
+if __name__ == "__main__":
+    main()
