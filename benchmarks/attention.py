@@ -2,7 +2,12 @@
 
 `python benchmarks/attention.py [--levels 4] [--steps 8] [--save]`. The variants take turns, so that a slow moment hits
 all of them; Keras' backend and device are whatever they are set to. Below it: the time of each layer per pixel on maps
-of three sizes, which must not grow.
+of three sizes, which must not grow; and the steps inside the window attention of the finest stage, each alone.
+
+On a CPU under TensorFlow the window attention is bound by memory: some thirty passes over maps and scores that no
+operation shares. Tried there, for nothing beyond the noise: a gradient by hand (`keras.ops.custom_gradient`, softmax
+kept or made anew, sums by products with ones, no maximum); queries and keys folded into one product per window;
+separate projections; windows cut before the projections; XLA around attention alone, which is a half slower.
 """
 
 import argparse
@@ -19,7 +24,14 @@ import numpy as np
 from keras import layers, ops
 
 from kitlib import losses
-from kitlib.attention import ChannelNormalization, ExternalAttention, LocalWindowAttention
+from kitlib.attention import (
+    ChannelNormalization,
+    ExternalAttention,
+    LocalWindowAttention,
+    attend,
+    join_windows,
+    split_windows,
+)
 from kitlib.unet import build_unet
 
 RESULTS = Path(__file__).parent / "results" / "attention.md"
@@ -92,6 +104,56 @@ def growth(rounds: int) -> str:
     return "\n".join(lines)
 
 
+class Step(layers.Layer):
+    """One step of the attention as a layer, behind a weight so that a gradient runs back through it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, maps):
+        return self.function(maps * self.scale)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def steps_inside(rounds: int) -> str:
+    """Time of each step of the window attention on the finest stage's maps, less that of a step that does nothing."""
+    side, channels, heads, window = SHAPE[0], 16, 2, 4
+    maps, squares = (BATCH, side, side, channels), (BATCH, heads * (side // window) ** 2, window**2, channels // heads)
+    scores = (*squares[:3], window**2)
+    kernel = ops.ones((channels, channels))
+    steps = {
+        "nothing, on maps": (maps, lambda x: x),
+        "normalisation": (maps, ChannelNormalization()),
+        "one projection (of four)": (maps, lambda x: ops.matmul(x, kernel)),
+        "cut into windows and heads, and back (one of four)": (
+            maps,
+            lambda x: join_windows(split_windows(x, heads, window), side, side, window),
+        ),
+        "nothing, on scores": (scores, lambda x: x),
+        "softmax": (scores, lambda x: ops.softmax(x, axis=-1)),
+        "nothing, on heads": (squares, lambda x: x),
+        "both products and the softmax": (squares, lambda x: attend(x, x, x)),
+    }
+    tasks = {}
+    for name, (shape, function) in steps.items():
+        inputs = keras.Input(shape[1:])
+        model = keras.Model(inputs, Step(function)(inputs))
+        model.compile("sgd", "mse")
+        x = ops.convert_to_tensor(np.random.default_rng(0).normal(size=shape).astype("float32"))
+        tasks[name] = lambda m=model, x=x: m.train_on_batch(x, x)
+    taken, idle = seconds(tasks, rounds), 0.0
+    lines = ["| step of the window attention, 16 channels, 128 x 128 | forward and backward ms |", "|--|--|"]
+    for name, each in taken.items():
+        idle = each if name.startswith("nothing") else idle
+        if not name.startswith("nothing"):
+            lines.append(f"| {name} | {(each - idle) * 1e3:.0f} |")
+    return "\n".join(lines)
+
+
 def machine() -> str:
     """What the numbers were measured on."""
     devices = keras.distribution.list_devices("gpu") or [f"{os.cpu_count()} CPU cores"]
@@ -111,7 +173,11 @@ def main() -> None:
     options = parser.parse_args()
     text = f"# Cost of the attentions\n\n{machine()}\n"
     print(text)
-    for part in (*(lambda n=n: table(n, options.steps) for n in options.levels), lambda: growth(options.steps)):
+    for part in (
+        *(lambda n=n: table(n, options.steps) for n in options.levels),
+        lambda: growth(options.steps),
+        lambda: steps_inside(options.steps),
+    ):
         made = part() + "\n"
         print(made, flush=True)
         text += "\n" + made
