@@ -1,8 +1,5 @@
 """The augmentation layer: one motion for images and masks, replayable, the same in every mode and on every backend."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -284,43 +281,6 @@ def test_positions_keep_32_bits_under_mixed_precision(policy):
     assert images.dtype == "float32"
     np.testing.assert_allclose(images, run(Augment())[0], atol=1e-6)
     assert moved.dtype == "uint8"
-
-
-STEP = """
-import keras, numpy as np, tensorflow as tf
-from kitlib.augment import Augment
-
-class Wrapper(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.augment = Augment()
-        self.network = keras.layers.Conv2D(3, 3, padding="same", activation="sigmoid")
-
-    def call(self, batch, training=None):
-        images, masks = self.augment(batch["images"], batch["masks"], batch["seed"], training=training)
-        return {"masks": masks, "probabilities": keras.ops.cast(self.network(images), "float32")}
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return super().compute_loss(x, y_pred["masks"], y_pred["probabilities"], None, training)
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-batch = {"images": np.random.rand(8, 16, 16, 5).astype("float32"), "masks": np.ones((8, 16, 16, 3), "uint8"),
-         "seed": np.arange(8, dtype="int32")}
-keras.config.set_dtype_policy("mixed_float16")
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    model = Wrapper()
-    model.compile("sgd", "binary_crossentropy")
-history = model.fit(tf.data.Dataset.from_tensor_slices(batch).batch(8), epochs=1, verbose=0)
-print("loss", history.history["loss"][0])
-"""
-
-
-@on_tensorflow
-def test_two_devices_train_a_step_under_mixed_precision():
-    done = subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True, timeout=300)
-    assert done.stdout.startswith("loss "), done.stderr[-3000:]
-    assert 0 < float(done.stdout.split()[1]) < 10
 
 
 @pytest.mark.parametrize(
