@@ -116,7 +116,9 @@ def rasterise(abdomen: Abdomen, grid: Grid) -> dict[str, np.ndarray]:
     fields["vertebra"] = np.hypot(x / wide, (y - spine - 10 * (wide - 1)) * 1.1) - 23 - 1.5 * np.sin(z / 5.5)
     fields["canal"] = np.hypot(x, 1.2 * (y - spine - 31)) - 9
     fields["back"] = np.maximum(np.hypot((np.abs(x) - 38) / 1.35, y - spine - 8) - 27, inner)
-    fields["ilium"] = np.maximum(_wings(abdomen, level, y, x), inner + 4)
+    fields["ilium"] = np.full(grid.shape, FAR_MM, np.float32)
+    low = slice(int((level < -FAR_MM - 10).sum()), None)  # above them there is no pelvis
+    fields["ilium"][low] = np.maximum(_wings(abdomen, level[low], y[low], x[low]), inner[low] + 4)
     for side, name, (away, back, radius) in zip((-1, 1), ("arm_right", "arm_left"), abdomen.arms, strict=True):
         fields[name] = np.hypot(x - side * (abdomen.width + away), y - back) - radius
     return {name: volume.astype(np.float16) for name, volume in fields.items()}
