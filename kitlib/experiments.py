@@ -186,11 +186,45 @@ def table(found: dict[str, list[runs.Run]], labels: dict[str, str], confidence: 
 
 def ahead(values: pd.DataFrame, first: str, second: str, column: str = "Dice") -> str:
     """Say whether one row of a table lies ahead of another by more than their intervals explain."""
-    gain = values.at[first, column] - values.at[second, column]
-    width = float(np.hypot(values.at[first, f"{column} +-"], values.at[second, f"{column} +-"]))
+    gain, width = _gain(values, first, second, column)
+    if np.isnan(width):
+        return f"{first} less {second}: {gain:+.3f} in {column}; one seed cannot tell whether that is luck"
     known = "more" if abs(gain) > width else "no more"
     side = "ahead of" if gain > 0 else "behind"
-    return f"{first} is {side} {second} by {abs(gain):.3f} in {column}, {known} than seeds explain (+-{width:.3f})"
+    return f"{first} is {side} {second} by {abs(gain):.3f} in {column}, {known} than seeds explain (±{width:.3f})"
+
+
+def _gain(values, first, second, column="Dice"):
+    """The difference of two rows, and the half width of its interval."""
+    width = np.hypot(values.at[first, f"{column} +-"], values.at[second, f"{column} +-"])
+    return values.at[first, column] - values.at[second, column], float(width)
+
+
+def why(found: dict[str, list[runs.Run]], better: str, worse: str) -> str:
+    """Say whether a row that the paper finds ahead is ahead here, and where it is not, what stands in the way.
+
+    What can stand in the way is measured: too few seeds; a course that ends while Dice still rises; and, for
+    augmentation, nothing learned by heart that it could prevent.
+    """
+    values = table(found, {better: better, worse: worse})
+    gain, width = _gain(values, better, worse)
+    if gain > width:
+        return f"As in the paper, {better} is ahead of {worse}: {gain:+.3f} (±{width:.3f})."
+    words = [f"Not as in the paper: {better} less {worse} is {gain:+.3f} (±{width:.3f}) in Dice."]
+    ends = {name: [run.history() for run in found[name]] for name in (better, worse)}
+    rising = {
+        name: float(np.mean([t["val_dice"].iloc[-1] - t["val_dice"].iloc[len(t) // 2] for t in tables]))
+        for name, tables in ends.items()
+    }
+    if max(rising.values()) > 0.01:
+        words.append("The course ends too early: in its second half held-out Dice still rises by ")
+        words[-1] += " and ".join(f"{rise:+.3f} ({name})" for name, rise in rising.items()) + "."
+    last = [t.iloc[-1] for t in ends[worse]]
+    heart = float(np.mean([end["dice"] - end["val_dice"] for end in last]))
+    words.append(f"{worse} is {heart:+.3f} better on what it learned from than on held-out slices.")
+    if np.isnan(width) or abs(gain) <= width:
+        words.append("The interval holds zero: more seeds are needed to tell.")
+    return " ".join(words)
 
 
 def histories(found: dict[str, list[runs.Run]], labels: dict[str, str]) -> dict[str, list[pd.DataFrame]]:

@@ -97,8 +97,19 @@ def test_interval_pools_the_spread_over_the_rows(found):
 
 
 def test_one_seed_has_no_interval(found):
-    table = experiments.table({"BCE": found["BCE"][:1]}, {"BCE": "BCE"})
+    single = {name: members[:1] for name, members in found.items()}
+    table = experiments.table(single, {name: name for name in single})
     assert np.isnan(table.at["BCE", "Dice +-"])
+    assert "one seed cannot tell" in experiments.ahead(table, "BCE", experiments.BASE)
+
+
+def test_a_gain_that_is_missing_is_explained_by_what_was_measured(found):
+    text = experiments.why(found, "BCE", experiments.BASE)
+    assert "Not as in the paper: BCE less BCE + 0.5 Dice is -0.300" in text
+    assert "still rises by +0.050 (BCE) and +0.050 (BCE + 0.5 Dice)" in text
+    assert "more seeds are needed" in text
+    clear = {name: [members[0], members[0]] for name, members in found.items()}
+    assert experiments.why(clear, experiments.BASE, "BCE").startswith("As in the paper")
 
 
 def test_published_cells_stand_beside_ours_with_their_doubts(found):
