@@ -97,7 +97,7 @@ slices = scans.read(sys.argv[1])
 options = dict(
     held_out=slices["case"] == slices["case"].iloc[0],
     spec=inputs.InputSpec(32, 32, depth=3),
-    network_options=dict(levels=1, base=4, window_stages=(), external_bottleneck=False),
+    network_options=dict(levels=1, base=4, window_stages=(), external_bottleneck=False, batch_norm=False),
     loss=losses.BCE(),
     epochs=4,
     batch_size=6,
@@ -116,13 +116,14 @@ training.fit_fold(slices, sys.argv[2] + "/two", devices=two, **options)
 
 @pytest.mark.slow
 def test_two_devices_with_half_floats_average_and_resume_learn_like_one(competition, tmp_path):
+    """Without batch norms, which see half a batch each, nothing but rounding may part the curves."""
     finish(start(SHARED, competition, tmp_path))
     one, two = (runs.read(tmp_path / name) for name in ("one", "two"))
     assert two.state == "finished"
     for column in ("loss", "val_loss"):
         curve = one.history()[column]
-        assert curve.iloc[-1] < 0.8 * curve.iloc[0]
-        np.testing.assert_allclose(two.history()[column], curve, rtol=0.06)
+        assert curve.iloc[-1] < 0.9 * curve.iloc[0]
+        np.testing.assert_allclose(two.history()[column], curve, rtol=0.02)
 
 
 @pytest.mark.slow
