@@ -123,10 +123,11 @@ def devices() -> Devices:
 
     A GPU with bfloat16 arithmetic (compute capability 8 up) gets mixed_bfloat16; one with tensor cores for float16
     alone (7 up: V100, T4) gets mixed_float16, whose losses Keras scales; an older one (P100) has no tensor cores, and
-    a plain CPU no fast 16-bit arithmetic at all: float32. A TPU computes in bfloat16. Several GPUs share each batch,
-    and the precision is what the oldest of them can do; batch norms then see their own share of the batch, which is the
-    only thing beside rounding that parts the curve from that of one device. XLA stays off under a strategy, where it fails, and on a CPU,
-    where it is slower: Keras' own choice ("auto").
+    a plain CPU no fast 16-bit arithmetic at all: float32. A TPU computes in bfloat16.
+
+    Several GPUs share each batch, and the precision is what the oldest of them can do. Batch norms then see their own
+    share of the batch, which is all, beside rounding, that parts the curve from that of one device. XLA stays off under
+    a strategy, where it fails, and on a CPU, where it is slower: Keras' own choice ("auto").
     """
     import keras
 
