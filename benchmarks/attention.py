@@ -4,10 +4,10 @@
 all of them; Keras' backend and device are whatever they are set to. Below it: the time of each layer per pixel on maps
 of three sizes, which must not grow; and the steps inside the window attention of the finest stage, each alone.
 
-On a CPU under TensorFlow the window attention is bound by memory: some thirty passes over maps and scores that no
-operation shares. Tried there, for nothing beyond the noise: a gradient by hand (`keras.ops.custom_gradient`, softmax
-kept or made anew, sums by products with ones, no maximum); queries and keys folded into one product per window;
-separate projections; windows cut before the projections; XLA around attention alone, which is a half slower.
+On a CPU under TensorFlow the window attention is bound by memory: passes over maps and scores that no two operations
+share. Tried there, without a gain beyond the noise of a busy machine: a gradient by hand (`keras.ops.custom_gradient`,
+softmax kept or made anew, sums by products with ones, no maximum), separate projections, windows cut before the
+projections. Slower: queries and keys folded into one product per window on the coarser stages, XLA around attention.
 """
 
 import argparse
