@@ -210,7 +210,9 @@ def why(found: dict[str, list[runs.Run]], better: str, worse: str) -> str:
     gain, width = _gain(values, better, worse)
     if gain > width:
         return f"As in the paper, {better} is ahead of {worse}: {gain:+.3f} (±{width:.3f})."
-    words = [f"Not as in the paper: {better} less {worse} is {gain:+.3f} (±{width:.3f}) in Dice."]
+    alone = np.isnan(width)
+    start = "One seed, which cannot tell" if alone else "Not as in the paper"
+    words = [f"{start}: {better} less {worse} is {gain:+.3f}{'' if alone else f' (±{width:.3f})'} in Dice."]
     ends = {name: [run.history() for run in found[name]] for name in (better, worse)}
     rising = {
         name: float(np.mean([t["val_dice"].iloc[-1] - t["val_dice"].iloc[len(t) // 2] for t in tables]))
@@ -222,7 +224,7 @@ def why(found: dict[str, list[runs.Run]], better: str, worse: str) -> str:
     last = [t.iloc[-1] for t in ends[worse]]
     heart = float(np.mean([end["dice"] - end["val_dice"] for end in last]))
     words.append(f"{worse} is {heart:+.3f} better on what it learned from than on held-out slices.")
-    if np.isnan(width) or abs(gain) <= width:
+    if abs(gain) <= width:
         words.append("The interval holds zero: more seeds are needed to tell.")
     return " ".join(words)
 

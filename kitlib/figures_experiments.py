@@ -90,16 +90,19 @@ def beside_paper(table: pd.DataFrame, paper: pd.DataFrame, columns: tuple[str, .
 
 @look
 def border_by_loss(table: pd.DataFrame) -> Figure:
-    """Draw the mean signed distance of the border over the threshold, a line per loss, a panel per organ."""
+    """Draw the median signed distance of the border over the threshold, a line per loss, a panel per organ.
+
+    The mean would tell of islands far from any organ, not of borders.
+    """
     figure, axes = canvas(3.4, columns=len(ORGANS), sharey=True)
     for axis, organ in zip(axes[0], ORGANS, strict=True):
         part = table[table["organ"] == organ]
         for color, (name, line) in zip(_LINES, part.groupby("trained with", sort=False), strict=False):
-            axis.plot(line["threshold"], line["mean_mm"].astype(float), "o-", ms=4, color=color, label=name)
+            axis.plot(line["threshold"], line["median_px"].astype(float), "o-", ms=4, color=color, label=name)
         axis.axhline(0, color=INK, linewidth=0.8)
         axis.set(title=LABELS[organ], xlabel="threshold")
         axis.grid(axis="y")
-    axes[0][0].set_ylabel("predicted border outside\nthe true one, mm")
+    axes[0][0].set_ylabel("predicted border outside\nthe true one, pixels (median)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
