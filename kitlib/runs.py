@@ -62,7 +62,7 @@ class Run:
 
     def history(self) -> pd.DataFrame:
         """Read one row per epoch."""
-        return pd.read_csv(self.folder / "history.csv")
+        return pd.read_csv(self.folder / "history.csv", float_precision="round_trip")
 
     @property
     def settings(self) -> Settings:
