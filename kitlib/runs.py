@@ -61,8 +61,9 @@ class Run:
         return np.load(self.folder / "oof" / f"{scan}.npy").astype(np.float32) / 255
 
     def history(self) -> pd.DataFrame:
-        """Read one row per epoch."""
-        return pd.read_csv(self.folder / "history.csv", float_precision="round_trip")
+        """Read one row per epoch; no rows before the first one is finished."""
+        path = self.folder / "history.csv"
+        return pd.read_csv(path) if path.is_file() and path.stat().st_size else pd.DataFrame()
 
     @property
     def settings(self) -> Settings:

@@ -62,6 +62,13 @@ def test_comparison_has_a_row_per_run(tmp_path):
     assert runs.compare(tmp_path / "nothing").empty
 
 
+def test_run_that_was_stopped_in_its_first_epoch_is_compared_like_any_other(tmp_path):
+    finish(tmp_path / "a")
+    runs.write_text(tmp_path / "a/history.csv", "")
+    assert runs.read(tmp_path / "a").history().empty
+    assert runs.compare(tmp_path)["epochs run"].tolist() == [0]
+
+
 def test_settings_are_habits_until_they_are_tuned(tmp_path):
     runs.write_record(tmp_path, record())
     assert runs.read(tmp_path).settings == HABITS
