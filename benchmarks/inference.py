@@ -249,7 +249,7 @@ def speed_table(rounds: int) -> list[str]:
         ]
         base = None
         for name, (packages, _, _) in FIELD.items():
-            if attention and ("torch" in packages or "batch" in name):
+            if attention and ("torch" in packages or name.endswith(("batch 16", "on_batch"))):
                 continue  # the paper's network is not written in PyTorch here
             lacking = [package for package in packages if find_spec(package) is None]
             found = (
