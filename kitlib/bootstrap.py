@@ -61,6 +61,8 @@ def gain(
 
 def _draw(cases: int, samples: int, seed: int) -> np.ndarray:
     """Count how often each case is drawn in each sample: (samples, cases)."""
+    if not cases:
+        return np.zeros((samples, 0), int)
     return np.random.default_rng(seed).multinomial(cases, np.full(cases, 1 / cases), samples)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from kitlib import contest, hausdorff, inputs, metric
+from kitlib import contest, hausdorff, inputs, metric, rescoring
 
 
 def surface_distances(one: np.ndarray, other: np.ndarray, steps: hausdorff.Steps) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +116,7 @@ def bias_by_threshold(
     """Ask what the threshold does to the border.
 
     Args:
-        probabilities: gives a scan's (D, h, w, organs) by its name, on any grid.
+        probabilities: gives a scan's (D, h, w, organs) by its name, floats or bytes, on any grid.
 
     Returns:
         `bias` for every threshold: index threshold and organ.
@@ -124,7 +124,8 @@ def bias_by_threshold(
     found = {threshold: [] for threshold in thresholds}
     for scan, part in slices.groupby("scan", sort=False):
         masks = metric.scan_masks(truth, part, scan)
-        full = inputs.restore(probabilities(scan), masks.shape[2:])
+        grid = rescoring.as_float(rescoring.opened(probabilities, scan, len(part)))
+        full = inputs.restore(grid, masks.shape[2:])
         for threshold, entries in found.items():
             predicted = np.moveaxis(full >= np.float32(threshold), -1, 0)
             pairs = zip(masks, predicted, strict=True)

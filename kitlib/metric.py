@@ -87,6 +87,8 @@ def hausdorff(
     4.5
     """
     _check_masks(truth, prediction)
+    if truth.ndim != 3 or (steps is not None and (len(steps) != 3 or min(steps) <= 0)):
+        raise ValueError(f"expected masks (D, H, W) and three steps above 0, got {truth.shape} and steps {steps}")
     filled = bool(truth.any()), bool(prediction.any())
     if not all(filled):
         return (1.0 if steps is None else float("inf")) if any(filled) else float("nan")
@@ -137,7 +139,7 @@ def panel_of(scores: dict[str, Score]) -> pd.DataFrame:
     lines = {}
     for name, found in scores.items():
         convention, area = conventions.named(name), found.slices["truth"].to_numpy()
-        perfect = _value(np.nanmean(convention.dice(area, area, area)), 0.0) if len(area) else float("nan")
+        perfect = _value(pd.Series(convention.dice(area, area, area)).mean(), 0.0)
         line = found.interval()._asdict() | {"dice": found.dice, "hausdorff": found.hausdorff}
         lines[name] = line | {"perfect": perfect, "seen_in": convention.seen_in}
     return pd.DataFrame(lines.values(), index=pd.Index(lines, name="convention"))
@@ -157,11 +159,11 @@ def scan_masks(rows: pd.DataFrame, slices: pd.DataFrame, scan: str) -> np.ndarra
         raise ValueError(f"no scan {scan!r} in the slice table; its first is {slices['scan'].iloc[0]}")
     texts = _texts(rows[rows["id"].isin(set(part["id"]))], part, "table")
     shape = int(part["height"].iloc[0]), int(part["width"].iloc[0])
-    return _decode(texts, shape, part["id"])
+    return _decode(texts, shape, part["id"], "table")
 
 
-def _decode(texts: pd.DataFrame, shape: tuple[int, int], ids: pd.Series) -> np.ndarray:
-    """Decode slices with a column of text per organ: (organs, slices, H, W) bool; an error names the row."""
+def _decode(texts: pd.DataFrame, shape: tuple[int, int], ids: pd.Series, name: str) -> np.ndarray:
+    """Decode slices with a column of text per organ: (organs, slices, H, W) bool; an error names table and row."""
     organs = texts.to_numpy(object).T
     try:
         return rle.decode_stack(organs.ravel().tolist(), shape).reshape(*organs.shape, *shape)
@@ -170,7 +172,7 @@ def _decode(texts: pd.DataFrame, shape: tuple[int, int], ids: pd.Series) -> np.n
             try:
                 rle.parse([organs[organ, place]], shape[0] * shape[1])
             except ValueError as error:
-                raise ValueError(f"{ids.iloc[place]} {contest.ORGANS[organ]}: {error}") from None
+                raise ValueError(f"{name}, {ids.iloc[place]} {contest.ORGANS[organ]}: {error}") from None
         raise
 
 
@@ -209,8 +211,8 @@ def _decoded(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame
         filled = np.flatnonzero(np.any([(table != "").any(axis=1) for table in both], axis=0))
         kept = np.arange(filled[0], filled[-1] + 1) if filled.size else filled
         stacks = []
-        for table in both:
-            stacks.append((kept, _decode(table.iloc[kept], shape, part["id"].iloc[kept])))
+        for name, table in zip(("truth", "prediction"), both, strict=True):
+            stacks.append((kept, _decode(table.iloc[kept], shape, part["id"].iloc[kept], name)))
         yield scan, part["id"].to_numpy(), len(part), *stacks
 
 
@@ -275,7 +277,8 @@ def _texts(rows: pd.DataFrame, slices: pd.DataFrame, name: str) -> pd.DataFrame:
     if len(extra):
         first = " ".join(map(str, extra[0]))
         raise ValueError(f"the {name} has {len(extra)} rows that no slice asks for, first {first}")
-    texts = pd.Series(rows[column].fillna("").to_numpy(object), index=keys).reindex(wanted)
+    filled = rows[column].astype(object).where(rows[column].notna(), "")  # a column without any mask is one of floats
+    texts = pd.Series(filled.to_numpy(object), index=keys).reindex(wanted)
     return pd.DataFrame(texts.to_numpy(object).reshape(-1, len(contest.ORGANS)), columns=list(contest.ORGANS))
 
 

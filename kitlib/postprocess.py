@@ -80,7 +80,7 @@ class Settings:
         strange = set(values) - {field.name for field in fields(cls)}
         if strange:
             raise ValueError(f"Settings has no field {', '.join(sorted(strange))}; was it saved by a newer kit?")
-        return cls(**{name: value if name == "stop" else tuple(value) for name, value in values.items()})
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 # What holds for every real annotation we have seen: a stomach in one piece, no specks, no bowel of a cubic centimetre.
@@ -104,6 +104,10 @@ def masks(
     organs = len(contest.ORGANS)
     if probabilities.ndim != 4 or probabilities.shape[-1] != organs:
         raise ValueError(f"expected probabilities of shape (D, H, W, {organs}), got {probabilities.shape}")
+    if not np.issubdtype(probabilities.dtype, np.floating):
+        raise ValueError(f"expected probabilities as floats in [0, 1], got {probabilities.dtype}; divide bytes by 255")
+    if presence is not None and presence.shape != (len(probabilities), organs):
+        raise ValueError(f"expected presence of shape {(len(probabilities), organs)}, got {presence.shape}")
     result = np.zeros(probabilities.shape, bool)
     for organ in range(organs):
         scores = None if presence is None else presence[:, organ]

@@ -51,6 +51,9 @@ class Rescorer:
         scan_of = dict(zip(slices["id"], slices["scan"], strict=True))
         self.truth = dict(iter(truth.groupby(truth["id"].map(scan_of), sort=False)))
         self.scans = list(self.parts)
+        absent = [scan for scan in self.scans if scan not in self.truth]
+        if absent:
+            raise ValueError(f"the truth has no row of {len(absent)} of {len(self.scans)} scans, first {absent[0]}")
         cases = [scan.split("_")[0] for scan in self.scans]
         self.cases = list(dict.fromkeys(cases))
         self.case_rows = [self.cases.index(case) for case in cases]
@@ -89,8 +92,9 @@ class Rescorer:
 
     def _score(self, scan: str, wanted: list[Settings]) -> dict[str, Totals]:
         """Score one scan: it is opened only when something is missing, and every organ only once."""
+        part = self.parts[scan]
         if scan not in self.marks:
-            self.marks[scan] = _mark(self.probabilities(scan), self.truth[scan], self.parts[scan])
+            self.marks[scan] = _mark(opened(self.probabilities, scan, len(part)), self.truth[scan], part)
         missing = {}
         for settings in wanted:
             for organ in range(len(contest.ORGANS)):
@@ -100,7 +104,6 @@ class Rescorer:
         if not missing:
             return {}
         least = min(_least(settings) for _, settings in missing.values())
-        part = self.parts[scan]
         volumes = _Volumes(self.probabilities(scan), metric.scan_masks(self.truth[scan], part, scan), least)
         return {key: volumes.score(organ, settings) for key, (organ, settings) in missing.items()}
 
@@ -115,7 +118,7 @@ def rows(
     lines = []
     for scan, part in slices.groupby("scan", sort=False):
         shape = int(part["height"].iloc[0]), int(part["width"].iloc[0])
-        full = inputs.restore(_as_float(probabilities(scan)), shape)
+        full = inputs.restore(as_float(opened(probabilities, scan, len(part))), shape)
         lines.append(submission.encode(part, postprocess.masks(full, settings)))
     return pd.concat(lines, ignore_index=True)
 
@@ -136,7 +139,16 @@ def _least(settings: Settings) -> float:
     return min(*settings.threshold, *(level for level, pixels in gates if pixels))
 
 
-def _as_float(grid: np.ndarray) -> np.ndarray:
+def opened(probabilities: Callable[[str], np.ndarray], scan: str, depth: int) -> np.ndarray:
+    """Get the probabilities of a scan, (depth, h, w, organs); another shape is an error that names the scan."""
+    grid = probabilities(scan)
+    if grid.ndim != 4 or (len(grid), grid.shape[-1]) != (depth, len(contest.ORGANS)):
+        raise ValueError(f"{scan}: expected probabilities ({depth}, h, w, {len(contest.ORGANS)}), got {grid.shape}")
+    return grid
+
+
+def as_float(grid: np.ndarray) -> np.ndarray:
+    """Turn bytes, in 255ths, into probabilities; floats stay what they are."""
     return grid.astype(np.float32) / 255 if grid.dtype == np.uint8 else grid
 
 
@@ -170,7 +182,7 @@ class _Volumes:
         """Bring one organ to the size of the slices; cut it and its truth to the rows and columns that either uses."""
         if organ not in self.cuts:
             truth = self.truth[organ]
-            grid = _as_float(self.grid[..., organ : organ + 1])
+            grid = as_float(self.grid[..., organ : organ + 1])
             restored = inputs.restore(grid, truth.shape[1:])[..., 0]
             used = (restored.max(axis=0) >= np.asarray(self.least, restored.dtype)) | np.logical_or.reduce(
                 truth, axis=0

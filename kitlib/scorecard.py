@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from kitlib import borders, contest, conventions, metric, scans, submission
@@ -77,7 +78,8 @@ def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path
         table: csv with columns id, height, width and, if there is one, spacing_mm; it goes before the folder.
 
     Raises:
-        ValueError: names the first id without a size.
+        ValueError: names the first id without a size, or the first slice that the truth leaves out of a scan: distances
+            along z are measured in the scan's depth, which must be the whole one.
     """
     if table:
         known = _read_sizes(table)
@@ -92,6 +94,13 @@ def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path
         where = table or data or "the data folder"
         raise ValueError(f"{where} has no size for {len(lost)} of {len(ids)} slices of the truth, first {lost[0]}")
     parsed = [contest.parse_id(name) for name in ids]
+    scan_of = known.index.to_series().str.rsplit("_slice_", n=1).str[0]
+    cut = known.index[scan_of.isin({name.scan for name in parsed}) & ~known.index.isin(ids)]
+    if len(cut):
+        raise ValueError(
+            f"the truth leaves out slices of its scans, {len(cut)} in all, first {cut[0]}: a slice without masks "
+            "needs its three empty rows too, since the depth of a scan counts"
+        )
     found = known.loc[ids, [name for name in ("height", "width", "spacing_mm") if name in known]].reset_index()
     found["scan"] = [name.scan for name in parsed]
     found[["case", "day", "slice"]] = [tuple(name) for name in parsed]
@@ -106,10 +115,12 @@ def _read_sizes(path: str | Path) -> pd.DataFrame:
         raise ValueError(f"{path} has no column {', '.join(sorted(absent))}; it has {list(known.columns)}")
     for name in [name for name in ("height", "width", "spacing_mm") if name in known]:
         numbers = pd.to_numeric(known[name], errors="coerce")
-        wrong = known[~(numbers > 0)]
+        whole = name != "spacing_mm"
+        wrong = known[~((numbers > 0) & (numbers < np.inf) & ((numbers % 1 == 0) | (not whole)))]
         if len(wrong):
             raise ValueError(
-                f"{path}: {wrong['id'].iloc[0]} has {name} {wrong[name].iloc[0]!r}; it is a number above 0"
+                f"{path}: {wrong['id'].iloc[0]} has {name} {wrong[name].iloc[0]!r}; it is a "
+                f"{'whole ' if whole else ''}number above 0"
             )
         known[name] = numbers if name == "spacing_mm" else numbers.astype(int)
     return known

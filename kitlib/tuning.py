@@ -93,12 +93,14 @@ def tune(
         progress: show a bar.
 
     Raises:
-        ValueError: for fewer than two cases.
+        ValueError: for fewer than two cases or folds.
     """
     start = start or Settings()
     scorer = Rescorer(probabilities, truth, slices, ledger, workers)
     if len(scorer.cases) < 2:
         raise ValueError(f"tuning holds cases out and needs two at least, got {len(scorer.cases)}: {scorer.cases}")
+    if folds < 2:
+        raise ValueError(f"folds={folds}: tuning holds one group of cases out at a time and needs two at least")
     groups = np.arange(len(scorer.cases)) % min(folds, len(scorer.cases))
     states = [start] * (groups.max() + 2)  # one per fold, and the one of all cases
     plan = [*((*step, False) for step in _steps(grid)), *((("threshold",), REFINE, k, True) for k in range(3))]

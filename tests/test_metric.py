@@ -220,6 +220,12 @@ def test_masks_of_other_shape_or_type_are_refused(other):
         metric.hausdorff(np.zeros((2, 3, 4), bool), other)
 
 
+@pytest.mark.parametrize(("shape", "steps"), [((4, 5), None), ((3, 4, 5), (1.5, 1.5)), ((3, 4, 5), (3, 0, 1))])
+def test_a_picture_is_no_volume_and_steps_are_three_above_zero(shape, steps):
+    with pytest.raises(ValueError, match=r"expected masks \(D, H, W\) and three steps above 0, got"):
+        metric.hausdorff(np.ones(shape, bool), np.ones(shape, bool), steps=steps)
+
+
 # Tables.
 
 
@@ -269,26 +275,31 @@ def test_convention_agrees_with_the_readable_reference_on_every_shape(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "both", "truth_alone", "prediction_alone"),
+    ("name", "empty", "expected"),
     [
-        ("host", (None, None), (0, 1), (0, 1)),
-        ("page", (0, None), (0, 1), (0, 1)),
-        ("ones", (1, None), (0, 1), (0, 1)),
-        ("slicewise", (1, 0), (0, 1), (None, 1)),
-        ("union", (None, None), (0, 1), (0, 1)),
+        ("host", "both", (None, None)),
+        ("host", "prediction", (0, 1)),
+        ("host", "truth", (0, 1)),
+        ("page", "both", (0, None)),
+        ("page", "prediction", (0, 1)),
+        ("page", "truth", (0, 1)),
+        ("ones", "both", (1, None)),
+        ("ones", "prediction", (0, 1)),
+        ("ones", "truth", (0, 1)),
+        ("slicewise", "both", (1, 0)),
+        ("slicewise", "prediction", (0, 1)),
+        ("slicewise", "truth", (None, 1)),
+        ("union", "both", (None, None)),
+        ("union", "prediction", (0, 1)),
+        ("union", "truth", (0, 1)),
     ],
 )
-def test_what_empty_masks_count(name, both, truth_alone, prediction_alone):
-    """Dice and distance of a scan of one slice that neither side, the truth alone or the prediction alone holds."""
-    full = np.ones((3, 1, 4, 6), bool)
-    for masks, expected in (
-        ((full & False, full & False), both),
-        ((full, full & False), truth_alone),
-        ((full & False, full), prediction_alone),
-    ):
-        found = metric.score(*tables(*([mask] for mask in masks)), convention=name)
-        for value, wanted in zip((found.dice, found.hausdorff), expected, strict=True):
-            assert np.isnan(value) if wanted is None else value == wanted
+def test_what_empty_masks_count(name, empty, expected):
+    """Dice and distance of a scan of one slice, on which one side or both are empty; None where nothing counts."""
+    masks = [[np.full((3, 1, 4, 6), empty not in (side, "both"))] for side in ("truth", "prediction")]
+    found = metric.score(*tables(*masks), convention=name)
+    for value, wanted in zip((found.dice, found.hausdorff), expected, strict=True):
+        assert np.isnan(value) if wanted is None else value == wanted
 
 
 def test_panel_agrees_with_score_and_shows_what_a_perfect_file_gets():
@@ -331,6 +342,20 @@ def test_empty_fields_may_be_nan():
     assert metric.score(truth, blank, slices).value == metric.score(truth, prediction, slices).value
 
 
+def test_a_file_without_any_mask_is_read_as_floats_and_scored():
+    truth, prediction, slices = tables(*random_scans())
+    nothing = metric.score(truth, prediction.assign(predicted=""), slices)
+    assert metric.score(truth, prediction.assign(predicted=np.nan), slices).value == nothing.value
+    assert nothing.dice == 0
+
+
+def test_panel_of_nothing_is_not_a_number_where_empty_rows_do_not_count():
+    truth, prediction, slices = tables(*random_scans())
+    nothing = truth.assign(segmentation=""), prediction.assign(predicted=""), slices
+    assert metric.panel(*nothing)["perfect"].dropna().to_dict() == {"page": 0.6, "ones": 1.0, "slicewise": 1.0}
+    assert metric.panel(*(table[:0] for table in nothing))["value"].isna().all()
+
+
 def test_a_missing_row_is_an_error_that_names_it():
     truth, prediction, slices = tables(*random_scans())
     with pytest.raises(ValueError, match="prediction misses 1 of 72 rows, first case1_day0_slice_0002 small_bowel"):
@@ -338,11 +363,11 @@ def test_a_missing_row_is_an_error_that_names_it():
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_malformed_runs_are_an_error_that_names_the_row(which):
+def test_malformed_runs_are_an_error_that_names_table_and_row(which):
     both = [*tables(*random_scans())]
-    column = ("segmentation", "predicted")[which]
+    column, name = (("segmentation", "truth"), ("predicted", "prediction"))[which]
     both[which].loc[4, column] = "5 3 6"
-    with pytest.raises(ValueError, match="case1_day0_slice_0002 small_bowel: run-length text '5 3 6'"):
+    with pytest.raises(ValueError, match=f"^{name}, case1_day0_slice_0002 small_bowel: run-length text '5 3 6'"):
         metric.score(*both)
 
 
@@ -449,6 +474,9 @@ def test_a_higher_threshold_tightens_the_border():
     means = table["mean_px"].unstack("organ")["stomach"]
     assert means[0.3] > means[0.5] > means[0.7]
     assert means[0.5] == pytest.approx(0, abs=0.6)
+    stored = np.rint(probabilities * 255).astype(np.uint8)
+    in_bytes = borders.bias_by_threshold(lambda _: stored, truth, slices, (0.3, 0.5, 0.7))
+    assert in_bytes["mean_px"].equals(table["mean_px"])
 
 
 # The command.
@@ -506,11 +534,11 @@ def test_command_names_the_row_and_the_fault(files, capsys, fault, named):
     assert all(line.count(str(files["submission"])) == 1 for line in printed.splitlines())
 
 
-@pytest.mark.parametrize("size", ["tall", "0", ""])
+@pytest.mark.parametrize("size", ["tall", "0", "", "inf", "266.5"])
 def test_command_names_a_size_that_is_none(files, capsys, size):
     pd.read_csv(files["sizes"]).assign(height=size).to_csv(files["sizes"], index=False)
     assert run(files) == 1
-    assert f"case1_day0_slice_0001 has height '{size}'; it is a number above 0" in capsys.readouterr().out
+    assert f"case1_day0_slice_0001 has height '{size}'; it is a whole number above 0" in capsys.readouterr().out
 
 
 def test_command_names_a_truth_row_with_too_many_fields(files, capsys):
@@ -531,6 +559,15 @@ def test_command_names_a_slice_without_a_size(files, capsys):
     files["sizes"].write_text("\n".join(files["sizes"].read_text().splitlines()[:-1]))
     assert run(files) == 1
     assert "no size for 1 of 24 slices of the truth, first case3_day0_slice_0012" in capsys.readouterr().out
+
+
+def test_command_refuses_a_truth_that_leaves_slices_out(files, capsys):
+    """Else a truth without its empty slices would make each scan less deep, and every distance along z longer."""
+    for name in ("truth", "submission"):
+        lines = files[name].read_text().splitlines(keepends=True)
+        files[name].write_text("".join(line for line in lines if "case2_day0_slice_0005" not in line))
+    assert run(files) == 1
+    assert "the truth leaves out slices of its scans, 1 in all, first case2_day0_slice_0005" in capsys.readouterr().out
 
 
 def test_command_names_a_truth_without_masks(files, capsys):

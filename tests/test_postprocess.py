@@ -117,6 +117,8 @@ def test_stop_line_leaves_a_scan_without_small_bowel_alone():
 def test_settings_survive_json_and_refuse_what_they_do_not_know():
     settings = Settings(threshold=(0.3, 0.4, 0.5), largest=(False, False, True), stop="mean", gap=(1, 2, 3))
     assert Settings.from_json(settings.to_json()) == settings
+    with pytest.raises(ValueError, match="gap=3: expected a tuple of one entry per organ"):
+        Settings.from_json('{"gap": 3}')
     with pytest.raises(ValueError, match="no field treshold"):
         Settings.from_json('{"treshold": [0.5, 0.5, 0.5]}')
 
@@ -132,6 +134,16 @@ def test_settings_name_the_field_that_is_wrong(fault):
 def test_probabilities_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"\(D, H, W, 3\), got \(2, 3, 4\)"):
         postprocess.masks(np.zeros((2, 3, 4)))
+
+
+def test_presence_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"presence of shape \(2, 3\), got \(3, 3\)"):
+        postprocess.masks(np.ones((2, 3, 4, 3)), Settings(presence=(0.5, 0, 0)), np.ones((3, 3)))
+
+
+def test_probabilities_in_bytes_are_refused_and_not_all_on():
+    with pytest.raises(ValueError, match="got uint8; divide bytes by 255"):
+        postprocess.masks(np.ones((2, 3, 4, 3), np.uint8))
 
 
 @given(st.integers(0, 2**31), st.sampled_from(["island", "island_3d", "smoothing", "gate_pixels", "seed", "largest"]))

@@ -254,6 +254,26 @@ def test_one_case_cannot_be_tuned_on(competition):
         tune(competition, slice(0, 1))
 
 
+@pytest.mark.parametrize("shape", [(23, 48, 56, 3), (24, 48, 56, 2), (24, 48, 56)])
+def test_probabilities_of_another_shape_are_refused_by_the_name_of_their_scan(competition, shape):
+    _, truth, slices = part(competition, slice(0, 2))
+    scan = slices["scan"].iloc[0]
+    with pytest.raises(ValueError, match=rf"{scan}: expected probabilities \(24, h, w, 3\), got \({shape[0]}, 48"):
+        tuning.tune(lambda _: np.zeros(shape, np.float32), truth, slices, progress=False)
+
+
+def test_one_fold_cannot_be_held_out(competition):
+    with pytest.raises(ValueError, match=r"folds=1: .* two at least"):
+        tune(competition, slice(0, 2), folds=1)
+
+
+def test_a_scan_without_truth_is_named(competition):
+    probabilities, truth, slices = part(competition, slice(0, 2))
+    absent = slices["scan"].iloc[-1]
+    with pytest.raises(ValueError, match=f"no row of 1 of 2 scans, first {absent}"):
+        tuning.tune(probabilities, truth[~truth["id"].str.startswith(absent + "_")], slices, progress=False)
+
+
 def test_workers_do_not_change_the_result(competition):
     one, two = (tune(competition, slice(0, 3), workers=workers, grid=GRID[:1]) for workers in (1, 2))
     assert one.settings == two.settings
