@@ -120,7 +120,10 @@ class Step(layers.Layer):
 
 
 def steps_inside(rounds: int) -> str:
-    """Time of each step of the window attention on the finest stage's maps, less that of a step that does nothing."""
+    """Time of each step of the window attention on the finest stage's maps, less that of a step that does nothing.
+
+    Queries, keys and values are cut at once and the result is joined once: four transpositions of maps, two a row.
+    """
     side, channels, heads, window = SHAPE[0], 16, 2, 4
     maps, squares = (BATCH, side, side, channels), (BATCH, heads * (side // window) ** 2, window**2, channels // heads)
     scores = (*squares[:3], window**2)
@@ -128,8 +131,9 @@ def steps_inside(rounds: int) -> str:
     steps = {
         "nothing, on maps": (maps, lambda x: x),
         "normalisation": (maps, ChannelNormalization()),
+        "normalisation, Keras' own (not used on a CPU)": (maps, layers.LayerNormalization()),
         "one projection (of four)": (maps, lambda x: ops.matmul(x, kernel)),
-        "cut into windows and heads, and back (one of four)": (
+        "cut into windows and heads, and back (one of two)": (
             maps,
             lambda x: join_windows(split_windows(x, heads, window), side, side, window),
         ),

@@ -18,7 +18,8 @@ from kitlib import figures_model, runs
 
 RESULTS = Path(__file__).parent / "results" / "comparison.md"
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "gaps.png"
-ALIKE = ("seed", "epochs", "batch_size", "learning_rate", "schedule", "empty_share", "loss")
+SHOWN = ("seed", "epochs", "batch_size", "learning_rate", "schedule", "empty_share", "loss")
+FREE = {"network", "window_stages", "external_bottleneck", "augment", "augment_settings"}
 
 
 def table(compared: dict[str, runs.Run]) -> str:
@@ -41,22 +42,23 @@ def setting(compared: dict[str, runs.Run]) -> str:
     """What the runs share, in words.
 
     Raises:
-        ValueError: when they differ in more than the network and the augmentation.
+        ValueError: when they differ in more than the attentions and the augmentation, or in the number of steps.
     """
     first, *others = compared.values()
-    shared = {name: first.record["parameters"][name] for name in ALIKE}
+    mine = first.record["parameters"]
     for run in others:
-        for name, value in shared.items():
-            if run.record["parameters"][name] != value:
-                raise ValueError(
-                    f"{run.folder}: {name} is {run.record['parameters'][name]}, {first.folder} has {value}"
-                )
+        theirs = run.record["parameters"]
+        for name in sorted((mine.keys() | theirs.keys()) - FREE):
+            if theirs.get(name) != mine.get(name):
+                raise ValueError(f"{run.folder}: {name} is {theirs.get(name)}, {first.folder} has {mine.get(name)}")
+        if len(run.history()) != len(first.history()):
+            raise ValueError(f"{run.folder} has {len(run.history())} epochs, {first.folder} {len(first.history())}")
         if run.record["folds"] != first.record["folds"] or run.record["input_spec"] != first.record["input_spec"]:
             raise ValueError(f"{run.folder} and {first.folder} have other scans or another grid")
     folds, spec = first.record["folds"], first.record["input_spec"]
     return (
         f"{len(folds['train'])} scans to learn from, held out: {', '.join(folds['held_out'])}; grid {spec['height']} x "
-        f"{spec['width']}; {', '.join(f'{name} {value}' for name, value in shared.items())}.\n\n"
+        f"{spec['width']}; {', '.join(f'{name} {mine[name]}' for name in SHOWN)}.\n\n"
         "Score, Dice and Hausdorff are the host's, at the size of the files; the last three columns are the Dice of "
         "the training's monitor at the last epoch, summed over slices per organ, an organ seen nowhere counting 1. "
         "One run each: differences of some hundredths are chance."

@@ -217,7 +217,7 @@ PEERS = {
 
 
 def peers():
-    """Rows of the peers; one that is not installed is named with NaN."""
+    """Rows of the peers; one that is not installed is left out, and named on stderr."""
     found = {}
     for name, make in PEERS.items():
         try:

@@ -2,8 +2,9 @@
 
 `python benchmarks/step.py [--rounds 6] [--long] [--save]`. Every contestant runs in a process of its own, one after the
 other: 128 x 128 x 5, batch 16, BCE + 0.5 Dice, Adam. The share of the peak is the arithmetic of the convolutions
-(forward once, backward twice) over what a large matrix product reaches on the same device just before. --long runs the
-compiled contestants, which take a minute each, beside the two that are not, and saves a table of its own.
+(forward once, backward twice) over what a large matrix product reaches on the same device just before. --long runs
+what could decide it, XLA, JAX, torch.compile, oneDNN and layout, some a minute each, beside the two plain contestants,
+and saves a table of its own.
 """
 
 import argparse
@@ -39,6 +40,8 @@ FIELD = {
     "PyTorch eager, plain, 5 levels": ("torch", "torch", {"levels": 5}, False),
     "PyTorch eager, plain, bfloat16": ("torch", "torch", {"half": True}, False),
     "MONAI U-Net, eager": ("monai", "monai", {}, False),
+    "Keras on TF without oneDNN, plain": ("tensorflow", "keras", {"backend": "tensorflow", "onednn": False}, True),
+    "PyTorch eager, plain, channels first": ("torch", "torch", {"channels_last": False}, True),
     "Keras on TF with XLA, plain": ("tensorflow", "keras", {"backend": "tensorflow", "jit": True}, True),
     "Keras on JAX, plain": ("jax", "keras", {"backend": "jax", "jit": True}, True),
     "Keras on JAX, attention": ("jax", "keras", {"backend": "jax", "jit": True, "attention": True}, True),
@@ -65,9 +68,9 @@ def arithmetic(levels: int) -> float:
     return 3 * 2 * BATCH * (total + SHAPE[0] ** 2 * widths[0] * 3)
 
 
-def keras_steps(backend, rounds, levels=4, attention=False, policy="float32", jit=False) -> dict:
+def keras_steps(backend, rounds, levels=4, attention=False, policy="float32", jit=False, onednn=True) -> dict:
     """Time this kit's network."""
-    os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="3")
+    os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS=str(int(onednn)))
     import keras
 
     from kitlib import losses
@@ -86,15 +89,18 @@ def keras_steps(backend, rounds, levels=4, attention=False, policy="float32", ji
     return timed(lambda: model.train_on_batch(images, masks), product, rounds, model.count_params())
 
 
-def torch_steps(rounds, levels=4, half=False, compiled=False, network=None) -> dict:
-    """Time the same network in plain PyTorch, channels last."""
+def torch_steps(rounds, levels=4, half=False, compiled=False, channels_last=True, network=None) -> dict:
+    """Time the same network in plain PyTorch."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = (network or torch_unet(levels)).to(device, memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network = (network or torch_unet(levels)).to(device, memory_format=layout)
     run = torch.compile(network) if compiled else network
     optimizer = torch.optim.Adam(network.parameters(), eps=1e-7)
-    images, masks = (torch.from_numpy(x).permute(0, 3, 1, 2).to(device) for x in batch())  # channels last in memory
+    images, masks = (
+        torch.from_numpy(x).permute(0, 3, 1, 2).to(device).contiguous(memory_format=layout) for x in batch()
+    )
 
     def step():
         optimizer.zero_grad(set_to_none=True)
@@ -174,7 +180,7 @@ def main() -> None:
     """Run everybody, print the table, save it with --save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--long", action="store_true", help="the compiled contestants")
+    parser.add_argument("--long", action="store_true", help="compilers, oneDNN and layout")
     parser.add_argument("--save", action="store_true", help="write step.md, or compiled.md with --long")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -104,7 +104,7 @@ def warp(maps, field, order=1, mode="constant", fill=0.0):
         fill: value outside.
 
     Raises:
-        ValueError: an unknown order or mode, integers with order 1 or 3, or sizes that differ.
+        ValueError: an unknown order or mode, integers with order 1 or 3, or sizes or batches that differ.
 
     >>> import numpy as np
     >>> maps = np.arange(6, dtype="float32").reshape(1, 2, 3, 1)
@@ -116,6 +116,8 @@ def warp(maps, field, order=1, mode="constant", fill=0.0):
     maps, field = ops.convert_to_tensor(maps), ops.convert_to_tensor(field)
     if tuple(maps.shape[1:3]) != tuple(field.shape[1:3]) or field.shape[-1] != 2:
         raise ValueError(f"field has shape {tuple(field.shape)}, maps {tuple(maps.shape)}: need (B, H, W, 2)")
+    if None not in (maps.shape[0], field.shape[0]) and maps.shape[0] != field.shape[0]:
+        raise ValueError(f"{field.shape[0]} fields for {maps.shape[0]} samples of maps: give one field per sample")
     return sample(maps, *positions(field), order=order, mode=mode, fill=fill)
 
 

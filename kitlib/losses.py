@@ -90,6 +90,7 @@ def focal(truth, probabilities, sample_weight=None, gamma=2.0, alpha=None, from_
     """
     truth, probabilities, weight = _prepare(truth, probabilities, sample_weight, from_logits)
     wrong = truth * (1.0 - probabilities) + (1.0 - truth) * probabilities
+    wrong = ops.maximum(wrong, keras.config.epsilon())  # below gamma 1 a power has no slope at 0
     values = ops.power(wrong, gamma) * ops.binary_crossentropy(truth, probabilities)
     if alpha is not None:
         values = values * (alpha * truth + (1.0 - alpha) * (1.0 - truth))

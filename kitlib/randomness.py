@@ -64,7 +64,7 @@ def uniform(words, shape, stream):
 def normal(words, shape, stream):
     """Standard normal floats, two from each word (Box and Muller, 1958): sqrt(-2 log a) (cos 2 pi b, sin 2 pi b).
 
-    a and b are the two halves of the word, so that no value exceeds sqrt(-2 log 2**-17) = 4.86: no outlier tears an
+    a and b are the two halves of the word, so that no value exceeds sqrt(-2 log 2**-17) = 4.85: no outlier tears an
     image.
 
     Shapes: words (B,), result (B, *shape) float32.

@@ -34,6 +34,11 @@ class Devices:
             return None
         return _mirrored(self.shared)
 
+    @property
+    def xla(self) -> bool | str:
+        """What `compile` gets as `jit_compile`: False under a strategy, else "auto", which is False on a CPU too."""
+        return "auto" if self.strategy() is None else False
+
 
 MODES = ("interactive", "batch", "rerun")
 
@@ -122,19 +127,21 @@ def devices() -> Devices:
     """Look for accelerators and choose precision and strategy.
 
     A GPU with bfloat16 arithmetic (compute capability 8 up) gets mixed_bfloat16; one with tensor cores for float16
-    alone (7 up: V100, T4) gets mixed_float16, whose losses Keras scales; an older one (P100) has no tensor cores, and
-    a plain CPU no fast 16-bit arithmetic at all: float32. A TPU computes in bfloat16.
+    alone (7 up: V100, T4) gets mixed_float16, whose losses Keras scales; an older one (P100) has no tensor cores:
+    float32. So does a CPU: newer ones are faster in bfloat16 (`benchmarks/step.py`), others slower, and none says which
+    it is. A TPU computes in bfloat16.
 
     Several GPUs share each batch, and the precision is what the oldest of them can do. Batch norms then see their own
     share of the batch, which is all, beside rounding, that parts the curve from that of one device. XLA stays off under
-    a strategy, where it fails, and on a CPU, where it is slower: Keras' own choice ("auto").
+    a strategy, where it fails (`Devices.xla`), and on a CPU, where it is slower: Keras' own choice ("auto").
     """
     import keras
 
     backend = keras.backend.backend()
     found = [name for kind in ("gpu", "tpu") for name in _listed(kind)]
     if not found:
-        return Devices(0, "float32", f"Keras on {backend}, {os.cpu_count()} CPU cores, no GPU: float32")
+        plain = ", no XLA" if backend == "tensorflow" else ""
+        return Devices(0, "float32", f"Keras on {backend}, {os.cpu_count()} CPU cores, no GPU: float32{plain}")
     if backend != "tensorflow":
         return Devices(len(found), "mixed_bfloat16", f"Keras on {backend}, {', '.join(found)}: mixed_bfloat16")
     import tensorflow as tf
@@ -165,6 +172,7 @@ def _gpus(found: list[tuple[str, tuple[int, int]]]) -> Devices:
     names = " and ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items())
     share = "share each batch (MirroredStrategy, no XLA); " if len(found) > 1 else ""
     reason = f"{names}: {share}compute capability {capability[0]}.{capability[1]} {why}: {precision}"
+    reason += "" if len(found) > 1 else ", compiled by XLA"
     shared = tuple(f"GPU:{number}" for number in range(len(found))) if len(found) > 1 else ()
     return Devices(len(found), precision, reason, shared)
 

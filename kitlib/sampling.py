@@ -59,9 +59,15 @@ def sample_pair(images, masks, rows, columns, mode="constant"):
 
     Exactly `sample(images, ..., order=1)` and `sample(masks, ..., order=0)`, but the positions are brought inside once.
 
-    Shapes: images (B, H, W, C) float32, masks (B, H, W, K) any dtype, result the two in their dtypes.
+    Shapes: images (B, H, W, C) float32, masks (B, H, W, K) any dtype, rows and columns (B, h, w), result (B, h, w, C)
+        and (B, h, w, K) in their dtypes.
+
+    Raises:
+        ValueError: an unknown mode, or masks of another height or width than the images.
     """
     check(1, mode)
+    if tuple(images.shape[1:3]) != tuple(masks.shape[1:3]):
+        raise ValueError(f"masks have shape {tuple(masks.shape)}, images {tuple(images.shape)}: sizes differ")
     pixels = _Pixels(rows, columns, images.shape, mode)
     return pixels.linear(images, 0.0), pixels.nearest(masks, 0)
 
@@ -89,7 +95,7 @@ class _Pixels:
         return ops.take(flat, index, axis=0)
 
     def linear(self, maps, fill):
-        # Four weighted gathers cost a third less than three lerps: on a CPU, scaling all channels by one number per
+        # Four weighted gathers cost less than three lerps: on a CPU, scaling all channels by one number per
         # pixel is what takes the time. The border's 0 is part of the weights for the same reason.
         # At the far rim the square of four starts one pixel early and the blend ends on it: no neighbour lies outside.
         top = ops.minimum(ops.floor(self.rows), max(self.height - 2, 0))

@@ -16,6 +16,9 @@ def mirrored_border(
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """How far "valid" needs the image mirrored outwards: pixels (above, left) and (below, right).
 
+    Raises:
+        ValueError: when a side is None.
+
     >>> mirrored_border((388, 388), 4)
     ((92, 92), (92, 92))
     """

@@ -7,11 +7,17 @@ from tqdm import tqdm
 
 
 class AugmentedModel(keras.Model):
-    """A network and the augmentation of its input in one training step; a batch is a dict of images, masks, seed,
-    weight.
+    """A network and the augmentation of its input in one training step.
 
     The augmentation runs where the network runs, in the same compiled graph, and only in training. Save and load
     `model.network`; this wrapper is only for `fit`.
+
+    Shapes: a batch is a dict of "images" (B, H, W, C), "masks" (B, H, W, organs) uint8, "seed" (B,) int32 and "weight"
+        (B,); the result one of "probabilities" and "masks" (B, H, W, organs), both after augmentation, and "weight".
+
+    Args:
+        network: from images to probabilities.
+        augment: called with images, masks, seeds and `training`, such as `augment.Augment`; None for none.
     """
 
     def __init__(self, network: keras.Model, augment: keras.layers.Layer | None = None):

@@ -174,7 +174,7 @@ def fit_fold(
     with runtime.scope(strategy):
         model = AugmentedModel(network(spec.shape, **options), augment if elastic == "device" else None)
         seen = [monitors.Dice(name="dice"), monitors.IoU(name="iou")]
-        model.compile(adam, loss, weighted_metrics=seen, jit_compile=False if strategy else "auto")
+        model.compile(adam, loss, weighted_metrics=seen, jit_compile=devices.xla if devices else "auto")
         model.built = True
         adam.build(model.trainable_variables)
     judge = Judge(lambda: network(spec.shape, **options), check, packed, loss, batch_size, watch=watch)

@@ -162,15 +162,15 @@ network = unet.build_unet(spec.shape, **course["network_options"])
 figures_network.network(network)
 
 # %% [markdown]
-# How large are the paper's two networks, and how far does one value see? The paper's Table 7 counts the pool as a
-# stride only; with the pool's own 2 x 2 pixels, which is what a gradient finds, it sees a little further. Compare the
-# last numbers with the size of the grid.
+# How large are the paper's two networks, and how far does one value see? In all counts the averages that batch norms
+# keep as well. The paper's Table 7 counts the pool as a stride only; with the pool's own 2 x 2 pixels, which is what a
+# gradient finds, it sees a little further. Compare the last numbers with the size of the grid.
 
 # %%
 for levels in (4, 5):
     model = unet.build_unet((128, 128, 5), levels=levels)
     trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-    print(f"{levels} levels with attention: {trainable:,} trainable parameters")
+    print(f"{levels} levels with attention: {trainable:,} trainable parameters, {model.count_params():,} in all")
     display(pd.DataFrame(unet.receptive_field(levels)).rename_axis("stage").T)
 
 # %% [markdown]

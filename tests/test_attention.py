@@ -172,28 +172,31 @@ def test_large_float16_scores_give_no_nan():
     assert np.isfinite(run(layer, 5 * tokens).astype("float32")).all()
 
 
-@pytest.mark.parametrize("name", ["mea_a_S2HS", "mea_c_S2HS_small", "win_a_8x8"])
-def test_published_layers_agree(name):
+@pytest.mark.parametrize("name", ["mea_a_S2HS", "mea_c_S2HS_small", "win_a_8x8", "lsa_a"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_published_layers_agree(name, dtype):
     folder = os.environ.get("KITLIB_GOLDEN")
     if not folder:
         pytest.skip("KITLIB_GOLDEN is not set: no vectors of the published layers to test with")
     vectors = np.load(Path(folder) / f"{name}.npz")
     x, y, w, dx = (vectors[key] for key in ("x", "y", "w", "dx"))
-    if name.startswith("win"):
-        layer, prefix = LocalWindowAttention(2, dtype="float64"), "attention."
+    if name.startswith(("win", "lsa")):
+        layer, prefix = LocalWindowAttention(2, dtype=dtype), "attention." if name.startswith("win") else ""
         names = {"query": "query_layer", "key": "key_layer", "value": "value_layer", "project": "out"}
-        x, dx = x.reshape(-1, 8, 8, x.shape[-1]), dx.reshape(-1, 8, 8, x.shape[-1])
-        y, w = (cut(z) for z in (y, w) for cut in [lambda z: from_squares(z.reshape(-1, 2, 2, 16, z.shape[-1]))])
+        # win_a takes a map and gives windows; lsa_a takes windows too.
+        y, w = from_squares(y), from_squares(w)
+        x, dx = (from_squares(z) if name == "lsa_a" else z.reshape(-1, 8, 8, z.shape[-1]) for z in (x, dx))
     else:
-        layer, prefix = ExternalAttention(heads_of(vectors), dtype="float64"), ""
+        layer, prefix = ExternalAttention(heads_of(vectors), dtype=dtype), ""
         names = {"query": "query_liner", "memory_keys": "linear_0", "memory_values": "linear_1", "project": "proj"}
     layer.build(x.shape)
     for ours, theirs in names.items():
         key = f"param.{prefix}{theirs}"
         getattr(layer, ours).set_weights([vectors[f"{key}.weight"].T, vectors[f"{key}.bias"]])
-    found, slope = with_gradient(layer, x, w)
-    np.testing.assert_allclose(found, y, atol=GOLDEN)
-    np.testing.assert_allclose(slope, dx, atol=GOLDEN)
+    found, slope = with_gradient(layer, x.astype(dtype), w.astype(dtype))
+    near = {"rtol": 0, "atol": GOLDEN} if dtype == "float64" else {"rtol": 1e-4, "atol": 2e-5}
+    np.testing.assert_allclose(found, y, **near)
+    np.testing.assert_allclose(slope, dx, **near)
 
 
 def heads_of(vectors):
@@ -202,7 +205,8 @@ def heads_of(vectors):
 
 
 def from_squares(squares):
-    """(B, rows, columns, 16, C) -> (B, 4 rows, 4 columns, C), slowly."""
+    """(B, 2, 2, 16, C) or (B, 2 * 2, 16, C) -> (B, 8, 8, C), slowly."""
+    squares = squares.reshape(-1, 2, 2, 16, squares.shape[-1])
     b, rows, columns, _, c = squares.shape
     maps = np.empty((b, 4 * rows, 4 * columns, c))
     for r in range(rows):
@@ -314,6 +318,12 @@ def test_no_bias_leaves_kernels_only(kind):
     assert run(layer, maps).shape == maps.shape
     assert len(layer.weights) == 4
     assert not any("bias" in weight.path for weight in layer.weights)
+    layer, biased = kind(heads=2, use_bias=False), kind(heads=2)
+    maps = np.random.default_rng(1).normal(size=maps.shape)
+    biased.build(maps.shape)
+    for name, (kernel,) in randomise(layer, maps.shape).items():
+        getattr(biased, name).set_weights([kernel, np.zeros(kernel.shape[1])])
+    np.testing.assert_allclose(run(layer, maps), run(biased, maps), atol=1e-5)
 
 
 def test_saved_layers_come_back_in_safe_mode(tmp_path):

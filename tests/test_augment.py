@@ -153,7 +153,7 @@ def test_blur_is_the_binomial_filter_for_half_of_the_samples():
     assert abs((shares == 0).mean() - 0.5) < 0.05
 
 
-def test_cutmix_pastes_a_box_of_the_next_sample_with_its_masks():
+def test_cutmix_pastes_a_box_of_the_sample_before_with_its_masks():
     images, moved = run(Augment(**STILL, **GEOMETRY, cutmix=1.0))
     pasted = np.isclose(images, np.roll(waves(), 1, axis=0), atol=1e-6).all(-1) & (images != waves()).any(-1)
     assert (pasted | (images == waves()).all(-1)).all()
@@ -297,3 +297,8 @@ def test_positions_keep_32_bits_under_mixed_precision(policy):
 def test_settings_that_make_no_sense_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         Augment(**options)
+
+
+def test_masks_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"masks have shape \(4, 37, 52, 3\), images \(4, 37, 53, 5\)"):
+        Augment()(waves(), masks()[:, :, 1:], SEEDS, training=True)

@@ -182,6 +182,14 @@ def test_empty_batches_give_finite_values_and_gradients(loss):
         assert gradient(loss, truth, truth + 0.3).max() > 0
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_has_a_gradient_where_a_pixel_is_perfectly_right(gamma):
+    truth, guess = np.array([0, 1, 1]).reshape(1, 1, 3, 1), np.array([0.0, 1.0, 0.5]).reshape(1, 1, 3, 1)
+    slope = gradient(losses.focal, truth, guess, gamma=gamma)
+    assert np.isfinite(slope).all()
+    assert slope[0, 0, 2, 0] < 0
+
+
 # Weights and distribution
 
 

@@ -10,6 +10,7 @@ def test_devices_say_what_was_chosen_and_why():
     assert found.precision in str(found)
     if not found.accelerators:
         assert "no GPU" in str(found)
+        assert ("no XLA" in str(found)) == (keras.backend.backend() == "tensorflow")
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,7 @@ def test_devices_say_what_was_chosen_and_why():
     [
         ([("Tesla T4", (7, 5))] * 2, "mixed_float16", "2 x Tesla T4: share each batch"),
         ([("Tesla T4", (7, 5))], "mixed_float16", "Tesla T4: compute capability 7.5"),
+        ([("Tesla T4", (7, 5))], "mixed_float16", "compiled by XLA"),
         ([("Tesla P100", (6, 0))], "float32", "no 16-bit tensor cores"),
         ([("L4", (8, 9))], "mixed_bfloat16", "bfloat16"),
         ([("L4", (8, 9)), ("Tesla T4", (7, 5))], "mixed_float16", "L4 and Tesla T4: share"),
@@ -31,8 +33,15 @@ def test_gpus_get_the_precision_that_the_oldest_of_them_can_do(found, precision,
 
 def test_one_device_needs_no_strategy():
     assert runtime.Devices(1, "float32", "one").strategy() is None
+    assert runtime.Devices(1, "float32", "one").xla == "auto"
     with runtime.scope(None):
         pass
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="MirroredStrategy is TensorFlow's")
+def test_devices_that_share_a_batch_go_without_xla(monkeypatch):
+    monkeypatch.setattr(runtime, "_mirrored", lambda names: names)
+    assert runtime.Devices(2, "float32", "two", ("GPU:0", "GPU:1")).xla is False
 
 
 def test_a_backend_that_errs_where_there_is_no_gpu_is_a_cpu(monkeypatch):
