@@ -3,7 +3,8 @@
 Every step is a pure function on one organ of one scan, and `Settings` composes them; a setting at its default is off,
 and all off is the plain threshold. The order: threshold (with hysteresis), gate, islands, largest component, presence
 smoothed along the slices, gaps filled, common stop line of the bowels. A step may only take voxels away from what the
-ones before it have left; the last two may also fill whole slices.
+ones before it have left; the last two may also fill whole slices. A step that would empty an organ's last slice is left
+out for that scan: every real scan we have seen holds all three organs, and a missing one costs the whole distance, 1.
 """
 
 import itertools
@@ -133,23 +134,29 @@ def organ_mask(
     box = slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     mask, inside = rough[box], probabilities[box]
     if settings.seed[organ]:
-        mask = hysteresis(inside, settings.threshold[organ], settings.seed[organ])
+        mask = _unless_empty(hysteresis(inside, settings.threshold[organ], settings.seed[organ]), mask)
     if settings.gate_pixels[organ]:
-        mask = gate(mask, count_pixels(probabilities, settings.gate_level[organ]), settings.gate_pixels[organ])
+        pixels = count_pixels(probabilities, settings.gate_level[organ])
+        mask = _unless_empty(gate(mask, pixels, settings.gate_pixels[organ]), mask)
     if settings.presence[organ]:
         if presence is None:
             raise ValueError(f"Settings presence={settings.presence} needs the model's presence scores; there are none")
-        mask = gate(mask, presence, settings.presence[organ])
+        mask = _unless_empty(gate(mask, presence, settings.presence[organ]), mask)
     if settings.island[organ]:
-        mask = drop_islands(mask, settings.island[organ])
+        mask = _unless_empty(drop_islands(mask, settings.island[organ]), mask)
     if settings.island_3d[organ] or settings.largest[organ]:
-        mask = drop_islands_3d(mask, settings.island_3d[organ], settings.largest[organ])
+        mask = _unless_empty(drop_islands_3d(mask, settings.island_3d[organ], settings.largest[organ]), mask)
     if settings.smoothing[organ]:
-        mask = smooth_presence(mask, settings.smoothing[organ])
+        mask = _unless_empty(smooth_presence(mask, settings.smoothing[organ]), mask)
     if settings.gap[organ]:
         mask = fill_gaps(mask, settings.gap[organ])
     whole[box] = mask
     return whole
+
+
+def _unless_empty(after: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Leave a step out that would take an organ's last voxel."""
+    return after if after.any() else before
 
 
 def hysteresis(probabilities: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -257,14 +264,14 @@ def stop_line(one: int, other: int, stop: str) -> int:
 
 
 def end_on(mask: np.ndarray, line: int) -> np.ndarray:
-    """Make a mask end on a slice; -1 leaves it alone."""
+    """Make a mask end on a slice; -1 leaves it alone, and so does a slice before its first."""
     end = last_slice(mask)
     if line < 0 or end < 0:
         return mask
     result = mask.copy()
     result[line + 1 :] = False
     result[end + 1 : line + 1] = mask[end]
-    return result
+    return _unless_empty(result, mask)
 
 
 def _signed_distance(mask: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from kitlib.postprocess import Settings
 
 _PER_ORGAN = [field.name for field in fields(Settings) if field.name not in ("stop", "presence")]
 _HOST = conventions.named("host")
-_VERSION = 2  # to be raised whenever the same settings give other masks or another score than before
+_VERSION = 3  # to be raised whenever the same settings give other masks or another score than before
 
 Totals = tuple[float, float, float, float]  # sum and number of the Dice values, sum and number of the distances
 

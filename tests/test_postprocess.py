@@ -114,6 +114,25 @@ def test_stop_line_leaves_a_scan_without_small_bowel_alone():
     assert postprocess.common_stop(large, np.zeros_like(large), "earlier")[0] is large
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"seed": 0.95}, {"gate_pixels": 50}, {"island": 50}, {"island_3d": 500}, {"smoothing": 3}, {"presence": 0.9}],
+    ids=str,
+)
+def test_no_step_takes_an_organ_away_altogether(fields):
+    probabilities = np.zeros((9, 8, 8, 3), np.float32)
+    probabilities[4, 2:5, 2:5] = 0.7
+    settings = Settings(**{name: (value,) * 3 for name, value in fields.items()})
+    found = postprocess.masks(probabilities, settings, np.full((9, 3), 0.1))
+    assert np.array_equal(found, probabilities > 0.5)
+
+
+def test_a_stop_line_before_an_organ_leaves_it():
+    mask = volume(a=(5, 8, 0, 3, 0, 3, 1)) > 0
+    assert np.array_equal(postprocess.end_on(mask, 3), mask)
+    assert postprocess.last_slice(postprocess.end_on(mask, 5)) == 5
+
+
 def test_settings_survive_json_and_refuse_what_they_do_not_know():
     settings = Settings(threshold=(0.3, 0.4, 0.5), largest=(False, False, True), stop="mean", gap=(1, 2, 3))
     assert Settings.from_json(settings.to_json()) == settings
