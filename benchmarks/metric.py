@@ -283,7 +283,8 @@ def peers(volumes, steps):
     kind = "blurred, noisy"
     return (
         f"On one scan, prediction {kind}; `off by` against scipy's transform of the volume, in units of the cube; MiB: "
-        f"rise of the peak memory above what the calls before had used (0: no more).\n\n{markdown(peers_table(volumes[0], steps, kind))}"
+        f"rise of the peak memory above "
+        f"what the calls before had used (0: no more).\n\n{markdown(peers_table(volumes[0], steps, kind))}"
     )
 
 
