@@ -20,7 +20,7 @@ from kitlib import ensemble, manifest, scans
 ROOT = Path(__file__).resolve().parents[1]
 TAKEN = ("run.json", "model.keras", "settings.json", "score.json", "history.csv")  # oof/ stays: it is large, and unused
 SLUG = "uwm-kit-bundle"
-T4_X2 = "NvidiaTeslaT4Highmem"  # Kaggle's name for two T4
+T4_X2 = "NvidiaTeslaT4"  # two T4: one alone is not offered, and NvidiaTeslaT4Highmem is for Kaggle's own people
 NEEDS_GPU = ("02_train", "03_inference", "05_experiments")
 
 
@@ -107,6 +107,12 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def newest(root: Path) -> list[Path]:
+    """Find the newest run; of a cross-validation its whole folder, since settings tuned on all folds stand there."""
+    found = ensemble.choose(root)
+    return [found[0].parent] if (found[0].parent / "folds.csv").is_file() else found
+
+
 def main() -> None:
     """Bundle the runs that are named, or the newest with its folds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -115,7 +121,7 @@ def main() -> None:
     parser.add_argument("--slug", default=SLUG, help="name of the data set")
     parser.add_argument("--out", type=Path, default=ROOT / "kaggle/bundle", help="folder to write anew")
     given = parser.parse_args()
-    target = build(given.runs or ensemble.choose(ROOT / "runs"), given.user, given.out, given.slug)
+    target = build(given.runs or newest(ROOT / "runs"), given.user, given.out, given.slug)
     for path in sorted(target.rglob("*")):
         if path.is_file():
             print(f"{path.stat().st_size / 2**20:9.2f} MiB  {path.relative_to(target)}")

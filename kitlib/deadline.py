@@ -1,7 +1,8 @@
 """The clock of an inference run: measure, forecast, and shed work so as to end in time.
 
 A pass is one network over one scan, plain or flipped. Passes are shed in a stated order, flips first and models last,
-each from the last to the first, and the first model never goes: a result from fewer passes beats none.
+each from the last to the first, and the first model never goes: a result from fewer passes beats none. They are weighed
+anew for each scan, so that one slow scan does not cost the passes of all that follow.
 """
 
 import os
@@ -99,7 +100,7 @@ class Deadline:
         """Shed passes until what remains is forecast to end in time, and write a line into the log.
 
         Args:
-            plan: the passes so far, the last to be shed first.
+            plan: all passes, the last to be shed first.
             slices: slices that are still to come.
             scan: the scan that comes next, for the log.
 
@@ -110,7 +111,7 @@ class Deadline:
         dropped = []
         while len(plan) > 1 and (self.forecast(slices, plan) or 0.0) > left:
             dropped.append(plan.pop())
-        self.shed += dropped
+        self.shed += [one for one in dropped if one not in self.shed]
         needed = self.forecast(slices, plan)
         self.lines.append(
             {

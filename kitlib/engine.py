@@ -43,7 +43,7 @@ class Engine:
             found, wanted = self._run_graph(trial), np.asarray(network.predict_on_batch(trial))
             if np.abs(found - wanted).max() <= (TOLERANCE if single else 1e-2):
                 self.kind = f"frozen TensorFlow graph{', batch norms folded' if single else ''}"
-        except (ValueError, TypeError, NotImplementedError, AttributeError, ImportError):
+        except Exception:  # TensorFlow's errors share no narrower name; Keras then runs the network
             self._graphs.clear()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -52,12 +52,13 @@ class Engine:
         Raises:
             MemoryError: when the device has not enough memory for the batch.
         """
-        if not self.kind.startswith("frozen"):
+        frozen = self.kind.startswith("frozen")
+        if not frozen and not self.kind.endswith("tensorflow"):
             return np.asarray(self.network.predict_on_batch(images), np.float32)
         import tensorflow as tf
 
         try:
-            return self._run_graph(images)
+            return self._run_graph(images) if frozen else np.asarray(self.network.predict_on_batch(images), np.float32)
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(f"a batch of {len(images)} does not fit: {error.message[:200]}") from error
 

@@ -1,6 +1,11 @@
 """The networks of an inference run: which runs, in what order, with which settings, and how each is run."""
 
+import importlib
+import inspect
+import json
 import os
+import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +35,10 @@ class Member:
 
 
 def load(folder: str | os.PathLike):
-    """Load the network of a run.
+    """Load the network of a run, saved by this Keras or by a newer one.
+
+    A newer Keras writes settings that an older one does not know and refuses. Where they are all off, as in the kit's
+    networks, the older one computes the same without them.
 
     Raises:
         FileNotFoundError: names the folder without a model.
@@ -42,7 +50,14 @@ def load(folder: str | os.PathLike):
     run = runs.read(folder)
     if not run.model_path.is_file():
         raise FileNotFoundError(f"{run.folder} has no model.keras; its training did not finish")
-    return keras.saving.load_model(run.model_path, compile=False)
+    try:
+        return keras.saving.load_model(run.model_path, compile=False)
+    except (TypeError, ValueError):
+        with tempfile.TemporaryDirectory() as place:
+            older = Path(place) / "model.keras"
+            if not _write_for_older(run.model_path, older):
+                raise
+            return keras.saving.load_model(older, compile=False)
 
 
 def open_members(
@@ -106,13 +121,24 @@ def choose(
     if name:
         whole = [folder for folder in whole if (root / name) in (folder, *folder.parents)]
     elif not (root / manifest.NAME).is_file() and whole:
-        newest = runs.find(root)[-1].folder
-        family = (newest.parent / "folds.csv").is_file()
-        whole = [folder for folder in whole if folder == newest or (family and folder.parent == newest.parent)]
+        whole = _newest(whole, faults)
     if not whole and not missing_ok:
         what = f"run {name!r}" if name else "finished run"
         raise FileNotFoundError(f"no {what} below {root.resolve()}: run 02_train first, or attach a run")
     return whole
+
+
+def _newest(folders: Sequence[Path], faults: Faults) -> list[Path]:
+    """Find the run that ended last, and the other folds of its cross-validation."""
+    ended = {}
+    for folder in folders:
+        with faults.survive(folder / "run.json", "this run is left out"):
+            ended[folder] = runs.read(folder).record.get("ended", "")
+    if not ended:
+        return []
+    newest = max(ended, key=lambda folder: (ended[folder], str(folder)))
+    family = (newest.parent / "folds.csv").is_file()
+    return [folder for folder in ended if folder == newest or (family and folder.parent == newest.parent)]
 
 
 def choose_settings(run_folders: Sequence[str | os.PathLike], faults: Faults | None = None) -> postprocess.Settings:
@@ -141,9 +167,45 @@ def choose_settings(run_folders: Sequence[str | os.PathLike], faults: Faults | N
     return own[max(folders, key=_held_out)] if len(set(own.values())) > 1 else own[folders[0]]
 
 
+def _write_for_older(path: Path, target: Path) -> bool:
+    """Copy a network without the settings that this Keras does not know and that are off; tell if there were any."""
+    with zipfile.ZipFile(path) as source:
+        content = {name: source.read(name) for name in source.namelist()}
+    network = json.loads(content["config.json"])
+    if not _drop_unknown(network):
+        return False
+    content["config.json"] = json.dumps(network).encode()
+    with zipfile.ZipFile(target, "w") as copy:
+        for name, data in content.items():
+            copy.writestr(name, data)
+    return True
+
+
+def _drop_unknown(part) -> int:
+    """Take out of a network's description what Keras' own classes do not know and what is off; count it.
+
+    Off is None or False, and whatever is named after a switch that is off: `renorm_momentum` after `renorm`.
+    """
+    if isinstance(part, list):
+        return sum(map(_drop_unknown, part))
+    if not isinstance(part, dict):
+        return 0
+    dropped = sum(map(_drop_unknown, part.values()))
+    config, module = part.get("config"), str(part.get("module"))
+    if not isinstance(config, dict) or module.split(".")[0] != "keras":
+        return dropped
+    kind = getattr(importlib.import_module(module), part["class_name"])
+    known = {name for parent in kind.__mro__ for name in inspect.signature(parent.__init__).parameters}
+    off = [name for name in config if name not in known and config[name] in (None, False)]
+    off += [name for name in config if name not in known and name.startswith(tuple(f"{switch}_" for switch in off))]
+    for name in set(off):
+        del config[name]
+    return dropped + len(set(off))
+
+
 def _held_out(folder: Path) -> float:
     """Read the held-out score of a run; the worst where there is none."""
     try:
         return float(runs.read(folder).score().get("score", -1.0))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return -1.0

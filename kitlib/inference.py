@@ -64,7 +64,7 @@ def predict(
     left = len(slices)
     with tqdm(total=left, desc="predicting", unit=" slices", disable=not progress) as bar:
         for name, rows in groups:
-            plan = clock.plan(plan, left, name)
+            now = clock.plan(plan, left, name)
             if clock.over:
                 scans_left = slices["scan"].nunique() - len(clock.lines) + 1
                 text = f"the deadline of {clock.hours} hours is reached with {scans_left} scans to go"
@@ -74,10 +74,12 @@ def predict(
             with faults.survive(name, "left empty"):
                 scan = rescue.load(rows, faults)
                 if scan is not None:
-                    probabilities = _average(members, plan, scan, rows, batch_size, grid, faults, seconds)
+                    probabilities = _average(members, now, scan, rows, batch_size, grid, faults, seconds)
             if probabilities is not None:
                 yield name, probabilities
-                plan = [one for one in plan if one in seconds]  # what failed where others did not has failed for good
+                plan = [
+                    one for one in plan if one in seconds or one not in now
+                ]  # what failed where others did not has failed for good
             clock.record(len(rows), time.perf_counter() - started - sum(seconds.values()), seconds)
             left -= len(rows)
             bar.update(len(rows))

@@ -181,7 +181,7 @@ def _complete(slices: pd.DataFrame, sample: pd.DataFrame, faults: Faults) -> pd.
         text = f"sample_submission.csv does not ask for this slice, nor for {len(extra) - 1} others"
         faults.meet(extra["path"].iloc[0], text, "not written")
     lines = []
-    lost = pd.Series([name for name in asked if name not in set(slices["id"])], dtype=str)
+    lost = pd.Series(asked[~asked.isin(slices["id"])], dtype=str)
     for scan, names in lost.groupby(lost.str.rsplit("_slice_", n=1).str[0], sort=False):
         rows = slices[slices["scan"] == scan]
         remedy = "filled from their neighbours" if len(rows) else "left empty"

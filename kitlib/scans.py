@@ -206,16 +206,15 @@ def later_days(slices: pd.DataFrame, every: int = 5) -> pd.Series:
 def _from_folder(folder: Path, faults: list[str]) -> list[tuple]:
     """List folder/case*/case*_day*/scans/*.png as records; what does not fit is a fault."""
     records = []
-    for case in _subfolders(folder):
-        for scan in _subfolders(case.path):
+    for case in _subfolders(folder, faults):
+        for scan in _subfolders(case.path, faults):
             pictures = Path(scan.path) / "scans"
             if not pictures.is_dir():
                 faults.append(f"{scan.path}: has no folder scans/")
                 continue
-            with os.scandir(pictures) as entries:
-                for entry in entries:
-                    if entry.name.endswith(".png"):
-                        _add(records, faults, scan.name, entry.name, entry.path, _size(entry))
+            for entry in _entries(pictures, faults):
+                if entry.name.endswith(".png"):
+                    _add(records, faults, scan.name, entry.name, entry.path, _size(entry))
     return records
 
 
@@ -273,12 +272,21 @@ def _read_masks(path: Path, faults: list[str]) -> pd.DataFrame:
     return masks.fillna("").rename_axis(columns=None)
 
 
-def _subfolders(folder: str | os.PathLike) -> list[os.DirEntry]:
+def _subfolders(folder: str | os.PathLike, faults: list[str]) -> list[os.DirEntry]:
     """List the folders in a folder by name; none when it does not exist."""
     if not os.path.isdir(folder):
         return []
-    with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: entry.name)
+    return sorted((entry for entry in _entries(folder, faults) if entry.is_dir()), key=lambda entry: entry.name)
+
+
+def _entries(folder: str | os.PathLike, faults: list[str]) -> list[os.DirEntry]:
+    """List what is in a folder; one that cannot be read is a fault, and costs what is in it."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        faults.append(f"{folder}: cannot be read: {error.strerror}")
+        return []
 
 
 def _shorten(faults: list[str], most: int = 20) -> str:

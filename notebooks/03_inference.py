@@ -61,6 +61,8 @@ from kitlib.faults import Faults
 # %%
 root = runtime.competition(DATA)
 mode = runtime.mode(root)
+if FAULTS not in ("", "stop", "go on") or FALLBACK not in ("", "empty", "atlas"):
+    raise ValueError(f"FAULTS = {FAULTS!r}, FALLBACK = {FALLBACK!r}: the cell of parameters lists what there is")
 faults = Faults(strict={"stop": True, "go on": False}.get(FAULTS, mode != "rerun"))
 slices, sample = rescue.read(root, faults)
 target = Path(OUTPUT or ("submission.csv" if runtime.on_kaggle() else "../submissions/submission.csv"))
@@ -79,7 +81,8 @@ place = Path(RUNS) if RUNS else (runtime.bundle() or Path("..")) / "runs"
 chosen = ensemble.choose(place, RUN, faults, missing_ok=bool(FALLBACK))
 settings = ensemble.choose_settings(chosen, faults)
 members = ensemble.open_members(chosen, faults, BATCH, missing_ok=bool(FALLBACK))
-print("\n".join(f"{member.name}: {member.kind}, {member.spec}" for member in members))
+listed = [f"{member.name}: {member.kind}, {member.spec}" for member in members]
+print("\n".join(listed) or f"no network: the fallback is {FALLBACK!r}")
 print(settings)
 
 # %% [markdown]
@@ -102,10 +105,11 @@ if mode != "rerun" and not len(slices) and members and (root / "train.csv").is_f
 # ## Prediction
 #
 # How far is it, and will it end in time? Each finished scan is in the file at once. When the forecast passes the
-# deadline, flipped passes are shed first and then networks, the first network never.
+# deadline, flipped passes are shed first and then networks, the first network never; a scan that was slow by accident
+# costs the next ones nothing, as each is weighed anew.
 
 # %%
-clock = deadline.Deadline(HOURS)
+clock = deadline.Deadline(HOURS, spent=0.0 if mode == "interactive" else None)  # a kernel may be days old
 options = {"settings": settings, "clock": clock, "faults": faults, "flip": FLIP, "grid": GRID, "batch_size": BATCH}
 predicted = baselines.empty(slices)
 if members:

@@ -67,11 +67,22 @@ def test_inference_has_no_internet_and_two_pinned_gpus():
     about = load().kernel("03_inference", "somebody")
     assert about["enable_internet"] is False
     assert about["enable_gpu"] is True
-    assert about["machine_shape"] == "NvidiaTeslaT4Highmem"
+    assert about["machine_shape"] == "NvidiaTeslaT4"
     assert about["competition_sources"] == ["uw-madison-gi-tract-image-segmentation"]
     assert about["dataset_sources"] == ["somebody/uwm-kit-bundle"]
     assert about["id"].split("/")[1] == about["title"]
     assert re.fullmatch(r"[a-z0-9-]{5,50}", about["title"])
+
+
+def test_the_newest_cross_validation_keeps_the_settings_of_all_its_folds(cross_validation, tmp_path, monkeypatch):
+    (cross_validation / "settings.json").write_text("{}")
+    bundle = load()
+    monkeypatch.setattr(bundle, "_wheel", lambda target: None)
+    assert bundle.newest(tmp_path) == [cross_validation]
+    runs_there = bundle.build(bundle.newest(tmp_path), "somebody", tmp_path / "bundle") / "dataset/runs"
+    assert (runs_there / "cv/settings.json").is_file()
+    assert (runs_there / "cv/fold1/model.keras").is_file()
+    assert not list(runs_there.rglob("*.npy"))
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path, monkeypatch):

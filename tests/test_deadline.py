@@ -95,3 +95,18 @@ def test_impossible_hours_are_refused():
         Deadline(0)
     with pytest.raises(ValueError, match="margin"):
         Deadline(1, margin=1.0)
+
+
+def test_one_slow_scan_does_not_cost_the_passes_of_all_that_follow():
+    watch, counts = Watch(), []
+    clock = Deadline(1, margin=0, now=watch, spent=0.0)
+    for number in range(20):
+        counts.append(len(clock.plan(passes(3, True), (20 - number) * 10)))
+        rest = 400.0 if number == 1 else 0.0
+        watch.seconds += rest + 10 * counts[-1]
+        clock.record(10, rest, dict.fromkeys(passes(3, True)[: counts[-1]], 10.0))
+    assert min(counts) < 6, "the forecast after the slow scan is past the deadline"
+    assert counts[-1] == 6
+    assert clock.shed[0] == Pass(2, True)
+    assert len(clock.shed) == len(set(clock.shed))
+    assert watch.seconds < clock.limit

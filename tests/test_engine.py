@@ -91,3 +91,24 @@ def test_engine_leaves_a_graph_aside_that_says_something_else(monkeypatch):
     made = engine.Engine(plain, batch_size=2)
     assert made.kind.startswith("Keras on")
     np.testing.assert_array_equal(made(IMAGES[:2]), plain.predict_on_batch(IMAGES[:2]))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow's graphs are frozen")
+def test_engine_that_cannot_freeze_runs_keras_and_says_when_memory_is_short(monkeypatch):
+    import tensorflow as tf
+
+    def fail(*_):
+        raise tf.errors.UnimplementedError(None, None, "no such kernel")
+
+    monkeypatch.setattr(engine, "_freeze", fail)
+    plain = network(window_stages=(0,))
+    made = engine.Engine(plain, batch_size=2)
+    assert made.kind == "Keras on tensorflow"
+    np.testing.assert_array_equal(made(IMAGES[:2]), plain.predict_on_batch(IMAGES[:2]))
+
+    def too_large(images):
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    monkeypatch.setattr(plain, "predict_on_batch", too_large)
+    with pytest.raises(MemoryError, match="2 does not fit"):
+        made(IMAGES[:2])

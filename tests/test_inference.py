@@ -1,3 +1,6 @@
+import json
+import zipfile
+
 import keras
 import numpy as np
 import pandas as pd
@@ -12,8 +15,6 @@ SPEC = inputs.InputSpec(32, 32, depth=3)
 
 def save_run(folder, seed, spec=SPEC):
     """Write a run with an untrained network."""
-    import json
-
     keras.utils.set_random_seed(seed)
     folder.mkdir()
     unet.build_unet(spec.shape, levels=2, base=4, window_stages=(0,)).save(folder / "model.keras")
@@ -249,3 +250,44 @@ def test_without_one_network_that_opens_there_is_an_error_in_the_rerun_too(hidde
             [tmp_path / "a"], hidden, submission.expected_rows(hidden), target, faults=Faults(strict=False)
         )
     assert submission.check(target, hidden) == []
+
+
+def newer(folder, target, value):
+    """Copy a run as a newer Keras might have written it: with settings that this one does not know."""
+    runs.write_record(target, runs.read(folder).record)
+    with zipfile.ZipFile(folder / "model.keras") as source, zipfile.ZipFile(target / "model.keras", "w") as copy:
+        for name in source.namelist():
+            data = source.read(name)
+            if name == "config.json":
+                network = json.loads(data)
+                for layer in network["config"]["layers"]:
+                    if layer["class_name"] == "Conv2D":
+                        layer["config"] |= {"swirl": value, "swirl_rate": 0.9}
+                        layer["config"]["kernel_initializer"]["config"]["new_axes"] = None
+                data = json.dumps(network).encode()
+            copy.writestr(name, data)
+    return target
+
+
+def test_a_network_of_a_newer_keras_loads_where_its_new_settings_are_off(folders, hidden, tmp_path):
+    wanted = dict(inference.predict(folders[:1], first_scan(hidden), progress=False))
+    found = dict(inference.predict([newer(folders[0], tmp_path / "off", False)], first_scan(hidden), progress=False))
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name])
+    with pytest.raises((TypeError, ValueError), match="swirl"):
+        inference.load(newer(folders[0], tmp_path / "on", True))
+
+
+def test_a_record_that_cannot_be_read_costs_one_run_where_there_is_no_manifest(tmp_path):
+    for name in ("a", "b"):
+        runs.write_record(tmp_path / name, {"parameters": {}, "ended": "1"})
+        (tmp_path / name / "model.keras").write_bytes(b"")
+    (tmp_path / "b/run.json").write_text("{")
+    faults = Faults(strict=False)
+    assert ensemble.choose(tmp_path, faults=faults) == [tmp_path / "a"]
+    assert "b/run.json" in str(faults)
+    with pytest.raises(ValueError, match=r"b/run\.json"):
+        ensemble.choose(tmp_path)
+    assert ensemble._held_out(tmp_path / "b") == -1
+    (tmp_path / "a/score.json").write_text('{"score": null}')
+    assert ensemble._held_out(tmp_path / "a") == -1

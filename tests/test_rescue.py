@@ -117,6 +117,24 @@ def test_a_test_folder_that_is_missing_leaves_all_rows_empty(root, tmp_path):
     assert len(faults) == sample["id"].str.rsplit("_slice_", n=1).str[0].nunique()
 
 
+def test_a_folder_that_cannot_be_read_costs_its_own_scan(root, tmp_path, monkeypatch):
+    shut, scandir = pictures(root)[0].parent, os.scandir
+
+    def refuse(folder):
+        if Path(folder) == shut:
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(scans.os, "scandir", refuse)
+    faults, slices, sample = submit(root, tmp_path / "b.csv", strict=False)
+    assert submission.check(tmp_path / "b.csv", slices, sample) == []
+    assert shut.parent.name not in set(slices["scan"])
+    assert len(slices)
+    assert f"{shut}: cannot be read: Permission denied" in str(faults)
+    with pytest.raises(ValueError, match="cannot be read"):
+        submit(root, tmp_path / "c.csv", strict=True)
+
+
 def test_a_slice_of_another_size_gets_masks_of_its_own_size(root, tmp_path):
     path = pictures(root)[1]
     picture = cv2.resize(inputs.read_picture(path), (50, 40))
