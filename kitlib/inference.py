@@ -77,9 +77,8 @@ def predict(
                     probabilities = _average(members, now, scan, rows, batch_size, grid, faults, seconds)
             if probabilities is not None:
                 yield name, probabilities
-                plan = [
-                    one for one in plan if one in seconds or one not in now
-                ]  # what failed where others did not has failed for good
+                # what failed where others did not has failed for good; what was shed may come back
+                plan = [one for one in plan if one in seconds or one not in now]
             clock.record(len(rows), time.perf_counter() - started - sum(seconds.values()), seconds)
             left -= len(rows)
             bar.update(len(rows))
