@@ -185,6 +185,7 @@ def main() -> None:
         made = part() + "\n"
         print(made, flush=True)
         text += "\n" + made
+    text += "\n" + " ".join(__doc__.split("\n\n")[-1].split()) + "\n"
     if options.save:
         draft = RESULTS.with_suffix(".tmp")
         draft.write_text(text)

@@ -196,6 +196,7 @@ def main() -> None:
         "| network | weights | images/s | ms per step | peak memory MiB | share of the product's peak |",
         "|--|--|--|--|--|--|",
     ]
+    seconds = {}
     for name, (package, _, settings, long) in FIELD.items():
         if long != options.long and name not in ALWAYS:
             continue
@@ -208,6 +209,7 @@ def main() -> None:
             lines.append(f"| {name} | failed: {done.stderr.strip().splitlines()[-1][:80]} | | | | |")
             continue
         found = json.loads(done.stdout.splitlines()[-1])
+        seconds[name] = found["seconds"]
         share = ""
         if "share" not in found and not settings.get("attention"):
             ratio = arithmetic(settings.get("levels", 4)) / found["seconds"] / found["peak"]
@@ -217,13 +219,26 @@ def main() -> None:
             f"| {found['memory']:.0f} | {share} |"
         )
         print(lines[-1], flush=True)
-    text = "\n".join(lines) + "\n"
+    text = "\n".join([*lines, "", decisive(seconds)]) + "\n"
     print("\n" + text)
     if options.save:
         target = RESULTS.with_name("compiled.md") if options.long else RESULTS
         draft = target.with_suffix(".tmp")
         draft.write_text(text)
         os.replace(draft, target)
+
+
+def decisive(seconds: dict[str, float]) -> str:
+    """What decides the speed: every contestant's images per second over the plain network's of the same package."""
+    ratios = []
+    for package, plain in zip(("Keras", "PyTorch"), ALWAYS, strict=True):
+        others = [name for name in seconds if name.startswith(package) and name not in ALWAYS]
+        ratios += [f"{name} {seconds[plain] / seconds[name]:.2f}" for name in others if plain in seconds]
+    both = f"{seconds[ALWAYS[1]] / seconds[ALWAYS[0]]:.2f}" if set(ALWAYS) <= set(seconds) else "not measured"
+    return (
+        f"Keras on TF over PyTorch eager, plain, 4 levels: {both} times the images per second. "
+        f"What decides it, in times the plain 4 levels of the same package: {'; '.join(ratios)}."
+    )
 
 
 def versions() -> str:
