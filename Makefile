@@ -13,11 +13,13 @@ demo: $(VENV)/.stamp $(DATA)/train.csv  ## synthetic competition, three notebook
 	$(BIN)/python -m kitlib.baselines $(DATA) submissions/submission.csv
 	@echo "Open pages/01_eda.html, pages/02_train.html and pages/03_inference.html; the run lies below runs/demo."
 
+# two processes, each test file in one of them
+PARALLEL := -n 2 --dist loadfile
 test: $(VENV)/.stamp  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-kaggle: .venv-kaggle/.stamp  ## all tests on the versions of Kaggle's image
-	.venv-kaggle/bin/python -m pytest
+	.venv-kaggle/bin/python -m pytest $(PARALLEL)
 
 JAX_TESTS := $(wildcard $(foreach name,attention unet losses monitors elastic augment randomness splines,tests/test_$(name).py))
 test-jax: $(VENV)/.jax  ## the tests of the pure-Keras modules on the JAX backend

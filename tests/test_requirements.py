@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = {"scikit-learn": "sklearn", "opencv-python-headless": "cv2"}
+MODULES = {"scikit-learn": "sklearn", "pytest-xdist": "xdist", "opencv-python-headless": "cv2"}
 LINES = (ROOT / "requirements.txt").read_text().splitlines()
 PACKAGES = [re.split("[<>=]", line)[0] for line in LINES if line and line[0] not in "#-"]
 
