@@ -30,6 +30,7 @@ def curves(histories: dict[str, list[pd.DataFrame]]) -> Figure:
                 axis.set_ylim(0, 1)
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
+        axis.locator_params(axis="x", integer=True)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
@@ -47,6 +48,7 @@ def together(histories: dict[str, list[pd.DataFrame]], columns: dict[str, str]) 
         for color, (name, tables) in zip(_LINES, histories.items(), strict=False):
             _seeds(axis, tables, column, color, name)
         axis.set(title=title, xlabel="epoch")
+        axis.locator_params(axis="x", integer=True)
         axis.grid(axis="y")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

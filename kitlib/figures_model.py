@@ -47,6 +47,7 @@ def history(table: pd.DataFrame) -> Figure:
         axis.plot(table["epoch"], held_out, color=INK, label="held out")
         axis.axvline(table["epoch"][judged.idxmax()], color="#9AA5B1", linewidth=0.8, linestyle=":", label="best epoch")
         axis.set(title=title, xlabel="epoch")
+        axis.locator_params(axis="x", integer=True)
         axis.grid(axis="y")
         if name != "loss":
             axis.set_ylim(0, 1)
@@ -63,6 +64,7 @@ def gaps(histories: dict[str, pd.DataFrame]) -> Figure:
         axis.plot(table["epoch"], table["val_dice"], color=INK, label="held out")
         axis.fill_between(table["epoch"], table["val_dice"], table["dice"], color="#9AA5B1", alpha=0.2)
         axis.set(title=name, xlabel="epoch", ylim=(0, 1))
+        axis.locator_params(axis="x", integer=True)
         axis.grid(axis="y")
     axes[0][0].set_ylabel("Dice")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
