@@ -7,7 +7,8 @@ of three sizes, which must not grow; and the steps inside the window attention o
 On a CPU under TensorFlow the window attention is bound by memory: passes over maps and scores that no two operations
 share. Tried there, without a gain beyond the noise of a busy machine: a gradient by hand (`keras.ops.custom_gradient`,
 softmax kept or made anew, sums by products with ones, no maximum), separate projections, windows cut before the
-projections. Slower: queries and keys folded into one product per window on the coarser stages, XLA around attention.
+projections, larger thresholds of the memory allocator. Slower: queries and keys folded into one product per window on
+the coarser stages, XLA around attention.
 """
 
 import argparse

@@ -203,7 +203,7 @@ def main() -> None:
         if find_spec(package) is None:
             lines.append(f"| {name} | {package} is not installed | | | | |")
             continue
-        command = [sys.executable, __file__, "--one", name, "--rounds", str(options.rounds)]
+        command = [sys.executable, "-P", __file__, "--one", name, "--rounds", str(options.rounds)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines.append(f"| {name} | failed: {done.stderr.strip().splitlines()[-1][:80]} | | | | |")
