@@ -130,7 +130,10 @@ def bias_by_threshold(
             predicted = np.moveaxis(full >= np.float32(threshold), -1, 0)
             pairs = zip(masks, predicted, strict=True)
             entries.append(([signed_distances(*pair) for pair in pairs], _spacing(part)))
-    return pd.concat({level: _summary(entries) for level, entries in found.items()}, names=["threshold"])
+    tables = [_summary(entries) for entries in found.values()]
+    # Not pd.concat: pandas 2 warns where a table without any border is all NaN.
+    index = pd.MultiIndex.from_product([found, contest.ORGANS], names=["threshold", "organ"])
+    return pd.DataFrame(np.concatenate([table.to_numpy(float) for table in tables]), index, tables[0].columns)
 
 
 def _table(volumes) -> pd.DataFrame:

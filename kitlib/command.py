@@ -19,7 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(devices)
     root = scans.find_root(given.root)
     slices = scans.read(root)
-    held_out = _case_of(slices, given.held_out) if given.held_out else scans.folds(slices) == 0
+    try:
+        held_out = _case_of(slices, given.held_out) if given.held_out else scans.folds(slices) == 0
+    except ValueError as error:
+        raise SystemExit(f"{root}: {error}") from None
     preset = presets.named(given.preset)
     chosen = {
         name: getattr(given, name) for name in ("epochs", "batch_size", "seed") if getattr(given, name) is not None
