@@ -6,6 +6,7 @@ Kaggle mounts it, and 03_inference runs as it would there:
     public    the folders of before 2026, an empty test folder, a sample without rows
     rerun     today's folders, hidden cases; twice, since a repeated run has to write the same bytes
     hostile   hidden cases with faults in them: files cut off, altered, missing, of a strange size, and a broken network
+              (where there are several)
 
 Each run must end with a file that submission.check accepts, and the rerun with the score of the same networks here.
 """
@@ -132,10 +133,11 @@ def break_things(place: Path, dataset: Path) -> list[str]:
     second[3].rename(second[3].with_name("slice_4_copy.png"))
     for path in third[1:]:
         path.unlink()
-    model = sorted((dataset / "runs").rglob("model.keras"))[-1]
-    model.write_bytes(model.read_bytes()[:1000])
+    models = sorted((dataset / "runs").rglob("model.keras"))
+    for model in models[1:][-1:]:  # the last; an only one stays, since a bundle without any network is an error
+        model.write_bytes(model.read_bytes()[:1000])
     names = [first[2].name, first[4].name, first[6].name, f"_slice_{8 + 1:04d}", "40x50", "slice_4_copy.png"]
-    return [*names, str(model.parent.name), third[0].parent.parent.name]
+    return [*names, *(model.parent.name for model in models[1:][-1:]), third[0].parent.parent.name]
 
 
 def tiny_runs(root: Path, folder: Path) -> list[Path]:
