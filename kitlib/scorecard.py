@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(report(scores, options.convention, options.worst))
     if options.millimetres:
-        print("\nvolumes in millimetres, means over scans")
+        print("\nvolumes in millimetres, means over the scans where both masks hold the organ")
         table = borders.clinical(truth, prediction, slices)
-        print(table.groupby("organ", sort=False).mean(numeric_only=True).to_string(float_format="%.3f"))
+        print(borders.clinical_means(table).to_string(float_format="%.3f"))
     return 0
 
 

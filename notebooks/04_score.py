@@ -121,7 +121,7 @@ figures_score.worst(truth, plain, slices, worst[worst["hausdorff"] < 1].head(3))
 
 # %%
 clinical = borders.clinical(truth, plain, slices)
-display(clinical.groupby("organ", sort=False).mean(numeric_only=True).round(3))
+display(borders.clinical_means(clinical).round(3))
 
 # %% [markdown]
 # ## Tuning

@@ -427,6 +427,17 @@ def test_clinical_distances_of_a_shift_along_z_by_hand():
     assert table["dice"].tolist() == [0.5] * 3
 
 
+def test_an_organ_that_is_missed_is_counted_and_in_no_mean_of_millimetres():
+    one = np.zeros((3, 12, 9, 9), bool)
+    one[:, 2:6, 2:7, 2:7] = True
+    half = np.roll(one, 2, axis=1)
+    half[1] = False
+    means = borders.clinical_means(borders.clinical(*tables([one, one], [np.roll(one, 2, axis=1), half])))
+    assert means["missed"].tolist() == [0, 1, 0]
+    assert means["hausdorff_mm"].tolist() == [6.0] * 3
+    assert means["dice"].tolist() == [0.5, 0.25, 0.5]
+
+
 def test_surface_distances_agree_with_brute_force():
     truth, prediction = PAIRS["shifted"]
     steps = (3.0, 1.5, 1.5)
