@@ -76,8 +76,10 @@ class Deadline:
         """Tell whether only the margin is left."""
         return self.elapsed >= self.limit
 
-    def record(self, slices: int, rest: float, seconds: dict[Pass, float]) -> None:
-        """Take down a scan: its slices, the seconds of its passes, and the seconds of everything else."""
+    def record(self, slices: int, rest: float, seconds: dict[Pass, float], failed: int = 0) -> None:
+        """Take down a scan: its slices, the seconds of all but its passes and of those, and how many failed."""
+        if self.lines:
+            self.lines[-1]["passes"] = len(seconds) - failed
         self._scans.append((slices, rest, dict(seconds)))
 
     def forecast(self, slices: int, plan: Sequence[Pass]) -> float | None:
@@ -126,7 +128,7 @@ class Deadline:
         return plan
 
     def log(self) -> pd.DataFrame:
-        """List one row per scan: minutes since the start, forecast for the rest, left; passes run and passes shed."""
+        """List one row per scan: minutes since the start, forecast for the rest, left; passes that worked, and shed."""
         columns = ["scan", "elapsed_min", "forecast_min", "left_min", "passes", "shed"]
         return pd.DataFrame(self.lines, columns=columns).astype({"forecast_min": float})
 

@@ -1,7 +1,8 @@
 """From scans to probabilities and to the submission, one scan at a time, with the networks of one or several runs.
 
 A pass is one network over one scan, plain or flipped; the probabilities of all passes are averaged on the network's
-grid and brought back to the size of the files once. Memory holds one scan, and the networks.
+grid and brought back to the size of the files once. Memory holds one scan, and the networks. A pass that fails costs
+its scan that pass and is tried again on the next; one that runs out of memory where others do not is left out for good.
 """
 
 import gc
@@ -59,27 +60,33 @@ def predict(
     faults = Faults(strict=True) if faults is None else faults
     clock = clock or Deadline(None)
     members = open_members(run_folders, faults, batch_size)
-    plan = passes(len(members), flip)
+    whole, failing = passes(len(members), flip), set()
     groups = slices.groupby("scan", sort=False)
     left = len(slices)
     with tqdm(total=left, desc="predicting", unit=" slices", disable=not progress) as bar:
         for name, rows in groups:
-            now = clock.plan(plan, left, name)
+            # what failed on its last scan is tried again, as the last and so the first to be shed
+            now = clock.plan(sorted(whole, key=failing.__contains__), left, name)
             if clock.over:
                 scans_left = slices["scan"].nunique() - len(clock.lines) + 1
                 text = f"the deadline of {clock.hours} hours is reached with {scans_left} scans to go"
                 faults.meet(name, text, "they stay empty")
                 return
-            started, seconds, probabilities = time.perf_counter(), {}, None
+            started, probabilities = time.perf_counter(), None
+            seconds: dict[Pass, float] = {}
+            failed: dict[Pass, type[Exception]] = {}
             with faults.survive(name, "left empty"):
                 scan = rescue.load(rows, faults)
                 if scan is not None:
-                    probabilities = _average(members, now, scan, rows, batch_size, grid, faults, seconds)
+                    probabilities = _average(members, now, scan, rows, batch_size, grid, faults, seconds, failed)
             if probabilities is not None:
                 yield name, probabilities
-                # what failed where others did not has failed for good; what was shed may come back
-                plan = [one for one in plan if one in seconds or one not in now]
-            clock.record(len(rows), time.perf_counter() - started - sum(seconds.values()), seconds)
+                for one in [one for one, kind in failed.items() if issubclass(kind, MemoryError)]:
+                    text = "does not fit into memory, one slice at a time, where other passes do"
+                    faults.meet(f"{members[one.model].name}{' flipped' * one.flipped}", text, "left out from here on")
+                    whole.remove(one)
+            failing = (failing - set(seconds)) | set(failed)
+            clock.record(len(rows), time.perf_counter() - started - sum(seconds.values()), seconds, len(failed))
             left -= len(rows)
             bar.update(len(rows))
 
@@ -175,27 +182,34 @@ def predict_scan(
     return _run_scan(lambda images: np.asarray(network.predict_on_batch(images)), prepared, rows, spec, batch_size)
 
 
-def _average(members, plan, scan, rows, batch_size, grid, faults, seconds) -> np.ndarray | None:
-    """Run the passes of a plan over a scan and average them; `seconds` takes down what each pass cost."""
+def _average(members, plan, scan, rows, batch_size, grid, faults, seconds, failed) -> np.ndarray | None:
+    """Run the passes of a plan over a scan and average those that work.
+
+    `seconds` takes down what each pass cost, and `failed` the kind of error of those that failed.
+    """
     sums: dict[tuple[int, int], np.ndarray] = {}
     prepared: dict[inputs.InputSpec, np.ndarray] = {}
     for one in plan:
         member = members[one.model]
         started = time.perf_counter()
-        with faults.survive(
-            f"{rows['scan'].iloc[0]}, {member.name}{' flipped' * one.flipped}", "this pass is left out"
-        ):
-            seen = replace(member.spec, height=grid[0], width=grid[1]) if grid else member.spec
-            if seen not in prepared:
-                prepared[seen] = inputs.prepare(scan, seen)
-            found = _with_less(member, prepared[seen], rows, batch_size, one, faults)
-            sums[seen.shape[:2]] = found + sums.get(seen.shape[:2], 0.0)
-            seconds[one] = time.perf_counter() - started
-    if not seconds:
-        return None
+        where = f"{rows['scan'].iloc[0]}, {member.name}{' flipped' * one.flipped}"
+        with faults.survive(where, "this pass is left out of this scan"):
+            try:
+                seen = replace(member.spec, height=grid[0], width=grid[1]) if grid else member.spec
+                if seen not in prepared:
+                    prepared[seen] = inputs.prepare(scan, seen)
+                found = _with_less(member, prepared[seen], rows, batch_size, one, faults)
+                sums[seen.shape[:2]] = found + sums.get(seen.shape[:2], 0.0)
+            except Exception as error:
+                failed[one] = type(error)
+                raise
+            finally:
+                seconds[one] = time.perf_counter() - started
+    if not sums:
+        faults.meet(rows["scan"].iloc[0], "not one pass over it works", "left empty")
     mean = None
     for part in sums.values():
-        part /= len(seconds)
+        part /= len(seconds) - len(failed)
         restored = inputs.restore(part, scan.shape[1:])
         mean = restored if mean is None else mean + restored
     return mean

@@ -153,9 +153,66 @@ def test_a_model_that_fails_is_left_out_and_named(hidden, tmp_path):
     alone = dict(inference.predict([member()], hidden, progress=False))
     for name in alone:
         np.testing.assert_allclose(found[name], alone[name], atol=1e-6)
-    assert [("broken" in where, "blind" in where) for where, _, _ in faults.entries] == [(True, False), (False, True)]
+    named = [(name, one) for name in alone for one in ("broken", "blind")]
+    assert [tuple(where.split(", ")) for where, *_ in faults.entries] == named
     with pytest.raises(ValueError, match="broken"):
         next(inference.predict([member(broken, "broken")], hidden))
+
+
+def test_a_pass_that_fails_on_one_scan_comes_back_on_the_next(hidden):
+    count = hidden["scan"].nunique()
+    calls = []
+
+    def moody(images):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("the device was busy")
+        return Standin()(images) / 2
+
+    faults, clock = Faults(strict=False), Deadline(None)
+    members = [member(moody, "moody"), member()]
+    found = dict(inference.predict(members, hidden, 64, faults=faults, clock=clock, progress=False))
+    alone = dict(inference.predict([member()], hidden, 64, progress=False))
+    for number, name in enumerate(alone):
+        np.testing.assert_allclose(found[name], alone[name] * (0.75 if number else 1.0), atol=1e-6)
+    first = (f"{next(iter(alone))}, moody", "RuntimeError: the device was busy", "this pass is left out of this scan")
+    assert faults.entries == [first]
+    assert clock.log()["passes"].tolist() == [1] + [2] * (count - 1)
+
+
+def test_a_pass_that_never_fits_into_memory_is_left_out_for_good_and_one_alone_is_not(hidden):
+    def huge(images):
+        calls.append(len(images))
+        raise MemoryError("too large")
+
+    calls, faults, count = [], Faults(strict=False), hidden["scan"].nunique()
+    found = dict(inference.predict([member(huge, "huge"), member()], hidden, 4, faults=faults, progress=False))
+    assert len(found) == count
+    assert calls == [4, 2, 1]
+    assert faults.entries[-1][::2] == ("huge", "left out from here on")
+    calls, faults = [], Faults(strict=False)
+    assert not dict(inference.predict([member(huge, "huge")], hidden, 1, faults=faults, progress=False))
+    assert len(calls) == count
+    assert [remedy for *_, remedy in faults.entries].count("left empty") == count
+
+
+def test_what_has_failed_is_the_first_to_be_shed_until_it_works_again(hidden):
+    orders, calls = [], []
+
+    class Watched(Deadline):
+        def plan(self, plan, *rest):
+            orders.append([one.model for one in plan])
+            return super().plan(plan, *rest)
+
+    def moody(images):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("the device was busy")
+        return Standin()(images)
+
+    options = {"faults": Faults(strict=False), "clock": Watched(None), "progress": False}
+    list(inference.predict([member(moody), member()], hidden, 64, **options))
+    assert orders == [[0, 1], [1, 0], *[[0, 1]] * (hidden["scan"].nunique() - 2)]
 
 
 def test_memory_that_runs_out_costs_time_and_no_scan(hidden):
