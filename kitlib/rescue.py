@@ -5,6 +5,7 @@ readers; when it is not, a slice that cannot be read is filled from its neighbou
 completed from the files, and each fault is written down.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,6 +16,11 @@ import pandas as pd
 from kitlib import contest, inputs, rle, scans, submission
 from kitlib.faults import Faults
 
+# Version 2 and version 1 of the kernel's control groups, as a container sees its own.
+_CGROUPS = (
+    ("", "memory.max", "memory.current", ""),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+)
 _BYTES_PER_VOXEL = 60  # a scan, its floats, probabilities and masks of three organs, and one copy of the largest
 
 
@@ -127,6 +133,31 @@ def common_size(rows: pd.DataFrame) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def memory_left(root: str | os.PathLike = "/") -> int | None:
+    """Find the bytes that may still be taken: what the system has free, or a container's limit where that is nearer.
+
+    Files that are kept in memory count as free, since they go when it runs short. None where nothing tells.
+
+    Args:
+        root: where /proc and /sys are.
+    """
+    root, left = Path(root), []
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        left.append(int(_pairs(root / "proc/meminfo")["MemAvailable:"]) * 1024)
+    for folder, limit, used, files in _CGROUPS:
+        folder = root / "sys/fs/cgroup" / folder
+        with contextlib.suppress(OSError, KeyError, ValueError):  # a limit of "max" is none
+            found = _pairs(folder / "memory.stat")
+            kept = sum(int(found[f"{files}{kind}_file"]) for kind in ("active", "inactive"))
+            left.append(int((folder / limit).read_text()) - int((folder / used).read_text()) + kept)
+    return max(min(left), 0) if left else None
+
+
+def _pairs(path: Path) -> dict[str, str]:
+    """Read a name and a number from each line."""
+    return dict(line.split()[:2] for line in path.read_text().splitlines())
+
+
 def _read_sample(path: Path, slices: pd.DataFrame, faults: Faults) -> pd.DataFrame:
     """Read the rows to write; a sample with damaged rows is completed from the files."""
     before, sample = len(faults), None
@@ -207,10 +238,8 @@ def _is_id(text: str) -> bool:
 
 def _check_memory(name: str, shape: tuple[int, ...]) -> None:
     """Refuse a scan that would have the whole process killed, where the system tells how much memory is left."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        left = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
+    left = memory_left()
+    if left is None:
         return
     needed = int(np.prod(shape, dtype=np.int64)) * _BYTES_PER_VOXEL
     if needed > left:

@@ -148,6 +148,35 @@ def test_a_slice_of_another_size_gets_masks_of_its_own_size(root, tmp_path):
     assert "40x50" in str(faults)
 
 
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, 5000 * 1024),
+        ({"memory.max": "max", "memory.current": "7", "memory.stat": "active_file 1\ninactive_file 2"}, 5000 * 1024),
+        ({"memory.max": "9000", "memory.current": "7000", "memory.stat": "active_file 1\ninactive_file 2"}, 2003),
+        ({"memory.max": "9000", "memory.current": "9900", "memory.stat": "active_file 1\ninactive_file 2"}, 0),
+        (
+            {
+                "memory/memory.limit_in_bytes": "9000",
+                "memory/memory.usage_in_bytes": "4000",
+                "memory/memory.stat": "active_file 0\ntotal_active_file 1\ntotal_inactive_file 2",
+            },
+            5003,
+        ),
+    ],
+    ids=["no container", "no limit", "version 2", "used up", "version 1"],
+)
+def test_memory_left_is_the_smaller_of_system_and_container(tmp_path, files, left):
+    files = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 5000 kB\nHugePages_Total: 0"} | {
+        f"sys/fs/cgroup/{name}": text for name, text in files.items()
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert rescue.memory_left(tmp_path) == left
+    assert rescue.memory_left(tmp_path / "elsewhere") is None
+
+
 def test_a_name_that_lies_about_the_size_is_believed(root, tmp_path):
     path = pictures(root)[1]
     cv2.imwrite(str(path), cv2.resize(inputs.read_picture(path), (50, 40)))
