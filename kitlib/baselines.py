@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import contest, inputs, metric, postprocess, rle, scans, submission
+from kitlib import contest, inputs, metric, postprocess, rescue, rle, scans, submission
 
 BINS = 64  # relative positions along the body at which the atlas is kept
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
@@ -42,9 +42,8 @@ def atlas(train: pd.DataFrame, test: pd.DataFrame, threshold: float | None = Non
     settings = postprocess.Settings(threshold=(threshold,) * len(contest.ORGANS))
     lines = []
     for _, rows in test.groupby("scan", sort=False):
-        shape = rows["height"].iloc[0], rows["width"].iloc[0]
-        full = inputs.restore(mean[_bins(len(rows))], shape)
-        lines.append(submission.encode(rows, postprocess.masks(full, settings)))
+        full = inputs.restore(mean[_bins(len(rows))], rescue.common_size(rows))
+        lines.append(rescue.encode(rows, postprocess.masks(full, settings)))
     return pd.concat(lines, ignore_index=True)
 
 
@@ -87,14 +86,15 @@ def earlier_day(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
             last = before[before["day"] == before["day"].max()]
             masks = np.stack([_decode(last, organ) for organ in contest.ORGANS], axis=-1)
             nearest = (np.arange(len(rows)) + 0.5) / len(rows) * len(last)
-            shape = rows["height"].iloc[0], rows["width"].iloc[0]
-            moved = inputs.restore(masks[nearest.astype(int)].astype(np.float32), shape)
-            lines.append(submission.encode(rows, moved >= 0.5))
+            moved = inputs.restore(masks[nearest.astype(int)].astype(np.float32), rescue.common_size(rows))
+            lines.append(rescue.encode(rows, moved >= 0.5))
     return pd.concat(lines, ignore_index=True) if lines else empty(test.iloc[:0])
 
 
 def table(root: Path, path: Path) -> pd.DataFrame:
     """Score a submission on the hidden truth of a synthetic competition, beside the three baselines.
+
+    A scan whose slices differ in size is no volume, and is not scored.
 
     Returns:
         One row per prediction: host score, Dice, Hausdorff and the number of scans it is scored on.
@@ -109,6 +109,8 @@ def table(root: Path, path: Path) -> pd.DataFrame:
     problems = submission.check(path, test, submission.read(root / "sample_submission.csv"))
     if problems:
         raise ValueError(f"{path} is not a valid submission:\n  " + "\n  ".join(problems))
+    sizes = test.groupby("scan")[["height", "width"]].transform("nunique")
+    test = test[(sizes == 1).all(axis=1)]
     truth = pd.read_csv(root / "truth.csv", dtype=str, keep_default_na=False)
     predicted = submission.read(path)
     copied = earlier_day(train, test)

@@ -150,7 +150,9 @@ shown = predicted if len(predicted) else rehearsal
 with faults.survive("contact sheet", "left out"):
     if len(shown):
         known = scans.with_masks(slices if len(predicted) else some, shown)
-        display(figures_scans.contact_sheet(known[(known["scan"] == known["scan"].iloc[0]) & (known["path"] != "")]))
+        first = known[(known["scan"] == known["scan"].iloc[0]) & (known["path"] != "")]
+        alike = (first[["height", "width"]] == list(rescue.common_size(first))).all(axis=1)
+        display(figures_scans.contact_sheet(first[alike]))
 
 # %% [markdown]
 # ## Faults

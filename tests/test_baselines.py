@@ -39,6 +39,17 @@ def test_atlas_of_alike_cases_predicts_their_mask_at_any_size():
             assert both / (rle.area(text) + rle.area(expected) - both) > 0.85
 
 
+def test_slices_of_another_size_get_masks_of_their_own_size():
+    train = pd.concat([fake(case, 0, box(16, (128, 128), 4, 12)) for case in (1, 2, 3)], ignore_index=True)
+    test = fake(3, 5, box(8, (64, 256), 2, 6))
+    test.loc[3, ["height", "width"]] = 40, 50
+    for rows in (baselines.atlas(train, test), baselines.earlier_day(train, test)):
+        masks = rows[rows["class"] == contest.ORGANS[1]].set_index(test["id"])["predicted"]
+        own, usual = rle.decode(masks.iloc[3], (40, 50)), rle.decode(masks.iloc[4], (64, 256))
+        assert own.mean() == pytest.approx(usual.mean(), abs=0.01)
+        assert (masks == "").tolist() == (test[contest.ORGANS[1]] == "").tolist()
+
+
 def test_best_threshold_is_found_on_cases_the_atlas_has_not_seen():
     agree = [fake(case, 0, box(16, (128, 128), 4, 12)) for case in range(4)]
     stray = fake(9, 0, box(16, (128, 128), 13, 15))

@@ -104,6 +104,28 @@ def test_pages_show_their_pictures_and_no_error(pages):
 
 
 @pytest.mark.slow
+def test_the_atlas_answers_without_a_network_for_scans_that_mix_sizes(tmp_path):
+    import cv2
+
+    from kitlib import inputs, phantom, scans, submission
+
+    root = phantom.write(tmp_path / "phantom", cases=4, slices=6, sizes=[(47, 61)])
+    path = sorted((root / "test").rglob("*.png"))[3]
+    cv2.imwrite(str(path.with_name("slice_0004_50_40_1.50_1.50.png")), cv2.resize(inputs.read_picture(path), (50, 40)))
+    path.unlink()
+    given = {"DATA": str(root), "RUNS": str(tmp_path / "none"), "OUTPUT": str(tmp_path / "s.csv"), "FALLBACK": "atlas"}
+    load("execute").execute("03_inference", given, tmp_path)
+    text = printed(tmp_path / "03_inference.ipynb")
+    assert "no network: the fallback is 'atlas'" in text
+    assert "no faults met" in text
+    slices = scans.read(root, "test")
+    assert submission.check(tmp_path / "s.csv", slices) == []
+    odd = slices.loc[slices["width"] == 50, "id"].item()
+    rows = submission.read(tmp_path / "s.csv")
+    assert (rows.loc[rows["id"] == odd, "predicted"] != "").any()
+
+
+@pytest.mark.slow
 def test_experiments_run_on_the_small_competition(competition, tmp_path):
     given = {"DATA": str(competition), "RUNS": str(tmp_path / "runs"), "QUICK": True, "COMPARE": ("augmentation",)}
     given |= {"SEEDS": 1, "EPOCHS": 1, "SIZE": 32, "FAULTS": 1}
