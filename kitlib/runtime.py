@@ -8,6 +8,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
 from kitlib import phantom, scans
 
 
@@ -79,11 +81,14 @@ def _holds_test(root: Path) -> bool:
 
 
 def bundle() -> Path | None:
-    """Find the data set that `make bundle` made among those attached on Kaggle, by its wheel; None without one."""
-    for place in ("*", "datasets/*/*"):
-        for wheel in sorted(scans.KAGGLE_INPUT.glob(f"{place}/kitlib-*.whl")):
-            return wheel.parent
-    return None
+    """Find the data set that `make bundle` made among those attached on Kaggle, by its wheel; None without one.
+
+    Of several, the one with the newest kit, and of those the last by name: the one that the notebooks install.
+    """
+    wheels = [wheel for place in ("*", "datasets/*/*") for wheel in scans.KAGGLE_INPUT.glob(f"{place}/kitlib-*.whl")]
+    if not wheels:
+        return None
+    return max(wheels, key=lambda wheel: (Version(wheel.name.split("-")[1]), str(wheel))).parent
 
 
 def versions() -> str:

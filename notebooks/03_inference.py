@@ -19,12 +19,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from packaging.version import Version
 
 attached = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
 wheels = [wheel for place in ("*", "datasets/*/*") for wheel in attached.glob(f"{place}/kitlib-*.whl")]
 pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
-if wheels:  # on Kaggle: the attached bundle, without internet; TensorFlow and NumPy stay what they are
-    subprocess.run([*pip, "--no-index", "--force-reinstall", wheels[0]], check=True)
+if wheels:  # on Kaggle: the newest attached bundle, without internet; TensorFlow and NumPy stay what they are
+    newest = max(wheels, key=lambda wheel: (Version(wheel.name.split("-")[1]), str(wheel)))
+    subprocess.run([*pip, "--no-index", "--force-reinstall", newest], check=True)
 elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
     sys.path.insert(0, str(Path.cwd().parent))
 elif not importlib.util.find_spec("kitlib"):  # with internet: the repository

@@ -203,3 +203,19 @@ def test_first_cell_is_the_same_everywhere():
     first = {next(source for kind, source in cells(script) if kind == "code") for script in SCRIPTS}
     assert len(first) == 1
     assert "runtime.versions()" in first.pop()
+
+
+def test_first_cell_installs_the_newest_of_several_bundles_and_runs_come_from_the_same(tmp_path, monkeypatch):
+    from kitlib import runtime
+
+    for place, version in (("a", "0.9.0"), ("datasets/x/b", "0.10.0"), ("datasets/x/c", "0.10.0rc1"), ("d", "0.2.0")):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / f"kitlib-{version}-py3-none-any.whl").touch()
+    cell = next(source for kind, source in cells(SCRIPTS[0]) if kind == "code")
+    commands = []
+    monkeypatch.setenv("KITLIB_KAGGLE_INPUT", str(tmp_path))
+    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
+    exec(cell, {})
+    assert commands[0][-1] == tmp_path / "datasets/x/b/kitlib-0.10.0-py3-none-any.whl"
+    monkeypatch.setattr(runtime.scans, "KAGGLE_INPUT", tmp_path)
+    assert runtime.bundle() == commands[0][-1].parent
