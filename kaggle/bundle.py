@@ -8,6 +8,7 @@ elasticdeform, which is not, only serves comparisons in tests and benchmarks.
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
@@ -35,13 +36,20 @@ def build(chosen: list[Path], user: str, target: Path, slug: str = SLUG) -> Path
 
     Raises:
         FileNotFoundError: names a folder that holds no finished run.
+        ValueError: names two folders that would have one place in the bundle.
     """
+    chosen = [folder.resolve() for folder in chosen]
+    for first, other in itertools.combinations(chosen, 2):
+        if first == other:
+            raise ValueError(f"{first} is named twice; name it once")
+        if first.name == other.name:
+            raise ValueError(f"{first} and {other} are both called {other.name}; rename one of the folders")
     shutil.rmtree(target, ignore_errors=True)
     dataset = target / "dataset"
     dataset.mkdir(parents=True)
     _wheel(dataset)
     for folder in chosen:
-        _take(folder.resolve(), dataset / "runs")
+        _take(folder, dataset / "runs")
     manifest.write(dataset / "runs")
     _write_json(
         dataset / "dataset-metadata.json",

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -14,7 +15,20 @@ from kitlib import manifest, runs
 
 ROOT = Path(__file__).parents[1]
 # The names that Kaggle's image gives to what constraints-kaggle.txt pins, and what it has beside them.
-IMAGE = {"tensorflow", "keras", "numpy", "pandas", "scipy", "sklearn", "cv2", "matplotlib", "tqdm", "IPython", "PIL"}
+IMAGE = {
+    "tensorflow",
+    "keras",
+    "numpy",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "cv2",
+    "matplotlib",
+    "tqdm",
+    "IPython",
+    "PIL",
+    "packaging",
+}
 
 
 def load():
@@ -83,6 +97,19 @@ def test_the_newest_cross_validation_keeps_the_settings_of_all_its_folds(cross_v
     assert (runs_there / "cv/settings.json").is_file()
     assert (runs_there / "cv/fold1/model.keras").is_file()
     assert not list(runs_there.rglob("*.npy"))
+
+
+def test_two_runs_of_one_name_are_refused_before_anything_is_deleted(cross_validation, tmp_path, monkeypatch):
+    bundle = load()
+    monkeypatch.setattr(bundle, "_wheel", lambda target: None)
+    other = shutil.copytree(cross_validation, tmp_path / "older" / "cv")
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle/kept").touch()
+    with pytest.raises(ValueError, match=r"cv and .*older.cv are both called cv; rename"):
+        bundle.build([cross_validation, other], "somebody", tmp_path / "bundle")
+    assert (tmp_path / "bundle/kept").is_file()
+    with pytest.raises(ValueError, match="is named twice"):
+        bundle.build([cross_validation, cross_validation], "somebody", tmp_path / "bundle")
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path, monkeypatch):
