@@ -1,5 +1,7 @@
 """Pictures of the network: its stages (the paper's Figure 1) and the mirrored border (its Figure 2)."""
 
+import re
+
 import keras
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,16 +20,27 @@ def network(model: keras.Model) -> Figure:
     """Draw a network of `unet.build_unet` as a U (paper, Figure 1), from the model itself.
 
     Each box is what a stage puts out: its height goes by the side of the maps, its width by their channels, both as
-    logarithms. Sizes stand above a box, channels below it. Marks show where the attentions sit.
+    logarithms. Sizes stand above a box, channels below it. Marks show where the attentions sit. Of another encoder the
+    maps are drawn that it hands over; a stage without a skip has none.
+
+    Raises:
+        ValueError: when `build_unet` has not built the model.
     """
     names = [layer.name for layer in model.layers]
-    levels = sum(name.startswith("up") and name.endswith("a") for name in names)
-    down = [_shape(model, f"down{stage}b_relu") for stage in range(levels + 1)]
+    levels = sum(re.fullmatch(r"up\d+a", name) is not None for name in names)
+    if not levels:
+        raise ValueError(
+            f"model {model.name!r} has no layer up0a: only what unet.build_unet builds can be drawn as a U"
+        )
+    foreign = "down0b_relu" not in names
+    down = [_handed_over(model, stage, levels) for stage in range(levels + 1)]
     up = [_shape(model, f"up{stage}b_relu") for stage in range(levels)]
     figure, axes = canvas(0.95 * levels + 1.8)
     axis = picture_axis(axes[0, 0])
     step = 2.6
     for stage, shape in enumerate(down):
+        if shape is None:
+            continue
         left = _box(axis, stage * step, -stage, shape)
         if f"down{stage}_window" in names:
             _mark(axis, left, WINDOW)
@@ -43,7 +56,7 @@ def network(model: keras.Model) -> Figure:
     _ends(axis, model, levels * 2 * step)
     axis.set(xlim=(-3.4, levels * 2 * step + 3.4), ylim=(-levels - 0.75, 0.8))
     handles = [
-        Line2D([], [], color=INK, label="2x2 pool down, 2x2 up-convolution up"),
+        Line2D([], [], color=INK, label=f"{'encoder' if foreign else '2x2 pool'} down, 2x2 up-convolution up"),
         Line2D([], [], color=SKIP, ls="dashed", label="skip" + (", cropped" if "up0_crop" in names else "")),
     ]
     for color, label in ((WINDOW, "window attention"), (EXTERNAL, "external attention")):
@@ -51,6 +64,18 @@ def network(model: keras.Model) -> Figure:
             handles.append(Line2D([], [], color=color, marker="o", ls="", label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
+
+
+def _handed_over(model, stage: int, levels: int) -> tuple | None:
+    """Find the maps that a stage on the way down hands over; None where another encoder gives none."""
+    names = [layer.name for layer in model.layers]
+    if f"down{stage}b_relu" in names:
+        return _shape(model, f"down{stage}b_relu")
+    if stage == levels:
+        return tuple(model.get_layer(f"up{stage - 1}_grow").input.shape[1:])
+    if f"up{stage}_skip" in names:
+        return tuple(model.get_layer(f"up{stage}_skip").input[0].shape[1:])
+    return None
 
 
 def _shape(model, name) -> tuple:

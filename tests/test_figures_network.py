@@ -1,5 +1,6 @@
 """The pictures of the network say what the network is."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -28,6 +29,30 @@ def test_the_drawing_of_a_plain_network_has_no_attention():
     figure = figures_network.network(model)
     assert not [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert "images\nany x any\n5 channels" in words(figure)
+
+
+def test_the_drawing_of_another_encoder_shows_what_it_hands_over():
+    def encoder(images):
+        maps = [keras.layers.Conv2D(6, 3, padding="same")(images)]
+        for channels in (10, 14):
+            maps.append(keras.layers.Conv2D(channels, 3, strides=2, padding="same")(maps[-1]))
+        return [None, *maps[1:]]
+
+    model = build_unet((64, 32, 3), levels=2, base=4, window_stages=(1,), encoder=encoder)
+    figure = figures_network.network(model)
+    said = words(figure)
+    assert [said.count(size) for size in ("64 x 32", "32 x 16", "16 x 8")] == [1, 2, 1]
+    assert {"10", "14"} <= set(said)
+    assert "6" not in said, "the finest stage hands nothing over"
+    assert figure.legends[0].get_texts()[0].get_text().startswith("encoder down")
+    marks = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert marks == [figures_network.WINDOW, figures_network.EXTERNAL]
+
+
+def test_a_model_of_another_make_is_refused():
+    images = keras.Input((8, 8, 3))
+    with pytest.raises(ValueError, match=r"'other' has no layer up0a: only what unet\.build_unet builds"):
+        figures_network.network(keras.Model(images, keras.layers.Conv2D(3, 1)(images), name="other"))
 
 
 def test_the_mirrored_border_frames_the_slice_itself():
