@@ -9,6 +9,7 @@ It is not data of patients.
 
 import argparse
 import json
+import operator
 import os
 import shutil
 import sys
@@ -151,7 +152,7 @@ def write(
     Raises:
         FileExistsError: `root` holds something that is not a phantom.
     """
-    root = Path(root)
+    root, cases, seed = Path(root), operator.index(cases), operator.index(seed)
     if root.exists() and any(root.iterdir()) and not (root / MARKER).is_file():
         raise FileExistsError(
             f"{root} exists and is not a phantom (no {MARKER} in it); choose another folder or remove it"

@@ -6,6 +6,7 @@ sample's numbers do not depend on its place in the batch.
 """
 
 import math
+import numbers
 
 import keras
 from keras import ops
@@ -27,8 +28,8 @@ def seeds(seed, batch):
     Raises:
         ValueError: when a tensor is not a vector.
     """
-    if isinstance(seed, int):
-        return _mix(ops.bitwise_xor(_mix(_words(ops.arange(batch)) + 1), _word(_mix_int(seed))))
+    if isinstance(seed, numbers.Integral):
+        return _mix(ops.bitwise_xor(_mix(_words(ops.arange(batch)) + 1), _word(_mix_int(int(seed)))))
     seed = ops.convert_to_tensor(seed)
     if len(seed.shape) != 1:
         raise ValueError(f"seed has shape {tuple(seed.shape)}; give an int or one integer per sample, shape (B,)")

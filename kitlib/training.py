@@ -4,6 +4,7 @@ python -m kitlib.training DATA_FOLDER --held-out case16_day0 --preset paper --ti
 """
 
 import json
+import operator
 import os
 import shutil
 import time
@@ -106,7 +107,7 @@ def fit_fold(
         empty_share: share of the slices without a mask to learn from; 1 is all, 0 leaves annotated slices alone.
         foreground_share: draw slices so that this share of the samples has a mask; None takes each once per epoch.
         packed: scans that were packed before, to be shared between folds; None packs them here.
-        seed: of weights, order and augmentation.
+        seed: of weights, order and augmentation; an integer.
         deterministic: the same bits on every run, on one kind of machine; slower on a GPU.
         devices: what `runtime.devices` chose; None is the first device, in the precision that Keras is set to.
         time_limit: seconds after which the call should have ended. It stops between epochs (or gives up the one it is
@@ -127,6 +128,10 @@ def fit_fold(
     options, loss = network_options or {}, loss or losses.BCEDice(dice_weight=0.5)
     rules = Rules(epochs, monitor, patience, score_every, average_last)
     budget, started = Budget(time_limit, deadline), time.perf_counter()
+    try:
+        seed = operator.index(seed)  # NumPy's integers are taken too
+    except TypeError:
+        raise ValueError(f"seed {seed!r} is no integer") from None
     if elastic not in ("device", "cpu"):
         raise ValueError(f"elastic {elastic!r} is neither 'device' nor 'cpu'")
     if devices and batch_size % max(len(devices.shared), 1):

@@ -33,6 +33,11 @@ def test_bits_are_those_of_the_reference_on_every_backend(stream):
     np.testing.assert_array_equal(found.astype("uint32"), reference(SEEDS, 1000, stream))
 
 
+def test_an_integer_of_numpy_is_spread_like_one_of_python():
+    one, other = (ops.convert_to_numpy(randomness.seeds(seed, 5)) for seed in (-7, np.int64(-7)))
+    np.testing.assert_array_equal(one, other)
+
+
 def test_uniform_takes_the_upper_24_bits():
     found = ops.convert_to_numpy(randomness.uniform(words(), (7, 11), 3))
     np.testing.assert_array_equal(found.reshape(4, -1), (reference(SEEDS, 77, 3) >> 8) / 2.0**24)

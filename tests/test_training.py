@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pandas as pd
@@ -83,6 +85,14 @@ def test_same_seed_gives_the_same_run(slices, packed, held_out, run, tmp_path):
     )
     columns = ["loss", "val_loss", "val_dice"]
     np.testing.assert_allclose(again.history()[columns], run.history()[columns], rtol=1e-3)
+
+
+def test_an_integer_of_numpy_is_a_seed_and_a_fraction_is_none(slices, packed, held_out, run):
+    fit = functools.partial(training.fit_fold, slices, run.folder, held_out=held_out, packed=packed, **OPTIONS)
+    again = fit(augment=augment.paper(), seed=np.int64(0))
+    assert again.record == run.record
+    with pytest.raises(ValueError, match=r"seed 0\.5 is no integer"):
+        fit(augment=augment.paper(), seed=0.5)
 
 
 def test_loss_falls_on_a_few_slices(slices, packed, tmp_path):
