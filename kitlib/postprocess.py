@@ -9,6 +9,7 @@ out for that scan: every real scan we have seen holds all three organs, and a mi
 
 import itertools
 import json
+import numbers
 from dataclasses import asdict, dataclass, fields
 
 import cv2
@@ -18,6 +19,11 @@ from scipy import ndimage
 from kitlib import contest
 
 STOPS = ("", "earlier", "mean", "later")
+_ENTRIES = (  # fields, and what each of their entries is
+    (("threshold", "seed", "gate_level", "presence"), numbers.Real, 0, 1, "a probability in [0, 1]"),
+    (("gate_pixels", "island", "island_3d", "smoothing", "gap"), numbers.Integral, 0, np.inf, "a count from 0 up"),
+    (("largest",), (bool, np.bool_), 0, 1, "True or False"),
+)
 _ALL_NEIGHBOURS = np.ones((3, 3, 3), bool)
 BOWELS = (contest.ORGANS.index("large_bowel"), contest.ORGANS.index("small_bowel"))
 
@@ -57,12 +63,11 @@ class Settings:
         for name, value in asdict(self).items():
             if name != "stop" and (not isinstance(value, tuple) or len(value) != len(contest.ORGANS)):
                 raise ValueError(f"Settings {name}={value!r}: expected a tuple of one entry per organ")
-        for name in ("threshold", "seed", "gate_level", "presence"):
-            if not all(0 <= level <= 1 for level in getattr(self, name)):
-                raise ValueError(f"Settings {name}={getattr(self, name)}: probabilities lie in [0, 1]")
-        for name in ("gate_pixels", "island", "island_3d", "smoothing", "gap"):
-            if min(getattr(self, name)) < 0:
-                raise ValueError(f"Settings {name}={getattr(self, name)}: expected counts from 0 up")
+        for names, kind, least, most, what in _ENTRIES:
+            for name in names:
+                for entry in getattr(self, name):
+                    if not isinstance(entry, kind) or not least <= entry <= most:
+                        raise ValueError(f"Settings {name}={getattr(self, name)!r}: {entry!r} is not {what}")
         if self.stop not in STOPS:
             raise ValueError(f"Settings stop={self.stop!r}: expected one of {STOPS}")
 
@@ -72,12 +77,14 @@ class Settings:
         >>> Settings.from_json(Settings(gap=(0, 3, 0)).to_json()) == Settings(gap=(0, 3, 0))
         True
         """
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self), default=np.generic.item)
 
     @classmethod
     def from_json(cls, text: str) -> "Settings":
         """Read what `to_json` wrote; fields left out keep their defaults, an unknown one is an error that names it."""
         values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"Settings {values!r}: expected an object of fields")
         strange = set(values) - {field.name for field in fields(cls)}
         if strange:
             raise ValueError(f"Settings has no field {', '.join(sorted(strange))}; was it saved by a newer kit?")

@@ -1,5 +1,7 @@
 """Probabilities to masks: hand-made volumes, one step at a time, and laws that hold for all of them."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -140,13 +142,36 @@ def test_settings_survive_json_and_refuse_what_they_do_not_know():
         Settings.from_json('{"gap": 3}')
     with pytest.raises(ValueError, match="no field treshold"):
         Settings.from_json('{"treshold": [0.5, 0.5, 0.5]}')
+    with pytest.raises(ValueError, match="expected an object of fields"):
+        Settings.from_json("[0.5, 0.5, 0.5]")
+
+
+def test_numbers_of_numpy_are_settings_too():
+    settings = Settings(gap=tuple(np.arange(3)), largest=tuple(np.arange(3) > 1), threshold=(np.float32(0.5),) * 3)
+    assert Settings.from_json(settings.to_json()) == settings
 
 
 @pytest.mark.parametrize(
-    "fault", [{"threshold": (0.5, 0.5)}, {"seed": (2, 0, 0)}, {"gap": (-1, 0, 0)}, {"stop": "soon"}, {"threshold": 0.5}]
+    "fault",
+    [
+        {"threshold": (0.5, 0.5)},
+        {"threshold": 0.5},
+        {"threshold": ("half", 0.5, 0.5)},
+        {"threshold": (0.5, None, 0.5)},
+        {"seed": (2, 0, 0)},
+        {"presence": (0.1, float("nan"), 0.1)},
+        {"gap": (-1, 0, 0)},
+        {"gap": (1, 1.5, 1)},
+        {"island": (20, "20", 20)},
+        {"largest": (False, "no", True)},
+        {"stop": "soon"},
+        {"stop": 3},
+    ],
+    ids=str,
 )
 def test_settings_name_the_field_that_is_wrong(fault):
-    with pytest.raises(ValueError, match=next(iter(fault))):
+    ((name, value),) = fault.items()
+    with pytest.raises(ValueError, match=re.escape(f"Settings {name}={value!r}")):
         Settings(**fault)
 
 
