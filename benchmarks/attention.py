@@ -33,12 +33,12 @@ from kitlib.attention import (
     join_windows,
     split_windows,
 )
-from kitlib.unet import build_unet
+from kitlib.unet import NO_ATTENTION, build_unet
 
 RESULTS = Path(__file__).parent / "results" / "attention.md"
 SHAPE, BATCH = (128, 128, 5), 16
 VARIANTS = {
-    "plain": {"window_stages": (), "external_bottleneck": False},
+    "plain": NO_ATTENTION,
     "external at the bottom": {"window_stages": ()},
     "windows on stages 0, 1, 2": {"external_bottleneck": False},
     "both (the paper's)": {},

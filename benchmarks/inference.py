@@ -23,7 +23,6 @@ import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE, SLICES, BATCH = (128, 128, 5), 144, 16
-PLAIN = {"window_stages": (), "external_bottleneck": False}
 # name: needed packages, contestant, with attention, only on request
 FIELD = {
     "Keras predict, as it comes (32 at a time)": (("tensorflow",), "predict", 32),
@@ -45,10 +44,10 @@ def keras_network(attention: bool):
     """The paper's network, with batch norms that have seen data."""
     import keras
 
-    from kitlib.unet import build_unet
+    from kitlib.unet import NO_ATTENTION, build_unet
 
     keras.utils.set_random_seed(0)
-    network = build_unet(SHAPE, **({} if attention else PLAIN))
+    network = build_unet(SHAPE, **({} if attention else NO_ATTENTION))
     rng = np.random.default_rng(0)
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

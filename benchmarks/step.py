@@ -74,10 +74,10 @@ def keras_steps(backend, rounds, levels=4, attention=False, policy="float32", ji
     import keras
 
     from kitlib import losses
-    from kitlib.unet import build_unet
+    from kitlib.unet import NO_ATTENTION, build_unet
 
     keras.config.set_dtype_policy(policy)
-    options = {} if attention else {"window_stages": (), "external_bottleneck": False}
+    options = {} if attention else NO_ATTENTION
     model = build_unet(SHAPE, levels=levels, **options)
     model.compile("adam", losses.BCEDice(dice_weight=0.5), jit_compile=jit)
     images, masks = (keras.ops.convert_to_tensor(x) for x in batch())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from kitlib import inference, inputs, postprocess, presets, runs, runtime, scans, submission, training
+from kitlib.unet import NO_ATTENTION
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name: getattr(given, name) for name in ("epochs", "batch_size", "seed") if getattr(given, name) is not None
     }
     if given.plain:
-        preset["network_options"] |= {"window_stages": (), "external_bottleneck": False}
+        preset["network_options"] |= NO_ATTENTION
     run = training.fit_fold(
         slices,
         given.resume or given.runs / datetime.now().strftime("%Y%m%d-%H%M%S"),

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from kitlib import losses, monitors, pipeline, presets, runs, splits, training
-from kitlib.unet import build_unet
+from kitlib.unet import NO_ATTENTION, build_unet
 
 BASE = "BCE + 0.5 Dice"
 COLUMNS = {"Dice": "val_dice", "IoU": "val_iou", "accuracy": "val_paper_accuracy", "binary": "val_binary_accuracy"}
@@ -45,7 +45,6 @@ class Trial:
     depth: int = 5
 
 
-NO_ATTENTION = {"window_stages": (), "external_bottleneck": False}
 TRIALS = {
     trial.name: trial
     for trial in (

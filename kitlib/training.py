@@ -253,15 +253,15 @@ def cross_validate(
         return [runs.read(place) for place in places if (place / "run.json").is_file()]
     packed, begun = None, []
     for job in jobs:
-        if begun and not _next_fits(begun[-1], budget):
+        if begun and not next_fits(begun[-1], budget):
             break
         packed = packed or pipeline.pack(slices, spec)
         begun.append(fit_fold(slices, packed=packed, deadline=budget.end, **job))
     return begun
 
 
-def _next_fits(last: runs.Run, budget: Budget) -> bool:
-    """Tell whether another fold is worth beginning: two epochs as slow as the slowest, its first, would have time."""
+def next_fits(last: runs.Run, budget: Budget) -> bool:
+    """Tell whether another training is worth beginning after one: two epochs as slow as its slowest would have time."""
     return last.state == "finished" and budget.left() > 2 * last.history()["seconds"].max()
 
 

@@ -12,6 +12,7 @@ from kitlib.sides import MirrorBorder, SizeCheck, mirrored_border, skip_border
 
 PACKAGE = "kitlib"
 HEAD_SIZE = 8  # channels per head of the window attention; times expansion 4 that is 32 in the external one
+NO_ATTENTION = {"window_stages": (), "external_bottleneck": False}  # options that leave a plain U-Net
 
 
 def build_unet(

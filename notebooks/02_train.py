@@ -158,8 +158,7 @@ else:
 # for 4 levels and 5.72 for 5, and does not say where its attentions sit: this placement is our reading.
 
 # %% tags=["preview-network"]
-plain = {"window_stages": (), "external_bottleneck": False}
-course["network_options"] |= {"levels": LEVELS} | ({} if ATTENTION else plain)
+course["network_options"] |= {"levels": LEVELS} | ({} if ATTENTION else unet.NO_ATTENTION)
 network = unet.build_unet(spec.shape, **course["network_options"])
 figures_network.network(network)
 
@@ -210,7 +209,7 @@ figures_model.history(run.history())
 # seed, order and number of steps. One run each is an anecdote: the experiments take several seeds.
 
 # %%
-without = course["network_options"] | plain
+without = course["network_options"] | unet.NO_ATTENTION
 others = {"plain": {"network_options": without}, "unaugmented": {"augment": None}}
 compared, place = {"this run": run}, kept.with_name("comparisons")
 for name in COMPARE:

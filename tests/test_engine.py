@@ -86,7 +86,7 @@ def test_network_trained_in_16_bits_runs_in_32_on_a_cpu():
 
 
 def test_engine_leaves_a_graph_aside_that_says_something_else(monkeypatch):
-    monkeypatch.setattr(engine, "fold", lambda *_: network(window_stages=(), external_bottleneck=False))
+    monkeypatch.setattr(engine, "fold", lambda *_: network(**unet.NO_ATTENTION))
     plain = network(window_stages=(0,))
     made = engine.Engine(plain, batch_size=2)
     assert made.kind.startswith("Keras on")

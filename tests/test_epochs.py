@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import budget, checkpoints, epochs, pipeline, runs, scans, training
+from kitlib import budget, checkpoints, epochs, pipeline, runs, scans, training, unet
 from kitlib.inputs import InputSpec
 
 NAN = float("nan")
@@ -160,7 +160,7 @@ def test_training_out_of_its_budget_leaves_a_model_that_loads_and_a_run_that_goe
         "held_out": slices["case"] == slices["case"].iloc[0],
         "spec": spec,
         "packed": pipeline.pack(slices, spec),
-        "network_options": {"levels": 1, "base": 2, "window_stages": (), "external_bottleneck": False},
+        "network_options": {"levels": 1, "base": 2} | unet.NO_ATTENTION,
         "epochs": 2,
         "batch_size": 4,
         "average": 0.5,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kitlib import figures_network
-from kitlib.unet import build_unet
+from kitlib.unet import NO_ATTENTION, build_unet
 
 
 def words(figure):
@@ -25,7 +25,7 @@ def test_the_drawing_names_every_stage_of_the_model(levels):
 
 
 def test_the_drawing_of_a_plain_network_has_no_attention():
-    model = build_unet((None, None, 5), window_stages=(), external_bottleneck=False)
+    model = build_unet((None, None, 5), **NO_ATTENTION)
     figure = figures_network.network(model)
     assert not [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert "images\nany x any\n5 channels" in words(figure)

@@ -88,7 +88,7 @@ import json
 import sys
 import keras
 import tensorflow as tf
-from kitlib import budget, inputs, losses, runtime, scans, training
+from kitlib import budget, inputs, losses, runtime, scans, training, unet
 
 halves = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
@@ -97,7 +97,7 @@ slices = scans.read(sys.argv[1])
 options = dict(
     held_out=slices["case"] == slices["case"].iloc[0],
     spec=inputs.InputSpec(32, 32, depth=3),
-    network_options=dict(levels=1, base=4, window_stages=(), external_bottleneck=False, batch_norm=False),
+    network_options=dict(levels=1, base=4, batch_norm=False) | unet.NO_ATTENTION,
     loss=losses.BCE(),
     epochs=4,
     batch_size=6,
@@ -128,12 +128,12 @@ def test_two_devices_with_half_floats_average_and_resume_learn_like_one(competit
 
 @pytest.mark.slow
 def test_folds_in_processes_of_their_own_are_those_of_one_process(competition, tmp_path):
-    from kitlib import augment, inputs, scans, training
+    from kitlib import augment, inputs, scans, training, unet
 
     options = {
         "count": 2,
         "spec": inputs.InputSpec(32, 32, depth=3),
-        "network_options": {"levels": 1, "base": 2, "window_stages": (), "external_bottleneck": False},
+        "network_options": {"levels": 1, "base": 2} | unet.NO_ATTENTION,
         "augment": augment.Augment(field=None, blur=0),
         "epochs": 1,
         "batch_size": 4,

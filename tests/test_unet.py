@@ -12,10 +12,9 @@ import pytest
 from keras import layers, ops
 
 from kitlib import losses, sides
-from kitlib.unet import ResumableDropout, build_unet, receptive_field
+from kitlib.unet import NO_ATTENTION, ResumableDropout, build_unet, receptive_field
 
 SMALL = {"base": 8, "cap": 16, "levels": 2, "window_stages": (0, 1), "window": 2}
-BARE = {"window_stages": (), "external_bottleneck": False}
 
 
 def trainable(model):
@@ -45,7 +44,7 @@ def test_the_papers_networks_have_the_papers_size(levels, count, everything, mil
 
 
 def test_the_original_network_takes_572_and_gives_388():
-    model = build_unet((572, 572, 1), 2, padding="valid", base=64, cap=1024, batch_norm=False, **BARE)
+    model = build_unet((572, 572, 1), 2, padding="valid", base=64, cap=1024, batch_norm=False, **NO_ATTENTION)
     assert model.output_shape == (None, 388, 388, 2)
     assert sum(isinstance(layer, (layers.Conv2D, layers.Conv2DTranspose)) for layer in model.layers) == 23
     crops = [layer.cropping[0] for layer in model.layers if isinstance(layer, layers.Cropping2D)]
@@ -65,7 +64,7 @@ def test_an_error_offers_sides_that_fit():
     with pytest.raises(ValueError, match=r"height 100 .*stage 1 is 50 long.*window 4; 96 and 112 would fit"):
         build_unet((100, 128, 5))
     with pytest.raises(ValueError, match=r"width 90 .*stage 1 is 45 long, which does not halve; 80 and 96 would fit"):
-        build_unet((96, 90, 5), **BARE)
+        build_unet((96, 90, 5), **NO_ATTENTION)
 
 
 def test_an_unknown_size_is_checked_when_it_is_known():
@@ -79,7 +78,7 @@ def test_an_unknown_size_is_checked_when_it_is_known():
 @pytest.mark.parametrize("shape", [(128, 128, 5), (37, 50, 3)])
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_mirrored_border_keeps_the_images_size(shape, deep):
-    model = build_unet(shape, padding="valid", mirror_border=True, deep_supervision=deep, base=4, **BARE)
+    model = build_unet(shape, padding="valid", mirror_border=True, deep_supervision=deep, base=4, **NO_ATTENTION)
     found = model.output_shape if deep else [model.output_shape]
     assert found == [(None, *shape[:2], 3)] * (4 if deep else 1)
 
@@ -129,7 +128,7 @@ def test_wrong_arguments_are_refused(wrong, message):
 
 def test_a_mirrored_border_needs_a_fixed_size():
     with pytest.raises(ValueError, match="fixed height and width"):
-        build_unet((None, 32, 3), padding="valid", mirror_border=True, **BARE)
+        build_unet((None, 32, 3), padding="valid", mirror_border=True, **NO_ATTENTION)
 
 
 # What it sees
@@ -145,7 +144,7 @@ def test_receptive_fields_are_the_papers_in_its_convention(levels):
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_the_gradient_reaches_as_far_as_the_second_convention_says(stage):
     """All kernels 1 and linear maps: the support of one value of a stage, found by moving one input at a time."""
-    model = build_unet((128, 128, 1), levels=3, base=1, cap=1, batch_norm=False, **BARE)
+    model = build_unet((128, 128, 1), levels=3, base=1, cap=1, batch_norm=False, **NO_ATTENTION)
     inner = keras.Model(model.input, model.get_layer(f"down{stage}b_relu").output)
     for layer in inner.layers:
         layer.set_weights([np.ones(w.shape) if w.ndim > 1 else 0 * w for w in layer.get_weights()])
@@ -164,7 +163,9 @@ def test_a_valid_pixel_depends_on_the_context_named_and_no_more(levels, pixel):
     side = 16 + 2 * sides.skip_border(0, levels) + 8
     while side % 2**levels != (4 * (2**levels - 1)) % 2**levels:
         side += 1
-    model = build_unet((side, side, 1), 1, levels, 1, 1, padding="valid", batch_norm=False, activation=None, **BARE)
+    model = build_unet(
+        (side, side, 1), 1, levels, 1, 1, padding="valid", batch_norm=False, activation=None, **NO_ATTENTION
+    )
     for layer in model.layers:
         layer.set_weights([np.ones(w.shape) if w.ndim > 1 else 0 * w for w in layer.get_weights()])
     lit = np.zeros((side, side, side, 1), "float32")
