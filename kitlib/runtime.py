@@ -42,9 +42,6 @@ class Devices:
         return "auto" if self.strategy() is None else False
 
 
-MODES = ("interactive", "batch", "rerun")
-
-
 def on_kaggle() -> bool:
     """Tell whether this is a Kaggle notebook."""
     return "KAGGLE_KERNEL_RUN_TYPE" in os.environ or scans.KAGGLE_INPUT.is_dir()
