@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,36 +134,84 @@ def devices() -> Devices:
     float32. So does a CPU: newer ones are faster in bfloat16 (`benchmarks/step.py`), others slower, and none says which
     it is. A TPU computes in bfloat16.
 
-    Several GPUs share each batch, and the precision is what the oldest of them can do. Batch norms then see their own
-    share of the batch, which is all, beside rounding, that parts the curve from that of one device. XLA stays off under
-    a strategy, where it fails (`Devices.xla`), and on a CPU, where it is slower: Keras' own choice ("auto").
+    On TensorFlow several GPUs share each batch, and the precision is what the oldest of them can do. Batch norms then
+    see their own share of the batch, which is all, beside rounding, that parts the curve from that of one device. XLA
+    stays off under a strategy, where it fails (`Devices.xla`), and on a CPU, where it is slower: Keras' own choice
+    ("auto"). Other backends use one device, unless keras.distribution is set to more (docs/cluster.md).
+
+    Raises:
+        RuntimeError: on TensorFlow with a TPU, which would stand idle.
     """
     import keras
 
     backend = keras.backend.backend()
-    found = [name for kind in ("gpu", "tpu") for name in _listed(kind)]
-    if not found:
+    tpus = listed("tpu")
+    if tpus and backend == "tensorflow":
+        raise RuntimeError(
+            "this machine has a TPU, which the kit uses on JAX alone: set KERAS_BACKEND=jax in the environment before "
+            "Keras is imported, or choose a machine with a GPU"
+        )
+    if tpus:
+        words = f"TPU{_one_of(len(tpus))}"
+        return Devices(len(tpus), "mixed_bfloat16", f"Keras on {backend}, {words}: mixed_bfloat16, compiled by XLA")
+    if not listed("gpu"):
         plain = ", no XLA" if backend == "tensorflow" else ""
         return Devices(0, "float32", f"Keras on {backend}, {os.cpu_count()} CPU cores, no GPU: float32{plain}")
-    if backend != "tensorflow":
-        return Devices(len(found), "mixed_bfloat16", f"Keras on {backend}, {', '.join(found)}: mixed_bfloat16")
-    import tensorflow as tf
-
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-    return _gpus([(one.get("device_name", "GPU"), one.get("compute_capability", (0, 0))) for one in details])
+    return _gpus(_details(backend), backend)
 
 
-def _listed(kind: str) -> list[str]:
-    """List the devices of a kind; JAX calls it an error when there is none."""
+def listed(kind: str) -> list[str]:
+    """List the devices of a kind, "gpu" or "tpu", that this process may use; their memory is left alone.
+
+    Keras' own list makes TensorFlow take hold of them, is an error on JAX where there is none, and lacks PyTorch.
+    """
     import keras
 
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return [device.name for device in tf.config.get_visible_devices(kind.upper())]
+    if backend == "torch":
+        import torch
+
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())] if kind == "gpu" else []
     try:
         return keras.distribution.list_devices(kind)
     except RuntimeError:
         return []
 
 
-def _gpus(found: list[tuple[str, tuple[int, int]]]) -> Devices:
+def _details(backend: str) -> list[tuple[str, tuple[int, int]]]:
+    """Give name and compute capability of each GPU; (0, 0) where there is none to tell."""
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        found = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
+        return [(one.get("device_name", "GPU"), one.get("compute_capability", (0, 0))) for one in found]
+    if backend == "torch":
+        import torch
+
+        numbers = range(torch.cuda.device_count())
+        return [(torch.cuda.get_device_name(one), torch.cuda.get_device_capability(one)) for one in numbers]
+    import jax
+
+    found = [(one.device_kind, str(getattr(one, "compute_capability", ""))) for one in jax.devices("gpu")]
+    numeric = re.compile(r"(\d+)\.(\d+)").fullmatch  # "7.5"; AMD's are names
+    return [(name, tuple(map(int, numeric(text).groups())) if numeric(text) else (0, 0)) for name, text in found]
+
+
+def _one_of(count: int) -> str:
+    """Say how many of the devices a backend without MirroredStrategy uses."""
+    import keras
+
+    if count < 2:
+        return ""
+    spread = keras.distribution.distribution() is not None
+    return f": {count}, as keras.distribution has it" if spread else f": one of {count} is used (docs/cluster.md)"
+
+
+def _gpus(found: list[tuple[str, tuple[int, int]]], backend: str = "tensorflow") -> Devices:
     """Choose for GPUs, given as name and compute capability."""
     capability = min(capability for _, capability in found)
     precision, why = "float32", "has no 16-bit tensor cores"
@@ -172,10 +221,15 @@ def _gpus(found: list[tuple[str, tuple[int, int]]]) -> Devices:
         precision, why = "mixed_float16", "has float16 tensor cores alone"
     counts = {name: [one for one, _ in found].count(name) for name, _ in found}
     names = " and ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items())
-    share = "share each batch (MirroredStrategy, no XLA); " if len(found) > 1 else ""
-    reason = f"{names}: {share}compute capability {capability[0]}.{capability[1]} {why}: {precision}"
-    reason += "" if len(found) > 1 else ", compiled by XLA"
-    shared = tuple(f"GPU:{number}" for number in range(len(found))) if len(found) > 1 else ()
+    several, mirrored = len(found) > 1, len(found) > 1 and backend == "tensorflow"
+    share = ": share each batch (MirroredStrategy, no XLA)" if mirrored else _one_of(len(found))
+    known = (
+        f"compute capability {capability[0]}.{capability[1]} {why}" if any(capability) else "unknown compute capability"
+    )
+    reason = f"{names}{share}{'; ' if several else ': '}{known}: {precision}"
+    reason += "" if mirrored or backend == "torch" else ", compiled by XLA"
+    reason = reason if backend == "tensorflow" else f"Keras on {backend}, {reason}"
+    shared = tuple(f"GPU:{number}" for number in range(len(found))) if mirrored else ()
     return Devices(len(found), precision, reason, shared)
 
 

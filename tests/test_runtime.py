@@ -1,3 +1,6 @@
+import sys
+import types
+
 import keras
 import pytest
 
@@ -48,8 +51,36 @@ def test_a_backend_that_errs_where_there_is_no_gpu_is_a_cpu(monkeypatch):
     def none(kind):
         raise RuntimeError(f"Unknown backend: {kind!r} requested")
 
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     monkeypatch.setattr(keras.distribution, "list_devices", none)
+    assert runtime.listed("gpu") == []
     assert runtime.devices().accelerators == 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [("7.5", "mixed_float16"), ("8.0", "mixed_bfloat16"), ("6.0", "float32"), ("gfx90a", "float32")],
+)
+def test_jax_gets_the_precision_of_the_chip_and_says_that_one_of_two_is_used(monkeypatch, capability, precision):
+    gpu = types.SimpleNamespace(device_kind="a GPU", compute_capability=capability)
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(devices=lambda kind: [gpu, gpu]))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(runtime, "listed", lambda kind: ["gpu:0", "gpu:1"] if kind == "gpu" else [])
+    chosen = runtime.devices()
+    assert chosen.precision == precision
+    assert "2 x a GPU: one of 2 is used" in str(chosen)
+    assert chosen.shared == ()
+
+
+def test_a_tpu_is_for_jax_and_tensorflow_says_so(monkeypatch):
+    monkeypatch.setattr(runtime, "listed", lambda kind: [f"tpu:{k}" for k in range(8)] if kind == "tpu" else [])
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    with pytest.raises(RuntimeError, match="TPU, which the kit uses on JAX alone: set KERAS_BACKEND=jax"):
+        runtime.devices()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    chosen = runtime.devices()
+    assert chosen.precision == "mixed_bfloat16"
+    assert "one of 8 is used" in str(chosen)
 
 
 def test_chosen_precision_is_used():
