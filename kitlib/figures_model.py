@@ -25,6 +25,21 @@ def stack(packed: Packed, place: int) -> Figure:
     return figure
 
 
+def busiest(slices: pd.DataFrame) -> int:
+    """Find the slice on which all organs are well seen: its smallest one is the largest among all slices.
+
+    Where no slice holds them all, the second smallest decides, and so on.
+
+    Args:
+        slices: table of slices with masks.
+
+    Returns:
+        The place of its row.
+    """
+    areas = np.sort(slices[list(contest.ORGANS)].map(rle.area).to_numpy(), axis=1)
+    return int(np.lexsort(areas.T[::-1])[-1])
+
+
 def grid_masks(packed: Packed, place: int) -> np.ndarray:
     """Unpack the masks of one slice on the grid: (height, width, organs) bool."""
     return packed.masks[place][..., None] >> np.arange(len(contest.ORGANS)) & 1 == 1
@@ -77,15 +92,14 @@ def predictions(run: runs.Run, slices: pd.DataFrame, count: int = 4) -> Figure:
 
     Args:
         run: has out-of-fold probabilities of the scans drawn.
-        slices: held-out slices with masks; the one with most organ pixels of each of `count` scans is drawn.
+        slices: held-out slices with masks; the busiest of each of `count` scans is drawn.
         count: rows of the picture.
     """
     names = [name for name in slices["scan"].unique() if name in run.scans][:count]
     figure, axes = canvas(WIDTH / 3 * len(names), rows=len(names), columns=3)
     for row, name in zip(axes, names, strict=True):
         scan = slices[slices["scan"] == name]
-        areas = scan[list(contest.ORGANS)].map(rle.area).sum(axis=1).to_numpy()
-        place = int(areas.argmax())
+        place = busiest(scan)
         shown = scan.iloc[place]
         image = inputs.load([shown["path"]])[0]
         truth = np.stack([rle.decode(shown[organ], image.shape) for organ in contest.ORGANS], axis=-1)

@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 
 from kitlib import intensities, rle, statistics
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
-from kitlib.figures import LABELS, PALE, WIDTH, box, canvas, look, organ_legend, overlay, picture_axis
+from kitlib.figures import LABELS, WIDTH, box, canvas, look, organ_legend, overlay, picture_axis
 
 _OUTLINE = [withStroke(linewidth=1.5, foreground="black")]  # keeps white letters readable on white fat
 _GAP = 4  # pixels between the slices of a sheet
@@ -150,7 +150,7 @@ def planes(scan: pd.DataFrame) -> Figure:
         _letters(axis, letters)
         axis.set_title(name, size=10)
         _scale_bar(axis, across, down)
-    figure.suptitle(f"{scan['scan'].iloc[0]}, slice {scan['slice'].iloc[at[0]]}", size=10, color=PALE)
+    figure.suptitle(f"{scan['scan'].iloc[0]}, slice {scan['slice'].iloc[at[0]]}", size=10)
     organ_legend(figure)
     return figure
 

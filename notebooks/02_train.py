@@ -101,7 +101,7 @@ print("held out: cases", ", ".join(map(str, slices.loc[held_out, "case"].unique(
 size = SIZE or (64 if preset == "short" else 128)
 spec = inputs.InputSpec(size, size)
 packed = pipeline.pack(slices, spec)
-busiest = int(scans.organ_count(slices).to_numpy().argmax())
+busiest = figures_model.busiest(slices)
 figures_model.stack(packed, busiest)
 
 # %% [markdown]

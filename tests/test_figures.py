@@ -136,6 +136,8 @@ def test_planes_keep_millimetres_and_put_the_head_up(slices, measured):
     assert coronal.get_xlim() == axial.get_xlim()
     assert coronal.get_ylim() == sagittal.get_ylim() == (len(one) * 3.0, 0.0)
     assert axial.get_ylim()[0] == sagittal.get_xlim()[1]
+    assert axial.figure.get_suptitle().startswith(one["scan"].iloc[0])
+    assert axial.figure._suptitle.get_color() == figures.INK
     letters = [[text.get_text() for text in axis.texts[:4]] for axis in (axial, coronal, sagittal)]
     assert letters == [list("RLAP"), list("RLHF"), list("APHF")]
 

@@ -21,6 +21,15 @@ def test_stack_shows_each_neighbour_and_marks_the_middle(packed, slices):
     assert "to outline" in titles[1]
 
 
+def test_the_busiest_slice_is_the_one_whose_smallest_organ_is_largest():
+    texts = [("1 900", "1 3", "1 5"), ("1 40", "1 30", "1 50"), ("1 40", "1 900", "1 29"), ("1 999", "1 999", "")]
+    table = pd.DataFrame(texts, columns=contest.ORGANS, index=[7, 8, 9, 10])
+    assert figures_model.busiest(table) == 1
+    assert figures_model.busiest(table.assign(stomach="")) == 3
+    assert figures_model.busiest(table.assign(stomach="", small_bowel="")) == 3
+    assert figures_model.busiest(table.iloc[:3].assign(large_bowel="", small_bowel="")) == 1
+
+
 def test_unpacked_masks_are_the_bits(packed):
     place = int(packed.masks.reshape(len(packed.masks), -1).sum(axis=1).argmax())
     masks = figures_model.grid_masks(packed, place)
