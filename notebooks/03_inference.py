@@ -122,7 +122,7 @@ elif FALLBACK == "atlas" and len(slices):
         submission.write(target, predicted[predicted["id"].isin(sample["id"])], sample)
 
 # %%
-log = clock.log()
+log = clock.log().round(2)
 display(log if len(log) <= 12 else pd.concat([log.head(6), log.tail(6)]))
 print(f"{clock.elapsed / 60:.1f} min of {HOURS} h; shed: {', '.join(map(str, clock.shed)) or 'nothing'}")
 

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import itertools
+import re
 import sys
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def pages(competition, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     execute = load("execute")
     given = {"DATA": str(competition), "RUNS": str(folder / "runs"), "OUTPUT": str(folder / "submission.csv")}
-    given |= {"PRESET": "short", "EPOCHS": 1, "SIZE": 32}
+    given |= {"PRESET": "short", "EPOCHS": 1, "SIZE": 32, "COMPARE": ("plain",)}
     for name in ("02_train", "03_inference"):
         known = parameters(ROOT / "notebooks" / f"{name}.py")
         assert given.keys() & known.keys(), name
@@ -101,6 +102,28 @@ def test_pages_show_their_pictures_and_no_error(pages):
         assert not [out for out in outputs if out.output_type == "error"]
         assert "Warning" not in "".join(out.get("text", "") for out in outputs if out.output_type == "stream")
         assert (pages / f"{name}.html").stat().st_size > 50_000
+
+
+@pytest.mark.slow
+def test_the_clocks_minutes_have_two_decimals(pages):
+    clock = printed(pages / "03_inference.ipynb").split("elapsed_min")[1].split(" min of ")[0]
+    assert {len(part) for part in re.findall(r"\d+\.(\d+)", clock.rsplit("\n", 1)[0])} == {2}
+
+
+@pytest.mark.slow
+def test_the_comparison_trains_what_it_names(pages):
+    from kitlib import runs
+
+    (run,) = runs.find(pages / "runs")
+    (other,) = runs.find(pages / "comparisons")
+    assert other.folder.name == f"{run.folder.name}-plain"
+    one, plain = run.record["parameters"], other.record["parameters"]
+    assert {name: value for name, value in plain.items() if value != one.get(name)} == {
+        "window_stages": [],
+        "external_bottleneck": False,
+    }
+    assert other.record["folds"] == run.record["folds"]
+    assert re.search(r"this run +plain\nscore", printed(pages / "02_train.ipynb"))
 
 
 @pytest.mark.slow
