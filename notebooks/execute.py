@@ -9,10 +9,12 @@ import ast
 import base64
 import io
 import os
+import re
 import sys
 import time
 from pathlib import Path
 
+import jinja2
 import nbconvert
 import nbformat
 import papermill
@@ -20,6 +22,11 @@ from PIL import Image
 
 FOLDER = Path(__file__).parent
 PAGES = FOLDER.parent / "pages"
+PAGE = """{% extends "lab/index.html.j2" %}
+{% block data_png scoped %}
+{%- set text = cell.metadata.description | escape_html_keep_quotes | replace('"', "&quot;") -%}
+{{ super() | replace("<img ", '<img alt="' ~ text ~ '" ', 1) }}
+{%- endblock %}"""
 
 
 def execute(name: str, parameters: dict, pages: Path = PAGES) -> Path:
@@ -65,8 +72,29 @@ def _render(executed: Path) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    page, _ = nbconvert.HTMLExporter(embed_images=True).from_notebook_node(notebook)
+    _describe(notebook)
+    page, _ = _exporter().from_notebook_node(notebook)
     executed.with_suffix(".html").write_text(page, encoding="utf-8")
+
+
+def _exporter() -> nbconvert.HTMLExporter:
+    """Make the exporter of a page; its template adds the description of a cell to the cell's pictures."""
+    return nbconvert.HTMLExporter(
+        embed_images=True, extra_loaders=[jinja2.DictLoader({"page.html.j2": PAGE})], template_file="page.html.j2"
+    )
+
+
+def _describe(notebook) -> None:
+    """Name the page after the first heading, and describe each cell by the heading and the question above it."""
+    heading, question = "", ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            lines = cell.source.splitlines()
+            heading = next((line.lstrip("# ") for line in lines if line.startswith("#")), heading)
+            text = " ".join(line for line in lines if line and not line.startswith("#"))
+            question = next(iter(re.findall(r"[^.?!]+\?", text)), "").strip()
+            notebook.metadata.setdefault("title", heading)
+        cell.metadata["description"] = f"{heading}: {question}" if question else heading
 
 
 def _preview(cell, path: Path) -> None:

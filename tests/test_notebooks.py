@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+import bs4
 import jupytext
 import nbformat
 import pytest
@@ -213,6 +214,24 @@ def test_score_and_tuning_read_all_folds_even_of_networks_that_find_nothing(comp
     assert "cv, 2 folds" in text
     assert "2 scans of 2 cases" in text
     assert all((untrained / "cv" / f"fold{fold}" / "settings.json").is_file() for fold in range(2))
+
+
+def test_a_page_is_named_by_its_heading_and_its_pictures_by_the_text_above(tmp_path):
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    picture = nbformat.v4.new_output("display_data", {"image/png": pixel, "text/plain": "<Figure>"})
+    texts = ("# 9 · Trial\n\nA start.", '## Sizes & shapes\n\nFirst. How\nlarge "is" it, and why? So.', "Another line.")
+    notebook = nbformat.v4.new_notebook()
+    for text in texts:
+        notebook.cells += [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("1", outputs=[picture])]
+    nbformat.write(notebook, tmp_path / "trial.ipynb")
+    load("execute")._render(tmp_path / "trial.ipynb")
+    page = bs4.BeautifulSoup((tmp_path / "trial.html").read_text(), "html.parser")
+    assert page.title.text == "9 · Trial"
+    assert [image["alt"] for image in page.select("img")] == [
+        "9 · Trial",
+        'Sizes & shapes: How large "is" it, and why?',
+        "Sizes & shapes",
+    ]
 
 
 def test_unknown_parameter_is_refused(monkeypatch, capsys):
