@@ -100,7 +100,7 @@ def _take(folder: Path, target: Path) -> None:
     finished = sorted(path.parent for path in folder.rglob("run.json") if (path.parent / "model.keras").is_file())
     if not finished:
         raise FileNotFoundError(f"{folder} holds no finished run (run.json and model.keras); name another folder")
-    for run in finished:
+    for run in ensemble.trained(finished):
         place = target / folder.name / run.relative_to(folder)
         place.mkdir(parents=True)
         for name in TAKEN:

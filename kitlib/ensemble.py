@@ -102,7 +102,8 @@ def choose(
         root: a folder of runs. When it holds a manifest (`make bundle` writes one), every run in it was chosen, and a
             run with a file that is not what was packed is left out, unless faults are strict.
         name: a run, or a cross-validation with all its folds, by its path below the root; empty takes all runs of a
-            bundle, and elsewhere the newest, with the other folds of its cross-validation.
+            bundle, and elsewhere the newest, with the other folds of its cross-validation. Runs that were stopped
+            within their first epoch are left out (`trained`).
         faults: None raises them.
         missing_ok: without any such run give an empty list, for those who have something else to hand in.
 
@@ -120,12 +121,26 @@ def choose(
     whole = [folder for folder in found if folder not in bad]
     if name:
         whole = [folder for folder in whole if (root / name) in (folder, *folder.parents)]
-    elif not (root / manifest.NAME).is_file() and whole:
+    whole = trained(whole)
+    if not name and not (root / manifest.NAME).is_file() and whole:
         whole = _newest(whole, faults)
     if not whole and not missing_ok:
         what = f"run {name!r}" if name else "finished run"
         raise FileNotFoundError(f"no {what} below {root.resolve()}: run 02_train first, or attach a run")
     return whole
+
+
+def trained(folders: Sequence[Path]) -> list[Path]:
+    """Leave out runs that were stopped within their first epoch, unless there is no other; prints which.
+
+    Such a run has a network for want of a better one: its weights are little more than what they were drawn as.
+    """
+    raw = [folder for folder in folders if _best_weights(folder) == "unfinished epoch"]
+    if raw:
+        names = ", ".join(map(str, raw))
+        what = "left out" if len(raw) < len(folders) else "taken, as there is no other"
+        print(f"{what}: {names}, stopped before the first epoch was finished; train on with the same call")
+    return [folder for folder in folders if folder not in raw] or list(folders)
 
 
 def _newest(folders: Sequence[Path], faults: Faults) -> list[Path]:
@@ -201,6 +216,14 @@ def _drop_unknown(part) -> int:
     for name in set(off):
         del config[name]
     return dropped + len(set(off))
+
+
+def _best_weights(folder: Path) -> str:
+    """Read where a run's weights are from; nothing where its record does not say or is broken."""
+    try:
+        return str(runs.read(folder).record.get("best_weights", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def _held_out(folder: Path) -> float:

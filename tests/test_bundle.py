@@ -97,6 +97,9 @@ def test_the_newest_cross_validation_keeps_the_settings_of_all_its_folds(cross_v
     assert (runs_there / "cv/settings.json").is_file()
     assert (runs_there / "cv/fold1/model.keras").is_file()
     assert not list(runs_there.rglob("*.npy"))
+    runs.write_record(cross_validation / "fold0", {"parameters": {}, "best_weights": "unfinished epoch"})
+    runs_there = bundle.build([cross_validation], "somebody", tmp_path / "bundle") / "dataset/runs"
+    assert [path.parent.name for path in runs_there.rglob("run.json")] == ["fold1"]
 
 
 def test_two_runs_of_one_name_are_refused_before_anything_is_deleted(cross_validation, tmp_path, monkeypatch):

@@ -298,6 +298,23 @@ def test_all_folds_of_the_newest_cross_validation_are_chosen(tmp_path):
         ensemble.choose(tmp_path, "none")
 
 
+def test_a_run_without_a_finished_epoch_is_left_out_by_name_unless_it_is_alone(tmp_path, capsys):
+    for place, weights in (("cv/fold0", "epoch 3"), ("cv/fold1", "unfinished epoch"), ("cv/fold2", "epoch 1")):
+        runs.write_record(tmp_path / place, {"parameters": {}, "ended": place, "best_weights": weights})
+        (tmp_path / place / "model.keras").write_bytes(b"")
+    (tmp_path / "cv/folds.csv").write_text("case,fold\n")
+    trained = [tmp_path / "cv/fold0", tmp_path / "cv/fold2"]
+    assert ensemble.choose(tmp_path) == trained
+    assert f"left out: {tmp_path / 'cv/fold1'}, stopped before" in capsys.readouterr().out
+    assert ensemble.choose(tmp_path, "cv/fold1") == [tmp_path / "cv/fold1"]
+    assert "taken, as there is no other" in capsys.readouterr().out
+    manifest.write(tmp_path)
+    assert ensemble.choose(tmp_path) == trained
+    capsys.readouterr()
+    assert ensemble.choose(tmp_path, "cv/fold0") == trained[:1]
+    assert capsys.readouterr().out == ""
+
+
 def test_without_one_network_that_opens_there_is_an_error_in_the_rerun_too(hidden, tmp_path):
     runs.write_record(tmp_path / "a", {"parameters": {}})
     (tmp_path / "a/model.keras").write_bytes(b"no model")
