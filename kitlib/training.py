@@ -233,8 +233,8 @@ def cross_validate(
         count: folds.
         spec: what the networks see.
         at_once: folds that are trained at a time, each in a process of its own with every at_once-th GPU: one fold per
-            GPU, where otherwise all GPUs share each batch. Nothing is exchanged between them, so that two folds on two
-            GPUs take a little less time than one after the other on both.
+            GPU, and never more than GPUs, where otherwise all GPUs share each batch. Nothing is exchanged between them,
+            so that two folds on two GPUs take a little less time than one after the other on both.
         time_limit: seconds for all of it; folds that do not fit are left for the next call.
         deadline: the same as a moment.
 

@@ -1,59 +1,129 @@
 """Folds in processes of their own, each with its share of the GPUs; what they exchange are run folders."""
 
+import concurrent.futures
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import keras
 import pandas as pd
 
-from kitlib import pipeline
+from kitlib import pipeline, runs, runtime
+from kitlib.budget import CLOSING_SECONDS, Budget
 
 
 def train(slices: pd.DataFrame, jobs: Sequence[dict], at_once: int, packed: Path, deadline: float | None) -> None:
     """Call `training.fit_fold` once per job, some at a time; an error in one of them is raised when all are done.
 
+    The processes end with this one, however it ends: Ctrl-C or a kill costs each fold the epoch it was in. Folds of
+    which no epoch would fit are left for the next call.
+
     Args:
         slices: table of slices.
         jobs: keyword arguments of fit_fold, `folder` and `spec` among them; networks, losses and layers of your own
             must live in a module that the processes can import.
-        at_once: processes. Process k sees GPUs k, k + at_once, ...; without GPUs all share the processors.
+        at_once: processes; at most one per GPU. Process k sees GPUs k, k + at_once, ... of those that this one sees,
+            and on TensorFlow needs the memory that this one takes as soon as it computes. Without GPUs all share the
+            processors.
         packed: folder for the packed scans, which the processes map into memory; removed at the end.
         deadline: seconds of `time.time()`, or None.
+
+    Raises:
+        RuntimeError: with a TPU, which belongs to one process.
     """
+    shared = shares(at_once)
     pipeline.pack(slices, jobs[0]["spec"], packed)
-    gpus = len(keras.distribution.list_devices("gpu"))
     context = multiprocessing.get_context("spawn")
     free = context.Queue()
-    for number in range(at_once):
-        free.put(",".join(map(str, range(number, gpus, at_once))))
-    policy = keras.config.dtype_policy().name
+    for own in shared:
+        free.put(own)
+    ended, end = context.Pipe(duplex=False)  # never written to: it is closed here, or by the system when this dies
+    policy, folders = keras.config.dtype_policy().name, [Path(job["folder"]) for job in jobs]
+    pool = concurrent.futures.ProcessPoolExecutor(
+        len(shared), mp_context=context, initializer=_begin, initargs=(free, ended)
+    )
     try:
-        with ProcessPoolExecutor(at_once, mp_context=context, initializer=_claim, initargs=(free,)) as pool:
-            waiting = [pool.submit(fit, slices, plain(job), packed, policy, deadline) for job in jobs]
-        for task in waiting:
-            task.result()
+        waiting = [pool.submit(fit, slices, plain(job), packed, policy, deadline, folders) for job in jobs]
+        concurrent.futures.wait(waiting)
+    except BaseException:
+        end.close()
+        raise
     finally:
+        pool.shutdown(cancel_futures=True)
         shutil.rmtree(packed, ignore_errors=True)
+    left = [folder.name for folder, task in zip(folders, waiting, strict=True) if not task.result()]
+    if left:
+        print(f"left for the next call, as no epoch would fit: {', '.join(left)}")
 
 
-def _claim(free) -> None:
-    """Take a share of the GPUs, before anything has looked at them."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = free.get()
+def shares(at_once: int) -> list[str | None]:
+    """Deal the GPUs that this process sees: what CUDA_VISIBLE_DEVICES is to be in each of at most so many processes.
+
+    None leaves it as it is, where there is no GPU.
+
+    Raises:
+        RuntimeError: with a TPU.
+    """
+    if runtime.listed("tpu"):
+        raise RuntimeError(f"at_once={at_once}, but a TPU belongs to one process: at_once=1 trains fold after fold")
+    gpus = len(runtime.listed("gpu"))
+    if not gpus:
+        return [None] * at_once
+    if gpus < at_once:
+        print(f"at_once={at_once}, but {gpus} GPU(s): {gpus} at a time, since each process needs a GPU")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # numbers or names
+    names = (visible.split(",") if visible else list(map(str, range(gpus))))[:gpus]
+    return [",".join(names[number::at_once]) for number in range(min(at_once, gpus))]
 
 
-def fit(slices: pd.DataFrame, job: dict, packed: Path, policy: str, deadline: float | None) -> None:
-    """Train one fold in this process."""
-    from kitlib import augment, runtime, training  # noqa: F401 (augment: registers its layer)
+def _begin(free, ended) -> None:
+    """Take a share of the GPUs, before anything has looked at them, and leave Ctrl-C and the end to the parent."""
+    own = free.get()
+    if own is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = own
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(ended,), daemon=True).start()
+
+
+def _end_with(parent) -> None:
+    """Wait until the parent's end of a pipe is closed, by itself or by its death; then end this process."""
+    try:
+        parent.poll(None)
+    finally:
+        os._exit(1)
+
+
+def fit(
+    slices: pd.DataFrame, job: dict, packed: Path, policy: str, deadline: float | None, folders: Sequence[Path] = ()
+) -> bool:
+    """Train one fold in this process; False when it is left for the next call, as no epoch of it would fit.
+
+    Args:
+        folders: of all jobs, whose epochs tell how long one takes.
+    """
+    if not worth_beginning(Path(job["folder"]), folders, deadline):
+        return False
+    from kitlib import augment, training  # noqa: F401 (augment: registers its layer)
 
     keras.config.set_dtype_policy(policy)
     options = {name: _keras(value) for name, value in job.items()}
     devices = runtime.devices() if options.pop("devices", None) else None
     scans = pipeline.pack(slices, options["spec"], packed)
     training.fit_fold(slices, packed=scans, devices=devices, deadline=deadline, **options)
+    return True
+
+
+def worth_beginning(folder: Path, others: Sequence[Path], deadline: float | None) -> bool:
+    """Tell whether a run has a finished epoch, or time for two as slow as the slowest of the others, its first."""
+    if len(runs.Run(folder, {}).history()):
+        return True
+    histories = [runs.Run(other, {}).history() for other in others]
+    slowest = max((float(table["seconds"].max()) for table in histories if len(table)), default=0.0)
+    return Budget(deadline=deadline).left() > max(2 * slowest, CLOSING_SECONDS)
 
 
 def plain(job: dict) -> dict:
