@@ -181,17 +181,26 @@ def plant(slices: pd.DataFrame, count: int, seed: int = 0) -> tuple[pd.DataFrame
 
     Returns:
         A copy of the table with those masks replaced, and the faults: `scan fault`.
+
+    Raises:
+        ValueError: `count` is negative or more than the scans with masks, or a fault would not show on a scan.
     """
     rng = np.random.default_rng(seed)
     spoiled, planted = slices.copy(), []
     areas_of = slices[list(contest.ORGANS)].map(rle.area).sum(axis=1).groupby(slices["scan"]).sum()
-    drawn = rng.permutation(areas_of.index[areas_of > 0].to_numpy())[:count]
+    marked = areas_of.index[areas_of > 0].to_numpy()
+    if not 0 <= count <= len(marked):
+        raise ValueError(f"count={count}: {len(marked)} scans have masks to spoil")
+    drawn = rng.permutation(marked)[:count]
     for turn, scan in enumerate(drawn):
         rows = slices[slices["scan"] == scan]
         shape = int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
         masks = np.stack([rle.decode_stack(rows[organ].tolist(), shape) for organ in contest.ORGANS], axis=-1)
         kind = annotation.FAULTS[turn % len(annotation.FAULTS)]
-        masks = annotation.spoil(masks, kind, rng)
+        try:
+            masks = annotation.spoil(masks, kind, rng)
+        except ValueError as problem:
+            raise ValueError(f"{scan}: {problem}") from None
         for channel, organ in enumerate(contest.ORGANS):
             spoiled.loc[rows.index, organ] = rle.encode_stack(np.ascontiguousarray(masks[..., channel]))
         planted.append((scan, kind))

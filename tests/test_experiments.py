@@ -178,6 +178,9 @@ def test_planted_faults_are_found_by_a_perfect_judge(packed, slices, tmp_path):
     assert ranked["recall"].tolist()[:2] == [0.5, 1.0]
     assert evidence.found_of(ranked).startswith("2 of 2 faults")
     figures_experiments.ranking(ranked)
+    for count in (-1, 99):
+        with pytest.raises(ValueError, match=f"count={count}"):
+            evidence.plant(slices, count)
 
 
 def test_new_masks_leave_the_packed_images_alone(packed, slices):

@@ -283,15 +283,32 @@ def drawn():
 
 def test_shifted_annotation_is_the_same_shape_elsewhere(drawn):
     spoilt = annotation.spoil(drawn, "shifted", np.random.default_rng(0))
-    assert spoilt.sum() == drawn.sum()
-    assert not np.array_equal(spoilt, drawn)
+    middle = [np.argwhere(part[..., 1]).mean(axis=0) for part in (drawn, spoilt)]
+    assert spoilt[..., 1].sum() == drawn[..., 1].sum()
+    assert (np.abs(middle[1] - middle[0])[1:] >= 9).all()
 
 
-def test_missing_organ_loses_a_third_of_its_slices_or_more(drawn):
-    spoilt = annotation.spoil(drawn, "missing", np.random.default_rng(0))
-    lost = drawn.any(axis=(1, 2)).sum(axis=0) - spoilt.any(axis=(1, 2)).sum(axis=0)
-    assert sorted(lost > 0) == [False, False, True]
-    assert lost.max() >= 1
+def test_shifted_annotation_does_not_come_back_on_the_other_side():
+    masks = np.zeros((1, 13, 17, 1), bool)
+    masks[0, :5, :4] = True
+    np.testing.assert_array_equal(np.argwhere(annotation._shift(masks, -3, 2)[0, ..., 0]).min(axis=0), [0, 2])
+    np.testing.assert_array_equal(np.argwhere(annotation._shift(masks, -3, 2)[0, ..., 0]).max(axis=0), [1, 5])
+    assert not annotation._shift(masks, -5, 1).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_missing_organ_loses_a_third_of_its_slices_or_more(drawn, seed):
+    drawn[..., seed % 3] = False
+    spoilt = annotation.spoil(drawn, "missing", np.random.default_rng(seed))
+    before, after = (masks.any(axis=(1, 2)).sum(axis=0) for masks in (drawn, spoilt))
+    assert sorted(before > after) == [False, False, True]
+    assert (before - after).max() >= 4 / 3
+
+
+@pytest.mark.parametrize("kind", annotation.FAULTS)
+def test_fault_that_changes_nothing_is_refused(drawn, kind):
+    with pytest.raises(ValueError, match=f"'{kind}' changes nothing.*'stomach': 0"):
+        annotation.spoil(np.zeros_like(drawn), kind, np.random.default_rng(0))
 
 
 def test_swapped_annotation_exchanges_the_bowels(drawn):
