@@ -4,6 +4,8 @@ They work on scans brought to one grid (D, H, W, organs), each with `case`, `gri
 steps of 1/200 of the 99th percentile, or None): the tallies of `census`.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from kitlib import metric
@@ -23,14 +25,24 @@ def scores(tallies: list) -> dict[str, float]:
 
 
 def atlas(tallies: list) -> float:
-    """The mean mask of the other cases, each case counting once, at the threshold that is best over all scans."""
+    """The mean mask of the other cases, each case counting once, at the threshold that is best over all scans.
+
+    Cost: a byte per voxel of the grid and case (7 MB), beside the tallies themselves.
+    """
     cases = sorted({one.case for one in tallies})
     if len(cases) < 2:
         return float("nan")
-    means = [np.mean([one.grid for one in tallies if one.case == case], axis=0, dtype=np.float32) for case in cases]
-    total = np.sum(means, axis=0)
-    others = {case: (total - mean) / (len(cases) - 1) for case, mean in zip(cases, means, strict=True)}
-    return max(host([(one.grid, others[one.case] > cut) for one in tallies]) for cut in THRESHOLDS)
+    days = {case: [one.grid for one in tallies if one.case == case] for case in cases}
+    counts = {case: np.sum(grids, axis=0, dtype=np.uint8) for case, grids in days.items()}
+
+    def mean(case):
+        return counts[case] / np.float32(len(days[case]))
+
+    def others(case):
+        return (total - mean(case)) / (len(cases) - 1)
+
+    total = sum(map(mean, cases))
+    return max(host((one.grid, others(one.case) > cut) for one in tallies) for cut in THRESHOLDS)
 
 
 def copied_day(tallies: list) -> float:
@@ -84,7 +96,7 @@ def _best_range(inside: np.ndarray, everything: np.ndarray) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def host(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
+def host(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     """The host score of (truth, prediction) pairs, each (D, H, W, organs) bool."""
     dices, distances = [], []
     for truth, guess in pairs:
