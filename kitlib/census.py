@@ -108,15 +108,18 @@ def grey(images: np.ndarray, masks: np.ndarray) -> tuple:
 def read(root, progress: bool = False) -> Reading:
     """Measure a root: its training part, and the hidden part where `truth.csv` tells it.
 
-    Where `masks.csv` and `slices.csv.gz` lie there (rows and sizes of scans without images), these are measured, and
-    the images of `train/` serve for the grey values alone.
+    Where both `masks.csv` and `slices.csv.gz` lie there (rows, and sizes, of scans without images), these are measured,
+    and the images of `train/` serve for the grey values alone. `slices.csv.gz` tells the annotated share of all the
+    slices that it lists.
 
     Raises:
         FileNotFoundError: there are no rows to measure.
+        ValueError: there are rows, and not one scan.
     """
     root = Path(root)
     parts, index = [], root / "slices.csv.gz"
-    if (root / "masks.csv").is_file():
+    apart = index.is_file() and (root / "masks.csv").is_file()
+    if apart:
         parts.append((pd.read_csv(root / "masks.csv", keep_default_na=False), pd.read_csv(index)))
     if (root / "train.csv").is_file():
         slices = scans.read(root)
@@ -124,11 +127,13 @@ def read(root, progress: bool = False) -> Reading:
     if (root / "truth.csv").is_file():
         parts.append((pd.read_csv(root / "truth.csv", keep_default_na=False), scans.read(root, "test")))
     if not parts:
-        raise FileNotFoundError(f"{root}: no train.csv, truth.csv or masks.csv to measure")
+        raise FileNotFoundError(f"{root}: no train.csv, no truth.csv, and not both masks.csv and slices.csv.gz")
     reading = Reading([], [], [])
     jobs = [(name, rows, slices) for rows, slices in parts for name in rows["id"].map(_scan).unique()]
     for name, rows, slices in tqdm(jobs, unit=" scans", desc="measure", disable=not progress):
-        _add(reading, name, rows, slices, only_grey="path" in slices and index.is_file())
+        _add(reading, name, rows, slices, only_grey=apart and "path" in slices)
+    if not reading.tallies:
+        raise ValueError(f"{root}: its tables list not one scan with masks to measure")
     reading.tallies.sort(key=lambda one: (one.case, one.day))
     if index.is_file():
         known = pd.read_csv(index)
