@@ -39,8 +39,9 @@ def extents(slices: pd.DataFrame) -> pd.DataFrame:
 def stop_lines(slices: pd.DataFrame) -> pd.DataFrame:
     """Say where each organ begins and stops over all scans, and how abruptly.
 
-    Both bowels stop on one slice in every scan, at two thirds of their largest area: where the annotators stopped, not
-    where the bowel does. A network cannot see that line, and each slice past it costs score.
+    In every real scan that was seen both bowels stop on one slice, at two thirds of their largest area: where the
+    annotators stopped, not where the bowel does. It goes on beyond, so that a network can hardly see that line (a
+    phantom grows dark there), and each slice past it costs score.
 
     Returns:
         Indexed by ORGANS: `scans` that hold the organ, medians of `begins ends first_area last_area` and 5 % and 95 %
