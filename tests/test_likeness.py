@@ -1,15 +1,17 @@
 """The ruler for phantoms: measured by hand on drawn masks, by brute force, and on the real scans."""
 
 import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from kitlib import census, guesses, likeness, phantom, traits
+from kitlib import anatomy, census, geometry, guesses, likeness, phantom, scans, traits
 
 REAL = os.environ.get("KITLIB_REAL_DATA")
 
@@ -123,7 +125,8 @@ def test_slices_repeat_themselves_and_noise_does_not():
 def test_real_values_lie_in_their_own_bands():
     for figure in likeness.FIGURES:
         assert likeness.passes(figure, figure.real), figure.name
-        assert len(figure.real) == len(figure.low) == len(figure.high)
+        assert not figure.upto or likeness.passes(figure, figure.upto), figure.name
+        assert len(figure.real) == len(figure.low) == len(figure.high) == len(figure.upto or figure.real)
 
 
 def test_value_outside_or_missing_fails_its_band():
@@ -135,15 +138,24 @@ def test_value_outside_or_missing_fails_its_band():
 def test_side_by_side_puts_what_is_out_in_brackets(monkeypatch, tmp_path):
     real = {figure.name: figure.real for figure in likeness.FIGURES}
     far = {**real, "noise over p99": (0.5,)}
-    monkeypatch.setattr(likeness, "read", lambda root: root.name)
+    real[likeness.GUESS], far[likeness.GUESS] = (0.4,), (0.3,)
+    monkeypatch.setattr(likeness, "read", lambda root, progress: root.name)
     monkeypatch.setattr(likeness, "measure", lambda name: {"near": real, "far": far}[name])
-    lines = likeness.side_by_side([tmp_path / "near", tmp_path / "far"]).splitlines()
-    assert lines[0].endswith("| near | far |")
+    roots = [tmp_path / "near", tmp_path / "far", tmp_path / "other" / "near"]
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / phantom.MARKER).touch()
+    lines = likeness.side_by_side(roots).splitlines()
+    assert lines[0].endswith(f"| {roots[0]} | far | {roots[2]} |")
     assert [line for line in lines if "(" in line and "noise" in line] == [
-        "| 7 | noise over p99 | 0.013 | 0.005..0.024 | 0.013 | (0.5) |"
+        "| 7 | noise over p99 | 0.01-0.016 | 0.005..0.024 | 0.01 | (0.5) | 0.01 |"
     ]
+    assert lines[-2].endswith("| 0.4 | 0.3 | 0.4 |")
     count = len(likeness.FIGURES)
-    assert lines[-1].endswith(f"| {count} of {count} | {count - 1} of {count} |")
+    assert lines[-1].endswith(f"| {count} of {count} | {count - 1} of {count} | {count} of {count} |")
+    (tmp_path / "far" / phantom.MARKER).unlink()  # as on real scans, whose pixels may have lost their noise
+    lines = likeness.side_by_side(roots).splitlines()
+    assert sum("(0.5)* |" in line for line in lines) == 1
+    assert "8 bits" in lines[-1]
 
 
 @pytest.fixture
@@ -154,34 +166,85 @@ def coarse(monkeypatch):
     monkeypatch.setattr(guesses, "THRESHOLDS", (0.2, 0.3))
 
 
-def test_report_prints_every_figure_of_a_folder(tmp_path, coarse):
-    root = phantom.write(tmp_path / "p", cases=2, days=2, slices=24, sizes=[(61, 67)])
-    text = likeness.report(root)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two tiny cases of two days."""
+    return phantom.write(tmp_path_factory.mktemp("a") / "p", cases=2, days=2, slices=24, sizes=[(61, 67)])
+
+
+def test_command_line_reports_every_figure_of_a_folder(folder, coarse, capsys):
+    assert phantom.main([str(folder), "--report"]) == 0
+    text = capsys.readouterr().out
     for figure in likeness.FIGURES:
         assert figure.name in text
     assert f"of {len(likeness.FIGURES)} figures" in text
+    assert "NO" in text
+    assert likeness.FOOTNOTE not in text
 
 
-SIZE_FREE = [figure for figure in likeness.FIGURES if figure.row in (2, 5, 7, 8) and "mm" not in figure.name]
+def test_tables_beside_the_pictures_change_no_figure(folder, coarse, tmp_path):
+    plain = census.measure(census.read(folder))
+    root = shutil.copytree(folder, tmp_path / "p")
+    train, test = scans.read(root), scans.read(root, "test")
+    masks = pd.concat([scans.rows(train), pd.read_csv(root / "truth.csv", keep_default_na=False)])
+    marked = set(masks.loc[masks["segmentation"] != "", "id"])
+    index = pd.concat([train, test])[["id", "height", "width"]]
+    index.assign(has_mask=index["id"].isin(marked)).to_csv(root / "slices.csv.gz", index=False)
+    indexed = census.measure(census.read(root))
+    masks.to_csv(root / "masks.csv", index=False)
+    apart = census.measure(census.read(root))
+    away = {"centroid shift between days, mm", likeness.GUESS}  # an index tells no spacing, and these scans no grey
+    for name, value in plain.items():
+        np.testing.assert_allclose(indexed[name], value, err_msg=name)
+        if name not in away:
+            np.testing.assert_allclose(apart[name], value, err_msg=name)
+    assert np.isnan(apart[likeness.GUESS])
 
 
-def test_small_phantom_is_like_the_real_data_where_size_does_not_matter(coarse):
+def test_tables_without_a_scan_are_refused_by_name(tmp_path):
+    (tmp_path / "train.csv").write_text("id,class,segmentation\n")
+    with pytest.raises(ValueError, match=f"{tmp_path}: .*not one scan"):
+        census.read(tmp_path)
+
+
+def outlines(scan) -> np.ndarray:
+    """The masks of a scan without its images, which take most of the time."""
+    grid, stop = phantom.place(scan)
+    abdomen = anatomy.move(anatomy.case(scan.rng(), *scan.spread[:2]), scan.rng(scan.number, 2))
+    return phantom.annotate(scan, geometry.organs(abdomen, grid)[0], stop)
+
+
+@pytest.fixture(scope="module")
+def half():
+    """The figures of six cases of two days in the real sizes, half of what the bands are for; few scans have images."""
     reading = census.Reading([], [], [])
-    for scan in phantom.plan(5, seed=0, days=2, slices=40, sizes=[(129, 131)]):
-        images, masks = phantom.render(scan)
-        reading.tallies.append(census.tally(scan.name, masks, scan.spacing_mm))
-        reading.tallies[-1].grey = census.small_grey(images)
-        reading.pixels.append(census.grey(images, masks))
-        reading.annotated.append((len(masks), float(masks.any(axis=(1, 2, 3)).mean())))
-    found = census.measure(reading)
-    inside = {figure.name: likeness.passes(figure, found[figure.name]) for figure in SIZE_FREE}
-    for name in ("AUC of grey, organ against its rim", "AUC of grey, organ against the rest of the body"):
-        figure = next(figure for figure in SIZE_FREE if figure.name == name)
-        for low, value, high in zip(figure.low, found[name], figure.high, strict=True):
-            assert low - 0.02 <= value <= high + 0.02, (name, found[name])  # five coarse cases wander so far
-    assert sum(inside.values()) >= 14
-    atlas = found["host score of an atlas of other cases"][0]
-    assert found["host score of grey value and slice position"][0] < atlas - 0.05
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(census, "GRID", 64)
+        patch.setattr(census, "POSITIONS", 72)
+        for number, scan in enumerate(phantom.plan(6, seed=0, days=2)):
+            masks = outlines(scan)
+            reading.tallies.append(census.tally(scan.name, masks, scan.spacing_mm))
+            reading.annotated.append((len(masks), float(masks.any(axis=(1, 2, 3)).mean())))
+            if number % 4 == 0:
+                images, same = phantom.render(scan)
+                np.testing.assert_array_equal(same, masks)
+                reading.tallies[-1].grey = census.small_grey(images)
+                reading.pixels.append(census.grey(images, masks))
+        return census.measure(reading)
+
+
+@pytest.mark.parametrize("figure", [one for one in likeness.FIGURES if one.row == 8 or "AUC" in one.name])
+def test_baselines_and_grey_values_of_a_phantom_lie_in_their_bands(half, figure):
+    assert likeness.passes(figure, half[figure.name]), half[figure.name]
+
+
+def test_most_figures_of_a_phantom_lie_in_their_bands(half):
+    out = [figure.name for figure in likeness.FIGURES if not likeness.passes(figure, half[figure.name])]
+    assert len(likeness.FIGURES) - len(out) >= 32, out
+
+
+def test_grey_value_and_position_score_far_below_the_atlas(half):
+    assert half[likeness.GUESS][0] < half["host score of an atlas of other cases"][0] - 0.1
 
 
 def test_folder_without_rows_is_refused_by_name(tmp_path):
@@ -192,14 +255,25 @@ def test_folder_without_rows_is_refused_by_name(tmp_path):
 @pytest.mark.skipif(not REAL, reason="KITLIB_REAL_DATA is not set: the real scans are not at hand")
 def test_ruler_gives_the_real_values_on_the_real_scans():
     found = census.measure(census.read(REAL))
-    degraded = {"noise over p99"}  # the two scans with pixels went through an 8-bit animation
+    places = {
+        0: "area px,|mm|overlap px|3D",
+        1: "inner border",
+        3: "first slice, relative|annotated|holes|neighbouring|jit",
+    }
+    coarser = {"Dice of two cases, centroids aligned": 0.008}
+    coarser |= {figure.name: 0.02 if figure.row == 7 else 0.002 for figure in likeness.FIGURES if figure.row in (7, 8)}
     for figure in likeness.FIGURES:
-        if figure.name not in degraded:
-            assert likeness.passes(figure, found[figure.name]), (figure.name, found[figure.name])
-        if figure.row in (1, 3, 4):
-            np.testing.assert_allclose(found[figure.name], figure.real, rtol=0.02, atol=6e-4, err_msg=figure.name)
-        if figure.row in (2, 5, 8) and figure.name != "share of slices with 0/1/2/3 organs":
-            np.testing.assert_allclose(found[figure.name], figure.real, rtol=0.02, atol=8e-3, err_msg=figure.name)
+        value = np.array(found[figure.name])
+        if figure.name == "noise over p99":
+            assert value < 0.01  # the two scans with pixels went through an 8-bit animation
+        elif figure.upto:
+            np.testing.assert_array_equal(np.clip(value, figure.real, figure.upto), value, figure.name)
+        elif figure.name not in likeness.OTHERWISE:
+            digits = next((n for n, names in places.items() if any(x in figure.name for x in names.split("|"))), 2)
+            near = coarser.get(figure.name, 0.501 * 0.1**digits)
+            np.testing.assert_allclose(value, figure.real, rtol=0, atol=near, err_msg=figure.name)
+        if figure.name != "noise over p99":
+            assert likeness.passes(figure, found[figure.name]), (figure.name, value)
 
 
 def test_best_range_is_the_organs_own_grey_value():
