@@ -4,6 +4,7 @@ The real data have 85 training cases with 1 to 6 days each, in four sizes; about
 of these and partly never seen. A phantom keeps the kinds and needs fewer of each.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ ROTATION = (
     (310, 360),
 )  # size of the n-th case, over and over
 DAYS = (3, 2, 3, 2, 2, 2)  # scans of the n-th case, over and over: 14 for 6 cases
+MOST_CASES = 159  # case numbers run from 1 to this
 
 
 @dataclass(frozen=True)
@@ -70,34 +72,39 @@ def plan(
     """Decide which scans there are: a fifth of the cases is hidden whole, a third of the others hides its last day.
 
     Args: see `phantom.write`.
+
+    Raises:
+        ValueError, TypeError: name the argument and the value that make no plan.
     """
-    if cases < 2:
-        raise ValueError(f"cases={cases}: at least 2 are needed, one to train on and one to hide")
+    cases, seed = whole("cases", cases, 2, MOST_CASES), whole("seed", seed, 0)  # one case to train on, one to hide
+    days = None if days is None else whole("days", days, 1)
+    slices = None if slices is None else whole("slices", slices, 1)
+    faults, sizes = whole("faults", faults, 0), ROTATION if sizes is None else _sizes(sizes)
     rng = np.random.default_rng([seed, 77])
-    numbers = np.sort(rng.choice(np.arange(1, 160), cases, replace=False))
+    numbers = np.sort(rng.choice(np.arange(1, MOST_CASES + 1), cases, replace=False))
     spread = np.stack([(rng.permutation(cases) + 0.5) / cases for _ in range(3)], axis=1)
-    short = [i for i in range(cases) if FORMATS.get((sizes or ROTATION)[i % len(sizes or ROTATION)], (0, 144))[1] < 144]
+    short = [i for i in range(cases) if FORMATS.get(sizes[i % len(sizes)], (0, 144))[1] < 144]
     spread[short, 0] = 0.65 + 0.33 * spread[short, 0]  # a field of 240 mm is for short abdomens
     unseen = set(range(cases - max(1, round(0.2 * cases)), cases))
     scans = []
     for index, number in enumerate(numbers):
-        count = days or DAYS[index % len(DAYS)]
+        count = DAYS[index % len(DAYS)] if days is None else days
         dates = np.r_[0, np.cumsum(rng.integers(1, 14, count))]
         for order, day in enumerate(dates[:count]):
-            size = (sizes or ROTATION)[index % len(sizes or ROTATION)]
-            if sizes is None and index % 6 == 2 and order > 0:
+            size = sizes[index % len(sizes)]
+            if sizes is ROTATION and index % 6 == 2 and order > 0:
                 size = (310, 360)  # a case that changes its size between days
-            if sizes is None and cases >= 12 and index == 6 and order == 0:
+            if sizes is ROTATION and cases >= 12 and index == 6 and order == 0:
                 size = (234, 234)
             spacing, depth = FORMATS.get(size, (round(400 / max(size), 2), 144))
+            depth = depth if slices is None else slices
             hidden = index in unseen or (index % 3 == 0 and count > 1 and order == count - 1)
-            scans.append(
-                Scan(int(number), int(day), *size, slices or depth, spacing, seed, order, hidden, tuple(spread[index]))
-            )
+            scans.append(Scan(int(number), int(day), *size, depth, spacing, seed, order, hidden, tuple(spread[index])))
     training = [i for i, scan in enumerate(scans) if not scan.test]
-    if faults > len(training):
-        raise ValueError(f"faults={faults}, but only {len(training)} scans are annotated for training")
-    for turn, i in enumerate(rng.permutation(training)[:faults]):
+    drawn = training[: len(training) - bool(empty_scan)]  # the last one stays empty, and no fault shows there
+    if faults > len(drawn):
+        raise ValueError(f"faults={faults}, but only {len(drawn)} scans are annotated for training")
+    for turn, i in enumerate(rng.permutation(drawn)[:faults]):
         scans[i] = replace(scans[i], fault=FAULTS[turn % len(FAULTS)])
     if missing_slice:
         i = training[0]
@@ -105,3 +112,28 @@ def plan(
     if empty_scan:
         scans[training[-1]] = replace(scans[training[-1]], empty=True)
     return scans
+
+
+def whole(name: str, value, least: int, most: int | None = None) -> int:
+    """A whole number of any kind, as an int.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it lies below `least` or above `most`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r}: a whole number is needed") from None
+    if number < least or (most is not None and number > most):
+        wanted = f"at least {least}" if most is None else f"a number from {least} to {most}"
+        raise ValueError(f"{name}={number}: {wanted} is needed")
+    return number
+
+
+def _sizes(sizes) -> tuple[tuple[int, int], ...]:
+    """Sizes as pairs of whole numbers."""
+    pairs = tuple(tuple(whole("sizes", side, 1) for side in np.atleast_1d(size).tolist()) for size in sizes)
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"sizes={list(sizes)}: (height, width) of at least one case is needed; None for the real ones")
+    return pairs

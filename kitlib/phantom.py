@@ -9,7 +9,6 @@ It is not data of patients.
 
 import argparse
 import json
-import operator
 import os
 import shutil
 import sys
@@ -26,7 +25,7 @@ from scipy.stats import norm
 from tqdm import tqdm
 
 from kitlib import anatomy, annotation, contrast, geometry, rle
-from kitlib.cohort import Scan, plan
+from kitlib.cohort import Scan, plan, whole
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
 
 MARKER = "phantom.json"  # a folder that holds it is a phantom and may be overwritten
@@ -75,7 +74,10 @@ def annotate(scan: Scan, organs: dict[str, np.ndarray], stop: int) -> np.ndarray
         masks[z] = annotation.outline(here, expert, z, rng)
     masks = annotation.contiguous(masks)
     if scan.fault:
-        masks = annotation.spoil(masks, scan.fault, rng)
+        try:
+            masks = annotation.spoil(masks, scan.fault, rng)
+        except ValueError as problem:
+            raise ValueError(f"{scan.name}: {problem}") from None
     return np.zeros_like(masks) if scan.empty else masks
 
 
@@ -104,7 +106,6 @@ def render(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
 
 def save(scan: Scan, root: Path) -> pd.DataFrame:
     """Render one scan and write its slices; returns its rows `id, class, segmentation`."""
-    cv2.setNumThreads(1)
     images, masks = render(scan)
     folder = root / ("test" if scan.test else "train") / f"case{scan.case}" / scan.name / "scans"
     folder.mkdir(parents=True)
@@ -139,23 +140,25 @@ def write(
 
     Args:
         root: folder to make; a phantom that is there already is replaced, anything else is refused.
-        cases: patients, hidden ones included.
-        seed: the same seed gives the same files, whatever `processes` is.
+        cases: synthetic cases, hidden ones included: 2 to 159.
+        seed: 0 or more; the same seed gives the same files, whatever `processes` is.
         days: scans per case; None for 3, 2, 3, 2, 2, 2 and over again.
         slices: slices per scan, None for 144 (80 at 276x276); fewer than 60 still span the whole abdomen.
         sizes: (height, width) of the n-th case, over and over; None for the four real sizes.
-        faults: how many training scans get a badly drawn annotation, listed in `faults.csv`.
+        faults: how many training scans get a badly drawn annotation, listed in `faults.csv`; each kind in turn.
         missing_slice, empty_scan: leave one slice out of the first training scan, all masks out of the last.
-        processes: worker processes.
+        processes: worker processes, at least 1.
         progress: show a bar.
 
     Raises:
-        FileExistsError: `root` holds something that is not a phantom.
+        FileExistsError: `root` holds something that is not a phantom, or is a file.
+        ValueError, TypeError: name the argument and the value that cannot be; or a scan that a planted fault leaves as
+            it is, because too little is drawn on it.
     """
-    root, cases, seed = Path(root), operator.index(cases), operator.index(seed)
-    if root.exists() and any(root.iterdir()) and not (root / MARKER).is_file():
+    given, root, processes = Path(root), Path(root).resolve(), whole("processes", processes, 1)  # a link stays one
+    if root.exists() and (not root.is_dir() or (any(root.iterdir()) and not (root / MARKER).is_file())):
         raise FileExistsError(
-            f"{root} exists and is not a phantom (no {MARKER} in it); choose another folder or remove it"
+            f"{given} exists and is not a phantom (no {MARKER} in it); choose another folder or remove it"
         )
     scans = plan(
         cases,
@@ -180,22 +183,27 @@ def write(
                 tables.append(table)
                 bar.update(scan.slices)
         _write_tables(building, scans, tables)
-        made = {"what": "synthetic data, not of patients", "cases": cases, "seed": seed, "scans": len(scans)}
+        made = {"what": "synthetic data, not of patients", "cases": int(cases), "seed": int(seed), "scans": len(scans)}
         (building / MARKER).write_text(json.dumps(made) + "\n")
         if root.exists():
             shutil.rmtree(root)
         os.replace(building, root)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return root
+    return given
 
 
 def _saved(scans: list[Scan], root: Path, processes: int):
     """The rows of every scan, in order."""
     if processes == 1:
-        yield from map(partial(save, root=root), scans)
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            yield from map(partial(save, root=root), scans)
+        finally:
+            cv2.setNumThreads(threads)
     else:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(processes, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
             yield from pool.map(partial(save, root=root), scans)
 
 
@@ -223,16 +231,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--report", action="store_true", help="measure instead of writing")
     options = parser.parse_args(arguments)
-    if options.report:
-        from kitlib import likeness  # floor 1: needed for the report alone
-
-        several = len(options.root) > 1
-        print(likeness.side_by_side(options.root) if several else likeness.report(options.root[0]))
-        return 0
-    if len(options.root) > 1:
+    if len(options.root) > 1 and not options.report:
         parser.error(f"{len(options.root)} folders, and one phantom to write; several are for --report")
     root = options.root[0]
     try:
+        if options.report:
+            from kitlib import likeness  # floor 1: needed for the report alone
+
+            several, progress = len(options.root) > 1, sys.stderr.isatty()
+            print(likeness.side_by_side(options.root, progress) if several else likeness.report(root, progress))
+            return 0
         write(
             root,
             options.cases,
@@ -242,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             processes=options.processes,
             progress=True,
         )
-    except (FileExistsError, ValueError) as problem:
+    except (OSError, ValueError) as problem:
         print(problem, file=sys.stderr)
         return 2
     print(f"{root}: a synthetic competition, not data of patients; the masks of its test part: truth.csv")

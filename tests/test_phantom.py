@@ -146,10 +146,88 @@ def test_rare_size_comes_with_twelve_cases():
     assert (234, 234) in {(scan.height, scan.width) for scan in phantom.plan(12)}
 
 
-@pytest.mark.parametrize(("options", "message"), [({"cases": 1}, "cases=1"), ({"cases": 2, "faults": 99}, "faults=99")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cases": 1}, "cases=1"),
+        ({"cases": 160}, "cases=160: a number from 2 to 159"),
+        ({"seed": -1}, "seed=-1"),
+        ({"days": 0}, "days=0"),
+        ({"days": -1}, "days=-1"),
+        ({"slices": 0}, "slices=0"),
+        ({"slices": -3}, "slices=-3"),
+        ({"sizes": []}, "sizes="),
+        ({"sizes": [(31, 47, 3)]}, "sizes="),
+        ({"sizes": [31]}, "sizes="),
+        ({"sizes": [(31, 0)]}, "sizes=0"),
+        ({"faults": -1}, "faults=-1"),
+        ({"cases": 2, "faults": 99}, "faults=99"),
+    ],
+)
 def test_impossible_plan_is_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         phantom.plan(**options)
+
+
+@pytest.mark.parametrize("options", [{"cases": 2.5}, {"slices": 7.0}, {"sizes": [(31.0, 47)]}])
+def test_half_a_case_or_slice_is_refused_by_name(options):
+    with pytest.raises(TypeError, match=f"{next(iter(options))}=.*whole number"):
+        phantom.plan(**options)
+
+
+def test_nothing_is_begun_without_a_process(tmp_path):
+    with pytest.raises(ValueError, match="processes=0"):
+        phantom.write(tmp_path / "p", **SMALL, processes=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_faults_are_of_all_kinds_and_none_is_on_the_empty_scan(seed):
+    plan = phantom.plan(4, seed, faults=5, empty_scan=True)
+    spoilt = [scan for scan in plan if scan.fault]
+    assert sorted(scan.fault for scan in spoilt) == sorted(annotation.FAULTS)
+    assert not any(scan.empty or scan.test for scan in spoilt)
+    training = sum(not scan.test for scan in plan)
+    with pytest.raises(ValueError, match=f"only {training - 1} scans"):
+        phantom.plan(4, seed, faults=training, empty_scan=True)
+
+
+def test_masks_are_spoilt_on_the_listed_scans_and_on_no_others(tmp_path):
+    small = {"cases": 4, "days": 2, "slices": 12, "sizes": [(61, 67)], "seed": 2}
+    right = scans.read(phantom.write(tmp_path / "right", **small))
+    root = phantom.write(tmp_path / "spoilt", **small, faults=5)
+    wrong = scans.read(root)
+    differ = (right[list(ORGANS)] != wrong[list(ORGANS)]).any(axis=1)
+    listed = pd.read_csv(root / "faults.csv")
+    assert set(listed["fault"]) == set(annotation.FAULTS)
+    assert set(wrong.loc[differ, "scan"]) == set(listed["scan"])
+
+
+def test_fault_that_cannot_show_is_refused_with_its_scan(tmp_path, monkeypatch):
+    monkeypatch.setattr(annotation, "contiguous", np.zeros_like)
+    with pytest.raises(ValueError, match=r"case\d+_day\d+: fault 'shifted' changes nothing"):
+        phantom.write(tmp_path / "p", **SMALL, faults=1)
+
+
+def test_link_to_a_phantom_stays_a_link(tmp_path):
+    tiny = {"cases": 2, "days": 1, "slices": 2, "sizes": [(31, 47)]}
+    target = phantom.write(tmp_path / "target", **tiny, seed=1)
+    (tmp_path / "link").symlink_to(target)
+    assert phantom.write(tmp_path / "link", **tiny, seed=2) == tmp_path / "link"
+    assert (tmp_path / "link").is_symlink()
+    assert json.loads((target / phantom.MARKER).read_text())["seed"] == 2
+
+
+def test_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "p").write_text("notes")
+    with pytest.raises(FileExistsError, match="not a phantom"):
+        phantom.write(tmp_path / "p", **SMALL)
+
+
+def test_writing_leaves_the_threads_of_opencv_as_they_were(tmp_path):
+    before = cv2.getNumThreads()
+    phantom.write(tmp_path / "p", cases=2, days=1, slices=1, sizes=[(31, 47)])
+    assert cv2.getNumThreads() == before
 
 
 def test_organs_are_contiguous_and_bowels_end_together(scan):
@@ -351,6 +429,10 @@ def test_command_line_writes_and_refuses(tmp_path, capsys, monkeypatch):
     assert "not data of patients" in capsys.readouterr().out
     assert phantom.main([str(tmp_path), "--cases", "2"]) == 2
     assert "not a phantom" in capsys.readouterr().err
+    assert phantom.main([str(tmp_path / "q"), "--faults", "-1"]) == 2
+    assert "faults=-1" in capsys.readouterr().err
+    assert phantom.main([str(tmp_path / "nosuch"), "--report"]) == 2
+    assert "nosuch" in capsys.readouterr().err
 
 
 def test_several_folders_are_for_the_report_alone(tmp_path, capsys):
