@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from kitlib import contest, runs
+from kitlib import checkpoints, contest, runs
 from kitlib.inputs import InputSpec
 
 COMPARED = ("parameters", "input_spec", "data", "folds")
@@ -67,20 +67,18 @@ def begin(folder: Path, record: dict, inputs: tuple[str, ...] = ()) -> runs.Run:
         folder: the run folder.
         record: what `describe` gives.
         inputs: folders in which to look for an earlier run of the same record, which is copied to `folder` if that is
-            new: on Kaggle a run comes back as the read-only input of the next notebook.
+            new: on Kaggle a run comes back as the read-only input of the next notebook. Of several, the one that got
+            furthest; where there is none, it is printed why not.
 
     Raises:
         ValueError: when the folder holds a run with other parameters, slices or folds; names each difference.
     """
     if not (folder / "run.json").is_file():
-        for place in runs.attached(inputs):
-            if not differences(runs.read(place).record, record):
-                print(f"going on with {place}, copied to {folder}")
-                shutil.copytree(place, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("run.json"))
-                runs.write_record(folder, runs.read(place).record)
-                break
-        else:
-            runs.write_record(folder, record)
+        earlier = _furthest(inputs, record)
+        if earlier is not None:
+            print(f"going on with {earlier.folder}, copied to {folder}")
+            shutil.copytree(earlier.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("run.json"))
+        runs.write_record(folder, record if earlier is None else earlier.record)
     run = runs.read(folder)
     apart = differences(run.record, record)
     if apart:
@@ -89,6 +87,40 @@ def begin(folder: Path, record: dict, inputs: tuple[str, ...] = ()) -> runs.Run:
             "Call it alike to go on with it, or choose another folder"
         )
     return run
+
+
+def _furthest(inputs: tuple[str, ...], record: dict) -> runs.Run | None:
+    """Find the attached run of this record with the most epochs; without one, say what is nearest and what it lacks."""
+    best, most, nearest, lacks = None, 0, None, []
+    for place in runs.attached(inputs):
+        try:
+            one = runs.read(place)
+            apart, epochs = differences(one.record, record), _epochs(one)
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as reason:
+            print(f"{place / 'run.json'} is not a run of this kit ({type(reason).__name__}) and is passed over")
+            continue
+        if not apart and epochs > most:
+            best, most = one, epochs
+        if not apart and not epochs:
+            apart = ["it is this run, but without a checkpoint or out-of-fold probabilities; a bundle leaves both out"]
+        if nearest is None or len(apart) < len(lacks):
+            nearest, lacks = place, apart
+    if best is None and nearest is not None:
+        more = f"; and {len(lacks) - 3} more" if len(lacks) > 3 else ""
+        print(f"starting anew, none of the attached runs is this one; nearest {nearest}: {'; '.join(lacks[:3])}{more}")
+    return best
+
+
+def _epochs(run: runs.Run) -> int:
+    """Count the epochs that a copy of a run can go on from, or, finished and with all its files, show; else 0."""
+    if run.state == "finished":
+        whole = run.model_path.is_file() and set(run.record["folds"]["held_out"]) <= set(run.scans)
+        return len(run.history()) if whole else 0
+    place = checkpoints.latest(run.folder / "checkpoint")
+    if place is None or not (place / "model.weights.h5").is_file():
+        return 0
+    state = checkpoints.read_state(place.parent)
+    return state.epoch if checkpoints.best_path(place.parent, state.best_epoch).is_file() else 0
 
 
 def _apart(name, old, new) -> list[str]:

@@ -95,7 +95,11 @@ def adopt_table(slices: pd.DataFrame, path: Path, count: int, folders: Sequence[
     for folder in folders:
         if path.is_file():
             return
-        table = pd.read_csv(folder / "folds.csv")
-        if set(table["case"]) == set(slices["case"]) and table["fold"].nunique() == count:
+        try:
+            table = pd.read_csv(folder / "folds.csv")
+            fits = set(table["case"]) == set(slices["case"]) and table["fold"].nunique() == count
+        except (ValueError, KeyError):  # somebody else's folds.csv
+            continue
+        if fits:
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / "folds.csv", path)

@@ -1,9 +1,9 @@
-import json
+import shutil
 import types
 
 import pytest
 
-from kitlib import checkpoints, records, runs, splits, trackers
+from kitlib import budget, checkpoints, records, runs, splits, trackers, training, unet
 from kitlib.inputs import InputSpec
 
 
@@ -50,20 +50,68 @@ def test_call_into_another_run_is_refused(slices, held_out, tmp_path):
         records.begin(tmp_path / "run", describe(slices, held_out, epochs=4))
 
 
+@pytest.fixture(scope="module")
+def trained(slices, tmp_path_factory):
+    """One course of two epochs, stopped after the first, and the same one finished; and how it was called."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = {"held_out": slices["case"] == slices["case"].iloc[0], "spec": InputSpec(32, 32, depth=1), "epochs": 2}
+    options |= {"network_options": {"levels": 1, "base": 2} | unet.NO_ATTENTION, "batch_size": 8, "score_every": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget.Budget, "fits", lambda self: False)
+        stopped = training.fit_fold(slices, folder / "stopped", **options)
+    shutil.copytree(stopped.folder, folder / "finished")
+    finished = training.fit_fold(slices, folder / "finished", **options)
+    assert (stopped.state, finished.state) == ("stopped", "finished")
+    return stopped, finished, options
+
+
+def attach(run, place, *left_out):
+    shutil.copytree(run.folder, place, ignore=shutil.ignore_patterns(*left_out))
+
+
 @pytest.mark.parametrize("mount", ["my-run", "notebooks/someone/my-run", "datasets/someone/my-run"])
-def test_attached_run_is_copied_and_gone_on_with(slices, held_out, tmp_path, mount):
-    record = describe(slices, held_out)
+def test_attached_run_with_a_checkpoint_is_gone_on_with_whatever_lies_beside_it(
+    slices, trained, tmp_path, monkeypatch, capsys, mount
+):
+    stopped, finished, options = trained
     place = tmp_path / "input" / mount / "runs/paper/fold0"
-    runs.write_record(place, record | {"state": "stopped", "wall_seconds": 7.0})
-    other = tmp_path / "input" / mount / "runs/paper/fold1"
-    runs.write_record(other, describe(slices, held_out, epochs=9))
-    state = checkpoints.State(epoch=2, best_epoch=1, best_value=0.5, history=[{"epoch": 1}, {"epoch": 2}])
-    (place / "checkpoint/epoch-0002").mkdir(parents=True)
-    (place / "checkpoint/epoch-0002/state.json").write_text(json.dumps(vars(state)))
-    run = records.begin(tmp_path / "working/run", record, (tmp_path / "input",))
-    assert run.record["wall_seconds"] == 7.0
-    assert checkpoints.read_state(run.folder / "checkpoint") == state
-    assert (place / "run.json").is_file()
+    attach(stopped, place)
+    attach(stopped, tmp_path / "input/a-bundle/runs/fold0", "checkpoint", "oof")
+    attach(finished, tmp_path / "input/b-bundle/runs/fold0", "oof")
+    for name, text in (("c", "[1, 2]"), ("d", "no json"), ("e", '{"parameters": 1, "folds": [3]}')):
+        runs.write_text(tmp_path / "input" / name / "run.json", text)
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    monkeypatch.setattr("kitlib.scans.KAGGLE_INPUT", tmp_path / "input")
+    run = training.fit_fold(slices, tmp_path / "working/run", **options)
+    assert f"going on with {place}" in capsys.readouterr().out
+    assert run.state == "finished"
+    assert len(run.history()) == 2
+    assert run.history().iloc[0].equals(stopped.history().iloc[0])
+    assert runs.read(place).state == "stopped"
+
+
+def test_of_several_attached_runs_the_one_that_got_furthest_is_taken(trained, tmp_path):
+    stopped, finished, _ = trained
+    attach(stopped, tmp_path / "input/a")
+    attach(finished, tmp_path / "input/b")
+    run = records.begin(tmp_path / "run", stopped.record | {"state": "running"}, (tmp_path / "input",))
+    assert run.state == "finished"
+    assert run.scans == finished.scans
+
+
+def test_a_start_from_nothing_says_what_the_nearest_attached_run_lacks(trained, tmp_path, capsys):
+    stopped, finished, _ = trained
+    attach(stopped, tmp_path / "input/near")
+    parameters = stopped.record["parameters"] | {"precision": "mixed_float16"}
+    record = stopped.record | {"state": "running", "parameters": parameters}
+    attach(finished, tmp_path / "input/far")
+    runs.write_record(tmp_path / "input/far", finished.record | {"data": {}})
+    assert records.begin(tmp_path / "one", record, (tmp_path / "input",)).state == "running"
+    said = capsys.readouterr().out
+    assert "near: precision is 'float32' in the folder and 'mixed_float16' now" in said
+    attach(finished, tmp_path / "bundle/run", "oof")
+    assert records.begin(tmp_path / "two", finished.record | {"state": "running"}, (tmp_path / "bundle",)).scans == []
+    assert "without a checkpoint or out-of-fold probabilities" in capsys.readouterr().out
 
 
 def test_competitions_and_pictures_are_not_searched_for_runs(tmp_path):
@@ -80,6 +128,8 @@ def test_attached_table_of_folds_is_kept(slices, tmp_path):
     (tmp_path / "old/folds.csv").write_text(turned)
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange/folds.csv").write_text("case,fold\n999,0\n998,1\n")
+    runs.write_text(tmp_path / "another/folds.csv", "patient,part\n1,2\n")
+    runs.write_text(tmp_path / "empty/folds.csv", "")
     splits.adopt_table(slices, tmp_path / "new/folds.csv", 2, runs.attached([tmp_path], "folds.csv"))
     assert (splits.fold_table(slices, tmp_path / "new/folds.csv", 2) == 1 - dealt).all()
 
