@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from kitlib import ensemble, manifest, scans
@@ -23,9 +24,10 @@ TAKEN = ("run.json", "model.keras", "settings.json", "score.json", "history.csv"
 SLUG = "uwm-kit-bundle"
 T4_X2 = "NvidiaTeslaT4"  # two T4: one alone is not offered, and NvidiaTeslaT4Highmem is for Kaggle's own people
 NEEDS_GPU = ("02_train", "03_inference", "05_experiments")
+TRAINS = ("02_train", "05_experiments")
 
 
-def build(chosen: list[Path], user: str, target: Path, slug: str = SLUG) -> Path:
+def build(chosen: list[Path], user: str, target: Path, slug: str = SLUG, outputs: Sequence[str] = ()) -> Path:
     """Write the bundle anew.
 
     Args:
@@ -33,6 +35,8 @@ def build(chosen: list[Path], user: str, target: Path, slug: str = SLUG) -> Path
         user: name of the Kaggle account.
         target: the folder to write; what it held is deleted.
         slug: name of the data set.
+        outputs: notebooks, as NAME/SLUG, whose last output is attached to those that train, which go on with the runs
+            in it.
 
     Raises:
         FileNotFoundError: names a folder that holds no finished run.
@@ -59,11 +63,11 @@ def build(chosen: list[Path], user: str, target: Path, slug: str = SLUG) -> Path
         folder = target / "kernels" / notebook.stem
         folder.mkdir(parents=True)
         shutil.copy2(notebook, folder)
-        _write_json(folder / "kernel-metadata.json", kernel(notebook.stem, user, slug))
+        _write_json(folder / "kernel-metadata.json", kernel(notebook.stem, user, slug, outputs))
     return target
 
 
-def kernel(name: str, user: str, slug: str = SLUG) -> dict:
+def kernel(name: str, user: str, slug: str = SLUG, outputs: Sequence[str] = ()) -> dict:
     """Describe a notebook as `kaggle kernels push` wants it: no internet, a pinned machine, its sources."""
     title = f"uwm-kit-{name.replace('_', '-')}"
     gpu = name in NEEDS_GPU
@@ -79,7 +83,7 @@ def kernel(name: str, user: str, slug: str = SLUG) -> dict:
         "machine_shape": T4_X2 if gpu else "",
         "competition_sources": [scans.SLUG],
         "dataset_sources": [f"{user}/{slug}"],
-        "kernel_sources": [],
+        "kernel_sources": list(outputs) if name in TRAINS else [],
         "model_sources": [],
     }
 
@@ -127,9 +131,12 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path, help="run folders, or cross-validations; the newest without any")
     parser.add_argument("--user", required=True, help="name of the Kaggle account")
     parser.add_argument("--slug", default=SLUG, help="name of the data set")
+    parser.add_argument(
+        "--go-on-with", nargs="+", default=[], metavar="NAME/SLUG", help="notebooks whose last output has stopped runs"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "kaggle/bundle", help="folder to write anew")
     given = parser.parse_args()
-    target = build(given.runs or newest(ROOT / "runs"), given.user, given.out, given.slug)
+    target = build(given.runs or newest(ROOT / "runs"), given.user, given.out, given.slug, given.go_on_with)
     for path in sorted(target.rglob("*")):
         if path.is_file():
             print(f"{path.stat().st_size / 2**20:9.2f} MiB  {path.relative_to(target)}")

@@ -88,6 +88,15 @@ def test_inference_has_no_internet_and_two_pinned_gpus():
     assert re.fullmatch(r"[a-z0-9-]{5,50}", about["title"])
 
 
+def test_notebooks_that_train_get_the_output_to_go_on_with():
+    bundle, last = load(), "somebody/uwm-kit-02-train"
+    assert bundle.kernel("02_train", "somebody")["kernel_sources"] == []
+    for name in ("02_train", "05_experiments"):
+        assert bundle.kernel(name, "somebody", outputs=[last])["kernel_sources"] == [last]
+    assert bundle.kernel("03_inference", "somebody", outputs=[last])["kernel_sources"] == []
+    assert bundle.kernel("02_train", "somebody")["id"] == last
+
+
 def test_the_newest_cross_validation_keeps_the_settings_of_all_its_folds(cross_validation, tmp_path, monkeypatch):
     (cross_validation / "settings.json").write_text("{}")
     bundle = load()
