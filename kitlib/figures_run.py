@@ -3,16 +3,18 @@
 figures/history.png       loss, Dice, IoU and host score over the epochs
 figures/predictions.png   image, truth and out-of-fold prediction of held-out slices (paper, Figure 11)
 figures/folds.png         of a cross-validation, in the folder that holds its folds: their curves and scores
+figures/fold_table.png    beside it: the score of each fold and organ
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
-from kitlib import figures, figures_model, runs, scans
-from kitlib.figures import INK, canvas, look
+from kitlib import figures, figures_model, inputs, metric, postprocess, runs, scans, submission
+from kitlib.figures import INK, LABELS, canvas, look
 
 
 @look
@@ -33,6 +35,44 @@ def folds(found: Sequence[runs.Run]) -> Figure:
     curves.set(title="Host score of the held-out scans", xlabel="epoch", ylim=(0, 1))
     curves.grid(axis="y")
     ends.set(title=f"Best weights, mean {mean:.3f}", xlabel="host score")
+    return figure
+
+
+def organ_scores(found: Sequence[runs.Run], slices: pd.DataFrame) -> pd.DataFrame:
+    """Score the held-out scans of each fold, per organ and over all; masks by habit, as in score.json.
+
+    Returns:
+        Index fold, then "mean" over the folds; a column per organ and "all"; NaN where an organ has nothing to score.
+    """
+    lines = {}
+    for run in found:
+        check, parts = slices[slices["scan"].isin(run.scans)], []
+        for name, rows in check.groupby("scan", sort=False):
+            shape = int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
+            restored = inputs.restore(run.probabilities(name), shape)
+            parts.append(submission.encode(rows, postprocess.masks(restored, postprocess.HABITS)))
+        score = metric.score(scans.rows(check), pd.concat(parts), check)
+        lines[run.folder.name] = score.organs["value"].to_dict() | {"all": score.value}
+    table = pd.DataFrame(lines).T.rename_axis("fold")
+    table.loc["mean"] = table.mean()
+    return table
+
+
+@look
+def fold_table(scores: pd.DataFrame) -> Figure:
+    """Draw a table of `organ_scores`: darker is better, so that a weak fold or organ shows."""
+    figure, axes = canvas(0.4 * len(scores) + 0.9, width=1.3 * len(scores.columns) + 1.2)
+    axis = axes[0][0]
+    axis.imshow(scores.to_numpy(float), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, values in enumerate(scores.to_numpy(float)):
+        for column, value in enumerate(values):
+            color = "white" if value > 0.6 else INK
+            axis.text(column, row, "-" if pd.isna(value) else f"{value:.3f}", color=color, ha="center", va="center")
+    axis.set_xticks(range(len(scores.columns)), [LABELS.get(name, name) for name in scores.columns])
+    axis.set_yticks(range(len(scores)), scores.index)
+    axis.set_title("Host score of the held-out scans")
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
     return figure
 
 
@@ -59,6 +99,8 @@ def draw(folder: Path, root: Path | None = None) -> list[Path]:
             drawn.append(figures.save(figures_model.predictions(run, slices), place / "predictions.png"))
     if len(found) > 1:
         drawn.append(figures.save(folds(found), Path(folder) / "figures/folds.png"))
+        if slices is not None:
+            drawn.append(figures.save(fold_table(organ_scores(found, slices)), Path(folder) / "figures/fold_table.png"))
     return drawn
 
 
