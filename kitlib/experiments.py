@@ -1,6 +1,6 @@
 """The paper's experiments: named trainings x seeds, each in a run folder of its own, and the tables made from them.
 
-Every table of the paper compares trainings that differ in one thing. They share their base, so that twelve trainings
+Every table of the paper compares trainings that differ in one thing. They share their base, so that thirteen trainings
 per seed serve Table 8, Figures 7, 9 and 10, the attentions and the number of neighbours.
 """
 
@@ -20,6 +20,7 @@ from kitlib.unet import NO_ATTENTION, build_unet
 
 BASE = "BCE + 0.5 Dice"
 COLUMNS = {"Dice": "val_dice", "IoU": "val_iou", "accuracy": "val_paper_accuracy", "binary": "val_binary_accuracy"}
+FIRST = "the paper's first course"
 
 
 def copied_slice(input_shape: tuple[int, int, int], copies: int = 3, **options) -> keras.Model:
@@ -57,6 +58,7 @@ TRIALS = {
         Trial("5 levels", {"network_options": {"levels": 5}}),
         Trial("no augmentation", {"augment": None}),
         Trial("no attention", {"network_options": NO_ATTENTION}),
+        Trial(FIRST, {name: presets.paper_first()[name] for name in ("loss", "augment", "patience")}),
         Trial("one slice, 3 copies", {"network": copied_slice}, depth=1),
         Trial("1 slice", depth=1),
         Trial("3 slices", depth=3),
@@ -65,7 +67,7 @@ TRIALS = {
 SETS = {  # what is compared: label -> trial
     "losses": {name: name for name in list(TRIALS)[:6]},
     "levels": {"4 levels": BASE, "5 levels": "5 levels"},
-    "augmentation": {"with": BASE, "without": "no augmentation"},
+    "augmentation": {"with": BASE, "without": "no augmentation", FIRST: FIRST},
     "attention": {"with": BASE, "without": "no attention"},
     "neighbours": {
         "one slice, 3 copies": "one slice, 3 copies",

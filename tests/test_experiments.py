@@ -4,7 +4,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import contest, evidence, experiments, figures_experiments, inputs, pipeline, published, runs, scans
+from kitlib import (
+    contest,
+    evidence,
+    experiments,
+    figures_experiments,
+    inputs,
+    pipeline,
+    presets,
+    published,
+    runs,
+    scans,
+)
 
 SPEC = inputs.InputSpec(32, 32)
 COLUMNS = ["loss", "dice", "iou", "val_loss", "val_dice", "val_iou", "val_paper_accuracy", "val_binary_accuracy"]
@@ -41,7 +52,8 @@ def found(packed, tmp_path_factory):
 
 def test_trainings_that_tables_share_are_run_once():
     names = [trial.name for trial in experiments.trials()]
-    assert len(names) == len(set(names)) == 12
+    assert len(names) == len(set(names)) == 13
+    assert names[0] == experiments.BASE
     assert [trial.name for trial in experiments.trials(["levels"])] == [experiments.BASE, "5 levels"]
     with pytest.raises(ValueError, match="no comparison 'colours'"):
         experiments.trials(["colours"])
@@ -49,15 +61,25 @@ def test_trainings_that_tables_share_are_run_once():
 
 def test_rows_differ_from_the_base_in_one_thing(packed, tmp_path):
     jobs = experiments.tasks(tmp_path, experiments.trials(), [0, 1], packed, network_options={"base": 4})
-    assert len({job["folder"] for job in jobs}) == len(jobs) == 24
+    assert len({job["folder"] for job in jobs}) == len(jobs) == 26
     base = next(job for job in jobs if job["trial"] == experiments.BASE)
-    for job in jobs[:12]:
+    for job in jobs[:13]:
         apart = {key for key in job if key not in ("watch", "folder", "trial") and _differ(job[key], base.get(key))}
-        expected = {"one slice, 3 copies": {"network", "spec"}}.get(job["trial"], apart)
-        assert apart == expected
-        assert len(apart) <= 2
+        several = {"one slice, 3 copies": {"network", "spec"}, experiments.FIRST: {"loss", "augment", "patience"}}
+        assert apart == several.get(job["trial"], apart)
+        assert len(apart) <= 2 or job["trial"] in several
         assert job["network_options"]["base"] == 4
     assert next(job for job in jobs if job["trial"] == "5 levels")["network_options"]["levels"] == 5
+
+
+def test_first_course_of_the_paper_is_its_preset_and_carries_the_numbers_of_figure_7(packed, tmp_path):
+    job = experiments.tasks(tmp_path, [experiments.TRIALS[experiments.FIRST]], [0], packed)[0]
+    for name, value in presets.paper_first().items():
+        assert not _differ(job[name], value), name
+    rows = published.cells("augmentation").set_index(["row", "column"])["value"]
+    assert rows[(experiments.FIRST, "Dice")] == 0.5
+    assert set(rows.index.get_level_values("row")) <= set(experiments.SETS["augmentation"])
+    assert "without" not in rows.index.get_level_values("row")
 
 
 def _differ(one, other):

@@ -159,7 +159,7 @@ def test_experiments_run_on_the_small_competition(competition, tmp_path):
         out for cell in nbformat.read(tmp_path / "05_experiments.ipynb", 4).cells for out in cell.get("outputs", [])
     ]
     assert sum("image/png" in out.get("data", {}) for out in outputs) >= 5
-    assert len(list((tmp_path / "runs").rglob("score.json"))) == 4
+    assert len(list((tmp_path / "runs").rglob("score.json"))) == 5
 
 
 @pytest.mark.slow
