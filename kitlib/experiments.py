@@ -1,7 +1,8 @@
 """The paper's experiments: named trainings x seeds, each in a run folder of its own, and the tables made from them.
 
-Every table of the paper compares trainings that differ in one thing. They share their base, so that thirteen trainings
-per seed serve Table 8, Figures 7, 9 and 10, the attentions and the number of neighbours.
+Every table compares trainings that differ in one thing, but for the paper's first course (Figure 7), which differs in
+three. They share their base, so that thirteen trainings per seed serve Table 8, Figures 7, 9 and 10, the attentions and
+the number of neighbours.
 """
 
 import os
@@ -16,11 +17,12 @@ import pandas as pd
 from scipy import stats
 
 from kitlib import losses, monitors, pipeline, presets, runs, splits, training
+from kitlib.budget import Budget
 from kitlib.unet import NO_ATTENTION, build_unet
 
 BASE = "BCE + 0.5 Dice"
-COLUMNS = {"Dice": "val_dice", "IoU": "val_iou", "accuracy": "val_paper_accuracy", "binary": "val_binary_accuracy"}
 FIRST = "the paper's first course"
+COLUMNS = {"Dice": "val_dice", "IoU": "val_iou", "accuracy": "val_paper_accuracy", "binary": "val_binary_accuracy"}
 
 
 def copied_slice(input_shape: tuple[int, int, int], copies: int = 3, **options) -> keras.Model:
@@ -57,8 +59,8 @@ TRIALS = {
         Trial(BASE),
         Trial("5 levels", {"network_options": {"levels": 5}}),
         Trial("no augmentation", {"augment": None}),
-        Trial("no attention", {"network_options": NO_ATTENTION}),
         Trial(FIRST, {name: presets.paper_first()[name] for name in ("loss", "augment", "patience")}),
+        Trial("no attention", {"network_options": NO_ATTENTION}),
         Trial("one slice, 3 copies", {"network": copied_slice}, depth=1),
         Trial("1 slice", depth=1),
         Trial("3 slices", depth=3),
@@ -79,7 +81,7 @@ SETS = {  # what is compared: label -> trial
 
 
 def trials(sets: Iterable[str] = tuple(SETS)) -> list[Trial]:
-    """List the trainings that some comparisons need, each once.
+    """List the trainings that some comparisons need, each once; first the base, which all of them share.
 
     Raises:
         ValueError: names an unknown comparison.
@@ -88,7 +90,9 @@ def trials(sets: Iterable[str] = tuple(SETS)) -> list[Trial]:
     if unknown:
         raise ValueError(f"no comparison {min(unknown)!r}; choose among {', '.join(SETS)}")
     needed = dict.fromkeys(name for kind in sets for name in SETS[kind].values())
-    return [TRIALS[name] for name in TRIALS if name in needed]
+    return sorted(
+        (TRIALS[name] for name in needed), key=lambda trial: (trial.name != BASE, list(TRIALS).index(trial.name))
+    )
 
 
 def tasks(
@@ -116,28 +120,40 @@ def run(
     slices: pd.DataFrame,
     jobs: list[dict],
     packed: pipeline.Packed,
-    held_out: pd.Series,
+    held_out: pd.Series | None = None,
     fit: Callable[..., runs.Run] = training.fit_fold,
-    **limits,
+    deadline: float | None = None,
+    after: runs.Run | None = None,
 ) -> dict[str, list[runs.Run]]:
     """Train what is not trained yet, one after the other, and say how it goes; finished run folders are read.
+
+    When the next training does not fit before the deadline, it says what is left; the same call goes on with that. One
+    that was stopped on its way is given as it stands.
 
     Args:
         slices: table of slices.
         jobs: of `tasks`.
         packed: the scans at the depth of the base.
-        held_out: True for the rows to validate on.
+        held_out: True for the rows to validate on; None where each job has its own.
         fit: trains one.
-        limits: `time_limit` or `deadline` of `fit_fold`.
+        deadline: seconds of `time.time()` at which all should have ended.
+        after: a run by whose epochs the first training is judged to fit; None begins it whatever the time.
 
     Returns:
-        Trial -> its runs, one per seed.
+        Trial -> its runs, one per seed; those without an epoch that was finished and judged are left out.
     """
-    found, started = {}, time.perf_counter()
+    budget, found, left, started = Budget(deadline=deadline), {}, [], time.perf_counter()
     for number, job in enumerate(jobs, start=1):
-        options = {key: value for key, value in job.items() if key != "trial"}
-        one = fit(slices, held_out=held_out, packed=packed.restacked(job["spec"]), **options, **limits)
-        found.setdefault(job["trial"], []).append(one)
+        fits = not left and (after is None or training.next_fits(after, budget))
+        if not fits and not runs.finished(job["folder"]):
+            left.append(job)
+            continue
+        options = {"held_out": held_out} | {key: value for key, value in job.items() if key != "trial"}
+        one = after = fit(slices, packed=packed.restacked(job["spec"]), deadline=budget.end, **options)
+        if one.state != "finished":
+            left.append(job)
+        if one.history().get("val_loss", pd.Series(dtype=float)).notna().any():
+            found.setdefault(job["trial"], []).append(one)
         keras.utils.clear_session()
         gone = time.perf_counter() - started
         print(
@@ -145,6 +161,9 @@ def run(
             f"{gone / 60:.1f} min, {gone / number * (len(jobs) - number) / 60:.1f} min left",
             flush=True,
         )
+    if left:
+        names = ", ".join(dict.fromkeys(job["trial"] for job in left))
+        print(f"out of time: {len(left)} of {len(jobs)} trainings are left ({names}); the same call goes on with them")
     return found
 
 
@@ -187,6 +206,9 @@ def table(found: dict[str, list[runs.Run]], labels: dict[str, str], confidence: 
 
 def ahead(values: pd.DataFrame, first: str, second: str, column: str = "Dice") -> str:
     """Say whether one row of a table lies ahead of another by more than their intervals explain."""
+    missing = [name for name in (first, second) if name not in values.index]
+    if missing:
+        return f"{first} less {second}: {' and '.join(missing)} not trained yet"
     gain, width = _gain(values, first, second, column)
     if np.isnan(width):
         return f"{first} less {second}: {gain:+.3f} in {column}; one seed cannot tell whether that is luck"
@@ -243,20 +265,26 @@ def gap(curves: dict[str, list[pd.DataFrame]]) -> str:
 
 
 def cross(
-    slices: pd.DataFrame, folder: str | os.PathLike, packed: pipeline.Packed, count: int, **course
+    slices: pd.DataFrame,
+    folder: str | os.PathLike,
+    packed: pipeline.Packed,
+    count: int,
+    deadline: float | None = None,
+    after: runs.Run | None = None,
+    **course,
 ) -> list[runs.Run]:
     """Train the base once per fold, so that every scan is predicted by a network that has not seen its case.
 
     Args:
         packed: with the masks of `slices` (`Packed.remasked`, where they are not those that were packed).
         count: folds, dealt once into the folder.
+        deadline, after: as for `run`; folds that do not fit are left for the next call.
     """
     table = splits.fold_table(slices, Path(folder) / "folds.csv", count)
     base = tasks(folder, [TRIALS[BASE]], [0], packed, **course)[0]
-    base.pop("trial")
-    return [
-        training.fit_fold(
-            slices, held_out=table == fold, packed=packed, **base | {"folder": Path(folder) / f"fold{fold}"}
-        )
+    jobs = [
+        base | {"trial": f"fold {fold}", "folder": Path(folder) / f"fold{fold}", "held_out": table == fold}
         for fold in range(count)
     ]
+    found = run(slices, jobs, packed, deadline=deadline, after=after)
+    return [one for members in found.values() for one in members]

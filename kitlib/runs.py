@@ -90,6 +90,11 @@ def read(folder: str | os.PathLike) -> Run:
     return Run(folder, json.loads(path.read_text()))
 
 
+def finished(folder: str | os.PathLike) -> bool:
+    """Tell whether a folder holds a run that is done, which nothing writes to any more."""
+    return (Path(folder) / "run.json").is_file() and read(folder).state == "finished"
+
+
 def find(root: str | os.PathLike) -> list[Run]:
     """List the runs that ended with a model below a folder, the newest last."""
     found = [read(path.parent) for path in Path(root).rglob("run.json") if (path.parent / "model.keras").is_file()]

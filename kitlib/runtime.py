@@ -6,12 +6,15 @@ import importlib.metadata
 import os
 import platform
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
 from kitlib import phantom, scans
+
+SESSION_HOURS = 11.0  # of the 12 that a session on Kaggle has; the rest is for what a notebook does after its trainings
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,28 @@ def bundle() -> Path | None:
     if not wheels:
         return None
     return max(wheels, key=lambda wheel: (Version(wheel.name.split("-")[1]), str(wheel))).parent
+
+
+def run_folders(given: str = "", below: str = "") -> Path:
+    """Say where a notebook's run folders go: where they are told to, else to runs/ on Kaggle and ../runs elsewhere.
+
+    Kaggle keeps what lies below the notebook's own folder, /kaggle/working, and nothing beside it.
+
+    Args:
+        given: the folder; empty chooses.
+        below: a folder below the one that is chosen.
+    """
+    return Path(given) if given else Path("runs" if on_kaggle() else "../runs") / below
+
+
+def ends_at(hours: float = 0.0) -> float | None:
+    """Say when a notebook that begins now should have ended its trainings, in seconds of `time.time()`.
+
+    Args:
+        hours: from now; 0 is SESSION_HOURS on Kaggle and no end, None, elsewhere.
+    """
+    hours = hours or (SESSION_HOURS if on_kaggle() else 0.0)
+    return time.time() + 3600 * hours if hours else None
 
 
 def versions() -> str:

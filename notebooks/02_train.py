@@ -41,7 +41,7 @@ DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
 RUNS = ""  # where run folders go; empty: runs/ here on Kaggle, which keeps it, ../runs elsewhere
 RUN = ""  # name of the run, to go on with it when it was interrupted; empty: the time of day
 PRESET = ""  # "paper", "paper_first", "strong" or "short", see kitlib.presets; empty: paper on a GPU, short without
-HOURS = 0.0  # stop cleanly, with a model, before so many have passed; 0: 11 on Kaggle, no limit elsewhere
+HOURS = 0.0  # end all trainings, with their models, before so many have passed; 0: 11 on Kaggle, else no limit
 EPOCHS = 0  # at most; 0: what the preset says
 SIZE = 0  # pixels of the grid, each way; 0: 128 as in the paper, 64 in the short course
 FOLDS, FOLD = 5, 0
@@ -58,8 +58,10 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from kitlib import augment, elastic, figures_augment, figures_model, figures_network
+from kitlib import augment, elastic, experiments, figures_augment, figures_model, figures_network, figures_run
 from kitlib import inputs, pipeline, presets, scans, training, unet
+
+kept, ends = runtime.run_folders(RUNS), runtime.ends_at(HOURS)
 
 # %% [markdown]
 # ## Data and machine
@@ -189,11 +191,9 @@ figures_network.mirrored_border(image)
 
 # %%
 course |= {"epochs": EPOCHS or course["epochs"], "spec": spec, "seed": SEED, "held_out": held_out}
-hours = HOURS or (11 if runtime.on_kaggle() else None)
-here = {"packed": packed, "devices": devices, "time_limit": hours and 3600 * hours}
-kept = Path(RUNS or ("runs" if runtime.on_kaggle() else "../runs"))
+course["devices"] = devices
 folder = kept / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))
-run = training.fit_fold(slices, folder, **course, **here)
+run = training.fit_fold(slices, folder, packed=packed, deadline=ends, **course)
 
 # %% [markdown]
 # How do loss, Dice and IoU move on what is learned from and on what is held out? Where the two part, the network learns
@@ -206,14 +206,16 @@ figures_model.history(run.history())
 # ## Comparison
 #
 # What do the attentions bring, and what the augmentation? Each alternative named in `COMPARE` is trained with the same
-# seed, order and number of steps. One run each is an anecdote: the experiments take several seeds.
+# seed, order and number of steps, as far as the hours last. One run each is an anecdote: the experiments take several
+# seeds.
 
 # %%
 without = course["network_options"] | unet.NO_ATTENTION
 others = {"plain": {"network_options": without}, "unaugmented": {"augment": None}}
-compared, place = {"this run": run}, kept.with_name("comparisons")
-for name in COMPARE:
-    compared[name] = training.fit_fold(slices, place / f"{folder.name}-{name}", **course | others[name], **here)
+place = kept.with_name("comparisons")
+jobs = [course | others[name] | {"trial": name, "folder": place / f"{folder.name}-{name}"} for name in COMPARE]
+found = experiments.run(slices, jobs, packed, deadline=ends, after=run)
+compared = {"this run": run} | {name: one for name, (one,) in found.items()}
 figures_model.gaps({name: one.history() for name, one in compared.items()})
 
 # %% [markdown]
@@ -234,3 +236,10 @@ scores.loc[["score", "dice", "hausdorff"]].astype(float).round(4)
 
 # %% tags=["preview-predictions"]
 figures_model.predictions(run, slices[held_out])
+
+# %% [markdown]
+# What stays of this page? Curves and predictions are drawn into the run folder as well, beside the network.
+
+# %%
+for path in figures_run.draw(run.folder, root):
+    print(path)

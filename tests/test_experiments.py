@@ -29,7 +29,7 @@ def packed(slices):
 def made(folder, packed, seed=0, dice=(0.2, 0.5, 0.4), probabilities=None):
     """A run folder as a training leaves it, without the training."""
     history = pd.DataFrame({name: np.linspace(0.3, 0.6, len(dice)) for name in COLUMNS})
-    history = history.assign(epoch=range(1, len(dice) + 1), val_dice=dice, val_loss=1 - np.array(dice))
+    history = history.assign(epoch=range(1, len(dice) + 1), val_dice=dice, val_loss=1 - np.array(dice), seconds=1.0)
     folder.mkdir(parents=True)
     history.to_csv(folder / "history.csv", index=False)
     (folder / "score.json").write_text(json.dumps({"score": 0.5, "dice": max(dice)}))
@@ -101,6 +101,52 @@ def test_finished_runs_are_handed_on_and_every_depth_gets_its_stacks(packed, sli
     done = experiments.run(slices, jobs, packed, slices["case"] == 1, fit=fit)
     assert asked == [job["folder"] for job in jobs]
     assert {name: len(members) for name, members in done.items()} == dict.fromkeys(done, 1)
+
+
+def test_a_grid_ends_when_the_next_training_does_not_fit_and_goes_on_when_called_again(
+    packed, slices, tmp_path, capsys, monkeypatch
+):
+    jobs = experiments.tasks(tmp_path, experiments.trials(["neighbours"]), [0], packed)
+    ends, begun = {}, []
+
+    def fit(table, *, folder, packed, deadline, **options):
+        begun.append(folder)
+        ends[folder] = deadline
+        if folder.exists():
+            return runs.read(folder)
+        run = made(folder, packed)
+        seconds = 10.0 if len(begun) == 1 else 100.0
+        run.history().assign(seconds=seconds).to_csv(folder / "history.csv", index=False)
+        return run
+
+    now = 1000.0
+    monkeypatch.setattr("kitlib.budget.time.time", lambda: now)
+    found = experiments.run(slices, jobs, packed, slices["case"] == 1, fit, deadline=now + 150)
+    assert list(found) == [experiments.BASE, "one slice, 3 copies"]  # after 10 s per epoch one fits, after 100 s none
+    assert begun == [job["folder"] for job in jobs[:2]]
+    assert set(ends.values()) == {now + 150}
+    assert "2 of 4 trainings are left (1 slice, 3 slices); the same call goes on" in capsys.readouterr().out
+    assert experiments.run(slices, jobs[2:], packed, None, fit, now + 150, after=found["one slice, 3 copies"][0]) == {}
+    found = experiments.run(slices, jobs, packed, slices["case"] == 1, fit, deadline=now + 1000)
+    assert len(found) == 4
+    assert "out of time" not in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_run_without_a_finished_epoch_stands_in_no_table_and_ends_the_grid(packed, slices, tmp_path, capsys):
+    def fit(table, *, folder, packed, **options):
+        run = made(folder, packed)
+        if folder.parent.name == "one-slice-3-copies":
+            (folder / "history.csv").write_text("")
+            runs.write_record(folder, run.record | {"state": "stopped"})
+        return runs.read(folder)
+
+    jobs = experiments.tasks(tmp_path, experiments.trials(["neighbours"]), [0], packed)
+    found = experiments.run(slices, jobs, packed, slices["case"] == 1, fit)
+    assert list(found) == [experiments.BASE]
+    assert "3 of 4 trainings are left (one slice, 3 copies, 1 slice, 3 slices)" in capsys.readouterr().out
+    table = experiments.table(found, experiments.SETS["neighbours"])
+    assert experiments.ahead(table, "5 slices", "1 slice") == "5 slices less 1 slice: 1 slice not trained yet"
+    assert len(figures_experiments.curves(experiments.histories(found, experiments.SETS["neighbours"])).axes) == 3
 
 
 def test_measures_are_taken_at_their_best_and_at_the_lowest_loss(found):

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
+TRAINS = ("training.fit_fold", "training.cross_validate", "experiments.run", "experiments.cross")
 
 
 def load(name):
@@ -70,6 +71,22 @@ def test_logic_lives_in_the_package(script):
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 8, f"{script.name}: {node.name} belongs in kitlib"
+
+
+@pytest.mark.parametrize("name", ["02_train", "05_experiments"])
+def test_all_trainings_of_a_notebook_end_by_one_deadline_and_lie_where_kaggle_keeps_them(name):
+    script = ROOT / "notebooks" / f"{name}.py"
+    code = ast.parse("\n".join(source for kind, source in cells(script) if kind == "code"))
+    calls = [node for node in ast.walk(code) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    trains = [node for node in calls if ast.unparse(node.func) in TRAINS]
+    assert len(trains) == 2
+    for call in trains:
+        assert {word.arg: ast.unparse(word.value) for word in call.keywords}["deadline"] == "ends"
+    assert "ends_at(HOURS)" in ast.unparse(code)
+    assert "run_folders(RUNS" in ast.unparse(code)
+    assert ast.unparse(code).count("RUNS") == 2
+    assert parameters(script)["RUNS"] == ""
+    assert parameters(script)["HOURS"] == 0
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def trained(slices, tmp_path_factory):
     options = {"held_out": slices["case"] == slices["case"].iloc[0], "spec": InputSpec(32, 32, depth=1), "epochs": 2}
     options |= {"network_options": {"levels": 1, "base": 2} | unet.NO_ATTENTION, "batch_size": 8, "score_every": 2}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(budget.Budget, "fits", lambda self: False)
+        patch.setattr(budget.Budget, "fits", lambda self, *_: False)
         stopped = training.fit_fold(slices, folder / "stopped", **options)
     shutil.copytree(stopped.folder, folder / "finished")
     finished = training.fit_fold(slices, folder / "finished", **options)

@@ -164,3 +164,16 @@ def test_bundle_is_found_at_both_mount_points(kaggle, place):
     (kaggle / place).mkdir(parents=True)
     (kaggle / place / "kitlib-0.1.0-py3-none-any.whl").touch()
     assert runtime.bundle() == kaggle / place
+
+
+def test_run_folders_lie_where_kaggle_keeps_them_and_trainings_end_before_its_session(monkeypatch, tmp_path):
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.setattr(runtime.scans, "KAGGLE_INPUT", tmp_path / "none")
+    monkeypatch.setattr(runtime.time, "time", lambda: 1000.0)
+    assert runtime.run_folders("", "experiments").as_posix() == "../runs/experiments"
+    assert runtime.ends_at() is None
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    assert runtime.run_folders("", "experiments").as_posix() == "runs/experiments"
+    assert runtime.run_folders("elsewhere", "experiments").as_posix() == "elsewhere"
+    assert runtime.ends_at() == 1000 + 11 * 3600
+    assert runtime.ends_at(0.5) == 1000 + 1800
