@@ -24,7 +24,7 @@ def train(
     *,
     address: str | None = None,
     processors: float = 1,
-    gpus: float = 0,
+    gpus: float | None = None,
     retries: int = 3,
     deadline: float | None = None,
 ) -> list[runs.Run]:
@@ -36,40 +36,69 @@ def train(
         packed: folder for the packed scans, which the tasks map into memory; packed here, before the first task.
         address: of a cluster, such as "auto" or "ray://head:10001"; None starts one on this machine.
         processors: cores that a task takes.
-        gpus: GPUs that a task takes; 0.5 puts two on one.
+        gpus: GPUs that a task takes; 0.5 puts two on one. None is one where the machines have any, else none.
         retries: how often a task whose worker is lost is started again.
-        deadline: seconds of `time.time()` after which tasks should have ended.
+        deadline: seconds of `time.time()` after which tasks should have ended; one of which no epoch would fit is not
+            begun.
 
     Returns:
-        The runs, in the order of the jobs.
+        The runs that were begun, in the order of the jobs.
 
     Raises:
         ImportError: without ray.
+        ValueError: when a task asks for more than any machine has, and would wait for ever; names both.
         RuntimeError: names the folders whose training failed, when all others are done.
     """
     try:
         import ray
     except ImportError as reason:
         raise ImportError("kitlib.cluster needs ray: pip install kitlib[cluster]") from reason
-    for spec in {job["spec"] for job in jobs}:
-        pipeline.pack(slices, spec, packed)
     own = not ray.is_initialized()
     if own:
         ray.init(address=address, include_dashboard=False, log_to_driver=False)
     try:
+        gpus = affordable([node["Resources"] for node in ray.nodes() if node["Alive"]], processors, gpus)
+        for spec in {job["spec"] for job in jobs}:
+            pipeline.pack(slices, spec, packed)
         task = ray.remote(workers.fit).options(num_cpus=processors, num_gpus=gpus, max_retries=retries)
         table, policy = ray.put(slices), keras.config.dtype_policy().name
+        folders, packed = [Path(job["folder"]) for job in jobs], Path(packed).absolute()
         waiting = {
-            task.remote(table, workers.plain(job), Path(packed).absolute(), policy, deadline): Path(job["folder"])
-            for job in jobs
+            task.remote(table, workers.plain(job), packed, policy, deadline, folders): folder
+            for job, folder in zip(jobs, folders, strict=True)
         }
-        failed = _wait(ray, dict(waiting))
+        failed = _wait(ray, waiting)
     finally:
         if own:
             ray.shutdown()
     if failed:
         raise RuntimeError("; ".join(f"{folder}: {reason}" for folder, reason in failed.items()))
-    return [runs.read(folder) for folder in waiting.values()]
+    return [runs.read(folder) for folder in folders if (folder / "run.json").is_file()]
+
+
+def affordable(machines: Sequence[dict[str, float]], processors: float, gpus: float | None) -> float:
+    """Give the GPUs that a task takes, after a look at what the machines have.
+
+    Args:
+        machines: what each has, as Ray counts it: "CPU" and "GPU".
+        processors: cores that a task takes.
+        gpus: GPUs that it takes; None is one where there are any.
+
+    Raises:
+        ValueError: names what is asked for and what there is, when no machine has both.
+
+    >>> affordable([{"CPU": 8.0}, {"CPU": 4.0, "GPU": 1.0}], 4, None)
+    1
+    """
+    if gpus is None:
+        gpus = 1 if any(one.get("GPU", 0) for one in machines) else 0
+    if not any(one.get("CPU", 0) >= processors and one.get("GPU", 0) >= gpus for one in machines):
+        there = "; ".join(f"{one.get('CPU', 0):g} processors and {one.get('GPU', 0):g} GPUs" for one in machines)
+        raise ValueError(
+            f"a task asks for {processors:g} processors and {gpus:g} GPUs, and no machine has both: {there}. "
+            "Lower `processors` or `gpus`"
+        )
+    return gpus
 
 
 def _wait(ray, waiting: dict) -> dict[Path, str]:
@@ -79,9 +108,9 @@ def _wait(ray, waiting: dict) -> dict[Path, str]:
         (done, *_), _ = ray.wait(list(waiting))
         folder = waiting.pop(done)
         try:
-            ray.get(done)
+            outcome = "done" if ray.get(done) else "left for the next call, as no epoch would fit"
         except ray.exceptions.RayError as reason:
             failed[folder] = str(reason).strip().splitlines()[-1]
-        outcome = f"failed: {failed[folder]}" if folder in failed else "done"
+            outcome = f"failed: {failed[folder]}"
         print(f"{count - len(waiting):3d}/{count} {folder} {outcome}", flush=True)
     return failed
