@@ -255,7 +255,7 @@ def _mixing(drawn, cutmix, mixup):
 
 def _shares(mix, shape):
     """The share of the sample before of each pixel, (B, H, W, 1)."""
-    blend, cut, top, left, bottom, right = (mix[:, i, None, None, None] for i in range(6))
+    blend, cut, top, left, bottom, right = (ops.reshape(mix[:, i], (-1, 1, 1, 1)) for i in range(6))
     rows = ((ops.arange(shape[0], dtype="float32") + 0.5) / shape[0])[:, None, None]
     columns = ((ops.arange(shape[1], dtype="float32") + 0.5) / shape[1])[None, :, None]
     boxed = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
