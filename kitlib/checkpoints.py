@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,7 +78,9 @@ def load(folder: Path, model: keras.Model) -> tuple[State, list[np.ndarray] | No
     place = latest(folder)
     if place is None:
         return None
-    model.load_weights(place / "model.weights.h5")
+    with warnings.catch_warnings():  # Keras only warns of an optimizer that it leaves as it is
+        warnings.filterwarnings("error", message="Skipping variable loading")
+        model.load_weights(place / "model.weights.h5")
     mean = None
     if (place / "mean.npz").is_file():
         with np.load(place / "mean.npz") as stored:

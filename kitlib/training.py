@@ -181,7 +181,7 @@ def fit_fold(
         seen = [monitors.Dice(name="dice"), monitors.IoU(name="iou")]
         model.compile(adam, loss, weighted_metrics=seen, jit_compile=devices.xla if devices else "auto")
         model.built = True
-        adam.build(model.trainable_variables)
+        model.optimizer.build(model.trainable_variables)  # under float16 the loss scaling, which holds adam
     judge = Judge(lambda: network(spec.shape, **options), check, packed, loss, batch_size, watch=watch)
     end = EpochEnd(folder, model.network, judge, rules, budget, steps * batch_size)
     end.resume(model)

@@ -83,6 +83,69 @@ def test_killed_cross_validation_ends_like_one_that_was_left_alone(competition, 
         assert not (killed.folder / "checkpoint").exists()
 
 
+STRONG = """
+import sys
+import keras
+from kitlib import budget, inputs, presets, scans, training, trackers
+
+keras.config.set_dtype_policy("mixed_float16")
+slices, place = scans.read(sys.argv[1]), sys.argv[2]
+options = presets.strong(
+    held_out=slices["case"] == slices["case"].iloc[0],
+    spec=inputs.InputSpec(32, 32, depth=3),
+    network_options=dict(levels=1, base=4, window_stages=(0,), dropout=0.1),
+    epochs=3,
+    batch_size=4,
+    learning_rate=1e-2,
+    average=0.9,
+    average_last=1,
+    deterministic=True,
+)
+
+class Overflow(keras.callbacks.Callback):
+    # as if a gradient had overflown: the scale is halved twice and its counter begins anew
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == 3:
+            self.model.optimizer.dynamic_scale.assign(2.0**13)
+            self.model.optimizer.step_counter.assign(0)
+
+trackers.callbacks = lambda names, folder: [Overflow()]
+
+def until(epochs, folder):
+    budget.Budget.fits = lambda self, *_: len(self.epochs) < epochs
+    return training.fit_fold(slices, place + folder, **options)
+
+until(2, "/whole")
+until(1, "/broken")
+until(2, "/broken")
+"""
+
+
+@pytest.mark.slow
+def test_strong_course_in_half_floats_goes_on_to_the_bit_with_its_loss_scale(competition, tmp_path):
+    """CutMix and MixUp, AdamW, averages and the loss scaling, all of which the checkpoint has to bring back."""
+    finish(start(STRONG, competition, tmp_path))
+    broken, whole = (runs.read(tmp_path / name) for name in ("broken", "whole"))
+    assert whole.record["parameters"]["augment_settings"]["cutmix"] > 0
+    pd.testing.assert_frame_equal(figures(broken), figures(whole), check_exact=True)
+    one, other = (saved(run.folder / "checkpoint/epoch-0002/model.weights.h5") for run in (broken, whole))
+    counter, scale = (other[f"optimizer/vars/{number}"] for number in (2, 3))  # after iterations and learning rate
+    assert (counter > 0, scale) == (True, 2.0**13)
+    assert one.keys() == other.keys()
+    for name, array in other.items():
+        np.testing.assert_array_equal(one[name], array, err_msg=name)
+
+
+def saved(path: Path) -> dict[str, np.ndarray]:
+    """Every array of a file of weights, by its place in it."""
+    import h5py
+
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, one: found.update({name: one[()]}) if isinstance(one, h5py.Dataset) else None)
+    return found
+
+
 SHARED = """
 import json
 import sys
