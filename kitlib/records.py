@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from kitlib import checkpoints, contest, runs
+from kitlib import checkpoints, contest, locks, runs
 from kitlib.inputs import InputSpec
 
 COMPARED = ("parameters", "input_spec", "data", "folds")
@@ -77,7 +77,8 @@ def begin(folder: Path, record: dict, inputs: tuple[str, ...] = ()) -> runs.Run:
         earlier = _furthest(inputs, record)
         if earlier is not None:
             print(f"going on with {earlier.folder}, copied to {folder}")
-            shutil.copytree(earlier.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("run.json"))
+            left = shutil.ignore_patterns("run.json", locks.NAME)
+            shutil.copytree(earlier.folder, folder, dirs_exist_ok=True, ignore=left)
         runs.write_record(folder, record if earlier is None else earlier.record)
     run = runs.read(folder)
     apart = differences(run.record, record)

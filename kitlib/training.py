@@ -3,6 +3,7 @@
 python -m kitlib.training DATA_FOLDER --held-out case16_day0 --preset paper --time-limit 3600
 """
 
+import contextlib
 import json
 import operator
 import os
@@ -18,6 +19,7 @@ import pandas as pd
 from kitlib import (
     contest,
     inputs,
+    locks,
     losses,
     monitors,
     pipeline,
@@ -123,6 +125,7 @@ def fit_fold(
     Raises:
         ValueError: when a case lies on both sides, when a side is empty, for an unknown choice, and when the folder
             holds a run that was called otherwise: names what differs.
+        RuntimeError: while another call trains in the folder: names its process.
     """
     folder, spec = Path(folder), spec or inputs.InputSpec()
     options, loss = network_options or {}, loss or losses.BCEDice(dice_weight=0.5)
@@ -171,44 +174,45 @@ def fit_fold(
     strategy = devices.strategy() if devices else None
     with runtime.scope(strategy):
         adam = schedules.optimizer(optimizer, rate, weight_decay, average)
-    run = records.begin(folder, record, (scans.KAGGLE_INPUT,) if runtime.on_kaggle() else ())
-    if run.state == "finished":
-        return run
-    packed = packed or pipeline.pack(slices, spec)
-    runtime.seed(seed, deterministic)
-    with runtime.scope(strategy):
-        model = AugmentedModel(network(spec.shape, **options), augment if elastic == "device" else None)
-        seen = [monitors.Dice(name="dice"), monitors.IoU(name="iou")]
-        model.compile(adam, loss, weighted_metrics=seen, jit_compile=devices.xla if devices else "auto")
-        model.built = True
-        model.optimizer.build(model.trainable_variables)  # under float16 the loss scaling, which holds adam
-    judge = Judge(lambda: network(spec.shape, **options), check, packed, loss, batch_size, watch=watch)
-    end = EpochEnd(folder, model.network, judge, rules, budget, steps * batch_size)
-    end.resume(model)
-    first = end.state.epoch
-    if not end.state.ended and (not first or budget.fits()):
-        batches = pipeline.dataset(
-            learn,
-            spec,
-            batch_size,
-            True,
-            packed=packed,
-            seed=seed,
-            first_epoch=first,
-            augment=augment if elastic == "cpu" else None,
-            chances=chances,
-        )
-        callbacks = [end, EpochLog(epochs, steps, first), *watched]
-        model.fit(
-            batches,
-            initial_epoch=first,
-            epochs=epochs,
-            steps_per_epoch=steps,
-            callbacks=callbacks,
-            shuffle=False,  # the data set has shuffled
-            verbose=0,
-        )
-    return _close(run, end, judge, started)
+    with contextlib.nullcontext() if runs.finished(folder) else locks.hold(folder):
+        run = records.begin(folder, record, (scans.KAGGLE_INPUT,) if runtime.on_kaggle() else ())
+        if run.state == "finished":
+            return run
+        packed = packed or pipeline.pack(slices, spec)
+        runtime.seed(seed, deterministic)
+        with runtime.scope(strategy):
+            model = AugmentedModel(network(spec.shape, **options), augment if elastic == "device" else None)
+            seen = [monitors.Dice(name="dice"), monitors.IoU(name="iou")]
+            model.compile(adam, loss, weighted_metrics=seen, jit_compile=devices.xla if devices else "auto")
+            model.built = True
+            model.optimizer.build(model.trainable_variables)  # under float16 the loss scaling, which holds adam
+        judge = Judge(lambda: network(spec.shape, **options), check, packed, loss, batch_size, watch=watch)
+        end = EpochEnd(folder, model.network, judge, rules, budget, steps * batch_size)
+        end.resume(model)
+        first = end.state.epoch
+        if not end.state.ended and (not first or budget.fits()):
+            batches = pipeline.dataset(
+                learn,
+                spec,
+                batch_size,
+                True,
+                packed=packed,
+                seed=seed,
+                first_epoch=first,
+                augment=augment if elastic == "cpu" else None,
+                chances=chances,
+            )
+            callbacks = [end, EpochLog(epochs, steps, first), *watched]
+            model.fit(
+                batches,
+                initial_epoch=first,
+                epochs=epochs,
+                steps_per_epoch=steps,
+                callbacks=callbacks,
+                shuffle=False,  # the data set has shuffled
+                verbose=0,
+            )
+        return _close(run, end, judge, started)
 
 
 def cross_validate(

@@ -1,4 +1,5 @@
 import functools
+import os
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from kitlib import (
     contest,
     inference,
     inputs,
+    locks,
     losses,
     metric,
     monitors,
@@ -176,6 +178,15 @@ def test_finished_run_is_read_and_another_call_into_it_refused_by_name(slices, p
     other = slices["case"] == slices["case"].iloc[-1]
     with pytest.raises(ValueError, match="held_out: 2 only in the folder"):
         training.fit_fold(slices, run.folder, **options | {"held_out": other})
+
+
+def test_folder_in_use_is_refused_and_a_finished_run_is_read_all_the_same(slices, packed, held_out, run, tmp_path):
+    options = {**OPTIONS, "held_out": held_out, "packed": packed, "augment": augment.paper()}
+    with locks.hold(tmp_path), pytest.raises(RuntimeError, match=f"is being trained by process {os.getpid()}"):
+        training.fit_fold(slices, tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+    with locks.hold(run.folder):
+        assert training.fit_fold(slices, run.folder, **options).record == run.record
 
 
 def test_cross_validation_holds_out_every_case_once_and_skips_what_is_done(slices, tmp_path):

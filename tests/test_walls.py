@@ -14,8 +14,8 @@ FLOORS = {
     "facts": "contest rle phantom anatomy annotation cohort contrast geometry".split(),
     "tables": (
         "areas baselines bootstrap borders census conventions guesses habits hausdorff heldout inputs intensities "
-        "likeness metric postprocess published rescoring runs scans scorecard splits standin statistics submission "
-        "traits tuning "
+        "likeness locks metric postprocess published rescoring runs scans scorecard splits standin statistics "
+        "submission traits tuning "
         "deadline faults manifest rescue tiling"
     ).split(),
     "tensors": "augment elastic pipeline randomness sampling splines".split(),
