@@ -141,9 +141,13 @@ def attached(roots: Sequence[str | os.PathLike], marker: str = "run.json") -> li
 
 
 def write_history(folder: str | os.PathLike, rows: Sequence[dict]) -> None:
-    """Bring history.csv to these rows: add what is missing, or mend what a killed process left, whole or not at all."""
+    """Bring history.csv to these rows: add what is missing, or mend what a killed process left, whole or not at all.
+
+    A figure that was not taken after every epoch has a column of its own all the same, empty where it is missing.
+    """
     path = Path(folder) / "history.csv"
-    lines = [",".join(rows[0]), *(",".join(map(_cell, row.values())) for row in rows)] if rows else []
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [",".join(columns), *(",".join(_cell(row.get(name)) for name in columns) for row in rows)] if rows else []
     text = "".join(f"{line}\n" for line in lines)
     old = path.read_text() if path.is_file() else ""
     if old and text.startswith(old) and old.endswith("\n"):

@@ -117,7 +117,7 @@ def fit_fold(
         deadline: the same as a moment: datetime, or seconds of `time.time()`.
         track: "tensorboard" or "wandb", where installed.
         watch: further metrics of (truth, probabilities) to take on the held-out slices after each epoch, such as
-            `monitors.panel()`; each is a column "val_..." of the history.
+            `monitors.panel()`; each is a column "val_..." of the history. A later call may watch others.
 
     Returns:
         The run, with its score on the held-out scans; `run.state` is "finished" or, out of time, "stopped".

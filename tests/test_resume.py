@@ -211,6 +211,14 @@ def test_folds_in_processes_of_their_own_are_those_of_one_process(competition, t
     assert [run.record for run in together] == [run.record for run in apart]
 
 
+def test_figures_that_were_not_taken_after_every_epoch_keep_their_columns(tmp_path):
+    rows = [{"epoch": 1, "loss": 0.5, "seconds": 9.0}, {"epoch": 2, "loss": 0.4, "val_hit": 0.7, "seconds": 8.0}]
+    rows.append({"epoch": 3, "val_miss": 0.1, "loss": 0.3, "seconds": 7.0})
+    for count in (1, 2, 3):
+        runs.write_history(tmp_path, rows[:count])
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), pd.DataFrame(rows), check_like=True)
+
+
 def test_torn_or_missing_lines_of_the_history_are_mended(tmp_path):
     rows = [{"epoch": epoch, "loss": 0.1 * epoch, "score": float("nan")} for epoch in (1, 2, 3)]
     runs.write_history(tmp_path, rows[:1])
