@@ -13,8 +13,8 @@ A module imports only from its own floor and those below.
              likeness (census traits guesses)
     tensors  pipeline  augment  elastic (splines sampling randomness)
     models   unet (sides)  attention  losses  monitors  folding
-    acts     training (presets schedules steps epochs judging averages checkpoints records locks budget workers
-             trackers command)  inference (ensemble engine)  runtime
+    acts     training (presets schedules steps epochs judging averages checkpoints closing records locks budget
+             workers trackers command)  inference (ensemble engine)  runtime
              experiments (evidence)  cluster
     pictures figures  figures_*
 """

@@ -4,6 +4,7 @@ import time
 from datetime import datetime
 
 CLOSING_SECONDS = 5.0  # to write the model and the tables, beside predicting and scoring
+CLOSING_JUDGINGS = 3.0  # one of the mean of the last epochs; all conventions of the score take two
 
 
 class Budget:
@@ -19,29 +20,34 @@ class Budget:
         if deadline is not None:
             ends.append(deadline.timestamp() if isinstance(deadline, datetime) else float(deadline))
         self.end = min(ends, default=None)
-        self.epochs: list[float] = []  # seconds of each epoch with its judging
-        self.judging = 0.0  # seconds of judging alone
+        self.epochs: list[float] = []  # seconds of each epoch's training
+        self.judging = 0.0  # of the longest judging
+        self.closed = 0.0  # of the closing of an earlier call
 
     def left(self) -> float:
         """Seconds until the end."""
         return float("inf") if self.end is None else self.end - time.time()
 
-    def note(self, epoch_seconds: float, judging_seconds: float) -> None:
+    def note(self, training_seconds: float, judging_seconds: float) -> None:
         """Learn from an epoch how long the next one and the closing may take."""
-        self.epochs.append(epoch_seconds)
+        self.epochs.append(training_seconds)
         self.judging = max(self.judging, judging_seconds)
 
     def closing(self) -> float:
-        """Seconds to keep for the end: the held-out scans once more, in all conventions, and the files."""
-        return 2.0 * self.judging + CLOSING_SECONDS
+        """Seconds to keep for the end: as long as the last time, or CLOSING_JUDGINGS, and the files."""
+        return max(self.closed, CLOSING_JUDGINGS * self.judging) + CLOSING_SECONDS
 
-    def fits(self) -> bool:
-        """Tell whether one more epoch, and the closing after it, fit into what is left.
+    def fits(self, trained: float | None = None) -> bool:
+        """Tell whether one more epoch, its judging, and the closing after it, fit into what is left.
 
-        It is taken to be as long as the longest of the last three, a tenth added: the first one compiles.
+        Its training is taken to be as long as the longest of the last three, a tenth added: the first one compiles.
+
+        Args:
+            trained: seconds of an epoch that has been trained and is still to be judged; None between two epochs.
         """
-        return self.left() > 1.1 * max(self.epochs[-3:], default=0.0) + self.closing()
+        training, judgings = (self.epochs, 1) if trained is None else ([*self.epochs, trained], 2)
+        return self.left() > 1.1 * max(training[-3:], default=0.0) + judgings * self.judging + self.closing()
 
     def over(self) -> bool:
-        """Tell, within an epoch, whether only the closing still fits."""
-        return self.left() <= self.closing()
+        """Tell, within an epoch, whether only its judging and the closing still fit."""
+        return self.left() <= self.judging + self.closing()

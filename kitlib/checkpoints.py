@@ -34,8 +34,9 @@ class State:
         best_value: what they were chosen by, higher is better.
         best_loss: their loss on the held-out scans.
         averaged: epochs in the mean of the last ones.
-        ended: why no epoch follows ("epochs" or "patience"); empty while one does.
+        ended: why no epoch follows ("epochs", "patience" or "not finite"); empty while one does.
         history: one row per epoch.
+        judging: seconds of the longest judging.
     """
 
     epoch: int = 0
@@ -45,6 +46,7 @@ class State:
     averaged: int = 0
     ended: str = ""
     history: list[dict] = field(default_factory=list)
+    judging: float = 0.0
 
 
 def save(folder: Path, model: keras.Model, state: State, mean: Sequence[np.ndarray] | None = None) -> None:

@@ -15,6 +15,14 @@ from kitlib.judging import Judge
 MONITORS = {"score": 1.0, "val_dice": 1.0, "val_iou": 1.0, "val_loss": -1.0}  # the sign that makes higher better
 
 
+def lost(loss: float, epoch: int) -> str:
+    """Say that a training has diverged, and what to try."""
+    return (
+        f"the loss on what is held out is {loss} after epoch {epoch}: try a lower learning_rate, a longer warm-up "
+        "(schedule='cosine'), or float32 where this was half precision"
+    )
+
+
 @dataclass(frozen=True)
 class Rules:
     """When a training is over, and what is the best of it.
@@ -26,7 +34,8 @@ class Rules:
         epochs: length of the course.
         monitor: what the best epoch is best in, one of MONITORS.
         patience: see above.
-        score_every: epochs from one host score to the next; the last epoch always has one.
+        score_every: epochs from one host score to the next; the last epoch always has one, and so has the last before
+            the time is up.
         average_last: how many of the last epochs to average; 0 for none.
     """
 
@@ -73,7 +82,7 @@ class EpochEnd(keras.callbacks.Callback):
         if found is not None:
             self.state, self.mean = found
             for row in self.state.history:
-                self.budget.note(row["seconds"], 0.0)
+                self.budget.note(row["seconds"], self.state.judging)
         runs.write_history(self.folder, self.state.history)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -93,28 +102,34 @@ class EpochEnd(keras.callbacks.Callback):
             own = [keras.ops.convert_to_numpy(weight) for weight in self.network.weights]
             self.mean = averages.add_to_mean(self.mean, state.averaged, own)
             state.averaged += 1
-        scored = state.epoch % self.rules.score_every == 0 or state.epoch == self.rules.epochs
         judged = time.perf_counter()
+        more = self.budget.fits(judged - self.began)
+        scored = state.epoch % self.rules.score_every == 0 or state.epoch == self.rules.epochs or not more
         measured = self.judge.measure(weights, scored)
         value = self._value(measured)
         worth = value, -measured["val_loss"]  # the loss decides between equals, as while no mask is drawn yet
-        best = not state.best_epoch or worth > (state.best_value, -state.best_loss)
+        finite = math.isfinite(measured["val_loss"])
+        best = finite and (not state.best_epoch or worth > (state.best_value, -state.best_loss))
         if best:
             state.best_epoch, state.best_value, state.best_loss = state.epoch, value, measured["val_loss"]
             checkpoints.save_best(self.place, self.judge.network, state.epoch)
-        if state.epoch == self.rules.epochs:
+        if not finite:
+            if not state.best_epoch:
+                raise FloatingPointError(f"{self.folder}: {lost(measured['val_loss'], state.epoch)}; nothing to keep")
+            state.ended = "not finite"
+        elif state.epoch == self.rules.epochs:
             state.ended = "epochs"
         elif not math.isnan(measured[self.rules.monitor]) and state.epoch - state.best_epoch >= self.rules.patience:
             state.ended = "patience"
         row = self._row(logs, measured, judged)
         state.history.append(row)
+        state.judging = max(state.judging, time.perf_counter() - judged)
         checkpoints.save(self.place, self.model, state, self.mean)
         runs.write_history(self.folder, state.history)
-        now = time.perf_counter()
-        self.budget.note(now - self.began, now - judged)
+        self.budget.note(judged - self.began, time.perf_counter() - judged)
         left = (self.rules.epochs - state.epoch) * float(np.mean([one["seconds"] for one in state.history]))
         logs.update(row | {"best": best, "seconds_left": left})
-        if state.ended or not self.budget.fits():
+        if state.ended or not more or not self.budget.fits():
             self.model.stop_training = True
 
     def _value(self, measured: dict) -> float:

@@ -1,6 +1,9 @@
 """Judge a network on whole held-out scans: loss, Dice, IoU, and the score of the competition."""
 
+import copy
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,7 +58,8 @@ class Judge:
 
         Args:
             weights: arrays in the order of the network's weights.
-            score: take the host score and its two parts, at the size of the files; without, those three are NaN.
+            score: take the host score and its two parts, at the size of the files; without, and where the loss is not
+                finite, those three are NaN.
         """
         self.network.set_weights(list(weights))
         for monitor in self.monitors.values():
@@ -67,11 +71,22 @@ class Judge:
             total += len(rows) * float(self.loss(truth, probabilities))
             for monitor in self.monitors.values():
                 monitor.update_state(truth, probabilities)
-            if score:
+            if score and math.isfinite(total):
                 kept[name] = _bytes(probabilities)
         values = {"val_loss": total / len(self.check)}
         values |= {name: float(monitor.result()) for name, monitor in self.monitors.items()}
-        return values | (self._score(kept) if score else dict.fromkeys(_SCORES, np.nan))
+        return values | (self._score(kept) if score and math.isfinite(total) else dict.fromkeys(_SCORES, np.nan))
+
+    def rehearse(self) -> float:
+        """Estimate the seconds of a `measure` with its score, by one of as many scans as are scored at a time."""
+        count = self.check["scan"].value_counts()
+        few = copy.copy(self)
+        few.check = self.check[self.check["scan"].isin(count.index[: os.cpu_count()])]
+        few.truth = scans.rows(few.check)
+        next(few._predictions())  # compiles
+        began = time.perf_counter()
+        few.measure(self.network.get_weights())
+        return (time.perf_counter() - began) * len(self.check) / len(few.check)
 
     def write(self, weights: Sequence[np.ndarray], folder: Path) -> dict:
         """Keep the out-of-fold probabilities of some weights in a run folder, and score them in every convention.

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -88,6 +89,13 @@ def begin(folder: Path, record: dict, inputs: tuple[str, ...] = ()) -> runs.Run:
             "Call it alike to go on with it, or choose another folder"
         )
     return run
+
+
+def reopen(run: runs.Run, history: Sequence[dict]) -> runs.Run:
+    """Note in a run's record that it goes on, and the seconds of epochs whose call was killed before it could."""
+    spent = max(run.record["wall_seconds"], round(sum(row["seconds"] for row in history), 1))
+    runs.write_record(run.folder, run.record | {"state": "running", "wall_seconds": spent})
+    return runs.read(run.folder)
 
 
 def _furthest(inputs: tuple[str, ...], record: dict) -> runs.Run | None:

@@ -4,19 +4,18 @@ python -m kitlib.training DATA_FOLDER --held-out case16_day0 --preset paper --ti
 """
 
 import contextlib
-import json
 import operator
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import keras
 import pandas as pd
 
 from kitlib import (
+    closing,
     contest,
     inputs,
     locks,
@@ -113,7 +112,8 @@ def fit_fold(
         deterministic: the same bits on every run, on one kind of machine; slower on a GPU.
         devices: what `runtime.devices` chose; None is the first device, in the precision that Keras is set to.
         time_limit: seconds after which the call should have ended. It stops between epochs (or gives up the one it is
-            in), leaves a model with the best weights so far, and can be called again.
+            in), leaves a model with the best weights so far, and can be called again. The last epoch before that is
+            scored, also between two that `score_every` names.
         deadline: the same as a moment: datetime, or seconds of `time.time()`.
         track: "tensorboard" or "wandb", where installed.
         watch: further metrics of (truth, probabilities) to take on the held-out slices after each epoch, such as
@@ -190,6 +190,10 @@ def fit_fold(
         end = EpochEnd(folder, model.network, judge, rules, budget, steps * batch_size)
         end.resume(model)
         first = end.state.epoch
+        run = records.reopen(run, end.state.history)
+        budget.closed = run.record.get("closing_seconds", 0.0)
+        if budget.end is not None and not budget.judging:
+            budget.judging = judge.rehearse()
         if not end.state.ended and (not first or budget.fits()):
             batches = pipeline.dataset(
                 learn,
@@ -212,7 +216,7 @@ def fit_fold(
                 shuffle=False,  # the data set has shuffled
                 verbose=0,
             )
-        return _close(run, end, judge, started)
+        return closing.close(run, end, judge, started)
 
 
 def cross_validate(
@@ -267,33 +271,6 @@ def cross_validate(
 def next_fits(last: runs.Run, budget: Budget) -> bool:
     """Tell whether another training is worth beginning after one: two epochs as slow as its slowest would have time."""
     return last.state == "finished" and budget.left() > 2 * last.history()["seconds"].max()
-
-
-def _close(run: runs.Run, end: EpochEnd, judge: Judge, started: float) -> runs.Run:
-    """Write model, out-of-fold probabilities, score and record; a finished run needs no checkpoint any more."""
-    weights, source = end.best_weights()
-    score = judge.write(weights, run.folder)
-    runs.write_text(run.folder / "score.json", json.dumps(score, indent=1))
-    draft = run.folder / f"draft-{os.getpid()}.keras"
-    judge.network.save(draft)
-    os.replace(draft, run.model_path)
-    state = end.state
-    runs.write_record(
-        run.folder,
-        run.record
-        | {
-            "state": "finished" if state.ended else "stopped",
-            "ended_by": state.ended or "time limit",
-            "weights": int(judge.network.count_params()),
-            "best_epoch": state.best_epoch,
-            "best_weights": source,
-            "wall_seconds": round(run.record["wall_seconds"] + time.perf_counter() - started, 1),
-            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    )
-    if state.ended:
-        shutil.rmtree(end.place, ignore_errors=True)
-    return runs.read(run.folder)
 
 
 if __name__ == "__main__":

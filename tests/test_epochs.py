@@ -1,6 +1,7 @@
 """The rules between two epochs, with a judge whose verdicts are written down beforehand."""
 
 import time
+import types
 from datetime import datetime, timedelta
 
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import budget, checkpoints, epochs, pipeline, runs, scans, training, unet
+from kitlib import budget, checkpoints, epochs, inference, judging, pipeline, runs, scans, training, unet
 from kitlib.inputs import InputSpec
 
 NAN = float("nan")
@@ -108,7 +109,7 @@ def test_mean_of_the_last_epochs_is_kept_where_it_is_better(tmp_path, of_mean, s
 
 def test_time_that_is_up_ends_between_epochs_and_the_next_call_goes_on(tmp_path):
     spend = budget.Budget(100.0)
-    spend.fits = lambda: len(spend.epochs) < 2
+    spend.fits = lambda trained=None: len(spend.epochs) < 2
     end = train(tmp_path, Verdicts([0.1, 0.9, 0.8, 0.7, 0.6]), spend, average_last=4)
     assert (end.state.epoch, end.state.ended) == (2, "")
     later = Verdicts([0.1, 0.9, 0.8, 0.7, 0.6])
@@ -136,12 +137,51 @@ def test_budget_takes_the_earlier_end_and_plans_for_the_closing():
     spend.note(900.0, 1.0)
     assert not spend.fits()
     for _ in range(3):
-        spend.note(70.0, 8.0)
-    assert spend.closing() == 2 * 8.0 + budget.CLOSING_SECONDS
-    assert spend.fits()
-    spend.note(75.0, 8.0)
+        spend.note(50.0, 8.0)
+    assert spend.closing() == 3 * 8.0 + budget.CLOSING_SECONDS
+    assert spend.fits()  # 55 for the epoch, 8 for its judging, 29 for the closing
+    assert not spend.fits(50.0)  # with one more judging before
+    assert not spend.over()
+    spend.closed = 70.0
     assert not spend.fits()
     assert not spend.over()
+    spend.closed = 90.0
+    assert spend.over()
+
+
+def test_resumed_training_knows_what_judging_takes(tmp_path):
+    spend = budget.Budget()
+    spend.fits = lambda trained=None: not spend.epochs
+    end = train(tmp_path, Verdicts([0.1, 0.2, 0.3]), spend)
+    assert end.state.epoch == 1
+    took = checkpoints.read_state(end.place).judging
+    assert 0 < took <= spend.judging
+    again = budget.Budget(-1.0)
+    train(tmp_path, Verdicts([0.1, 0.2, 0.3]), again)
+    assert again.judging == took
+
+
+def test_last_epoch_before_the_time_is_up_is_scored(tmp_path):
+    spend = budget.Budget(100.0)
+    spend.fits = lambda trained=None: len(spend.epochs) + (trained is not None) < 3
+    verdicts = Verdicts([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], losses=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    end = train(tmp_path, verdicts, spend, score_every=5)
+    assert verdicts.asked == [False, False, True]
+    assert end.best_weights()[1] == "epoch 3"
+
+
+@pytest.mark.parametrize("monitor", ["score", "val_loss"])
+def test_loss_that_is_not_finite_ends_the_training_with_the_best_weights_before(tmp_path, monitor):
+    verdicts = Verdicts([0.1, 0.7, NAN, 0.8], losses=[2.0, 1.0, NAN, 0.5])
+    end = train(tmp_path, verdicts, monitor=monitor)
+    assert (end.state.epoch, end.state.ended) == (3, "not finite")
+    assert end.best_weights()[1] == "epoch 2"
+    assert "learning_rate" in epochs.lost(NAN, 3)
+
+
+def test_loss_that_was_never_finite_leaves_nothing_to_keep(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"is nan after epoch 1: try a lower learning_rate.*nothing to keep"):
+        train(tmp_path, Verdicts([NAN, 0.1], losses=[NAN, 1.0]))
 
 
 def test_wrong_rules_are_explained():
@@ -153,8 +193,6 @@ def test_wrong_rules_are_explained():
 
 @pytest.mark.slow
 def test_training_out_of_its_budget_leaves_a_model_that_loads_and_a_run_that_goes_on(slices, tmp_path):
-    from kitlib import inference
-
     spec = InputSpec(32, 32, depth=3)
     options = {
         "held_out": slices["case"] == slices["case"].iloc[0],
@@ -175,6 +213,60 @@ def test_training_out_of_its_budget_leaves_a_model_that_loads_and_a_run_that_goe
     assert ended.state == "finished"
     assert len(ended.history()) == 2
     assert ended.record["wall_seconds"] > stopped.record["wall_seconds"]
+
+
+@pytest.mark.slow
+def test_training_that_runs_out_of_time_after_an_epoch_leaves_its_best_model(slices, tmp_path, monkeypatch):
+    """By a clock that only these lines move: epochs of 100 s, judgings of 20, a closing of 40, and 460 s in all."""
+    clock = types.SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(budget, "time", types.SimpleNamespace(time=lambda: clock.now))
+    monkeypatch.setattr(epochs, "time", types.SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def slow(owner, name, seconds):
+        plain = getattr(owner, name)
+
+        def call(*arguments, **named):
+            clock.now += seconds
+            return plain(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, call)
+
+    slow(judging.Judge, "measure", 20.0)
+    slow(judging.Judge, "write", 40.0)
+    monkeypatch.setattr(judging.Judge, "rehearse", lambda self: 20.0)
+    begin = epochs.EpochEnd.on_epoch_begin
+
+    def slow_epoch(self, epoch, logs=None):
+        begin(self, epoch, logs)
+        clock.now += 100.0
+
+    monkeypatch.setattr(epochs.EpochEnd, "on_epoch_begin", slow_epoch)
+    spec = InputSpec(32, 32, depth=3)
+    options = {
+        "held_out": slices["case"] == slices["case"].iloc[0],
+        "spec": spec,
+        "network_options": {"levels": 1, "base": 2, "window_stages": (), "external_bottleneck": False},
+        "epochs": 9,
+        "batch_size": 8,
+        "monitor": "val_loss",
+        "learning_rate": 0.01,
+        "score_every": 5,
+    }
+    run = training.fit_fold(slices, tmp_path, time_limit=460.0, **options)
+    history = run.history()
+    assert history["epoch"].tolist() == [1, 2, 3]  # 360 s; a fourth and what follows might take until 555
+    assert history["score"].notna().tolist() == [False, False, True]
+    assert clock.now - 1000.0 == 3 * 120 + 40 < 460
+    best = int(history["val_loss"].idxmin()) + 1
+    assert (run.state, run.record["ended_by"]) == ("stopped", "time limit")
+    assert (run.record["best_epoch"], run.record["best_weights"]) == (best, f"epoch {best}")
+    saved = checkpoints.best_path(tmp_path / "checkpoint", best)
+    network = inference.load(tmp_path)
+    weights = network.get_weights()
+    network.load_weights(saved)
+    for one, other in zip(weights, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert run.score()["score"] >= 0
 
 
 def test_pixels_and_masks_of_held_out_scans_never_reach_what_is_learned_from(slices, tmp_path):

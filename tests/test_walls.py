@@ -21,8 +21,8 @@ FLOORS = {
     "tensors": "augment elastic pipeline randomness sampling splines".split(),
     "models": "attention folding losses monitors sides unet".split(),
     "acts": (
-        "averages budget checkpoints cluster command engine ensemble epochs evidence experiments inference judging "
-        "presets records runtime schedules steps trackers training workers"
+        "averages budget checkpoints closing cluster command engine ensemble epochs evidence experiments inference "
+        "judging presets records runtime schedules steps trackers training workers"
     ).split(),
 }
 PURE_KERAS = "attention augment elastic folding losses monitors randomness sampling sides splines unet".split()
