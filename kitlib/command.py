@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = scans.find_root(given.root)
     slices = scans.read(root)
     try:
-        held_out = _case_of(slices, given.held_out) if given.held_out else scans.folds(slices) == 0
+        held_out = _held_out(slices, given.held_out)
     except ValueError as error:
         raise SystemExit(f"{root}: {error}") from None
     preset = presets.named(given.preset)
@@ -30,9 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if given.plain:
         preset["network_options"] |= NO_ATTENTION
+    folder = given.resume or given.runs / datetime.now().strftime("%Y%m%d-%H%M%S")
+    print(f"run folder {folder}", flush=True)
     run = training.fit_fold(
         slices,
-        given.resume or given.runs / datetime.now().strftime("%Y%m%d-%H%M%S"),
+        folder,
         held_out=held_out,
         spec=inputs.InputSpec(given.size, given.size),
         devices=devices,
@@ -59,7 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kitlib.training", description=main.__doc__)
     parser.add_argument("root", nargs="?", help="folder of the competition; found when not given")
     parser.add_argument(
-        "--held-out", help="a scan, such as case16_day0, with all days of its case; else fold 0 of five"
+        "--held-out",
+        metavar="SCAN",
+        help="a scan, such as case16_day0, with all days of its case, or later-days, a split like that of the hidden "
+        "test set; else fold 0 of five",
     )
     parser.add_argument("--preset", choices=presets.NAMES, default="paper")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folder goes, named by the time")
@@ -86,8 +91,13 @@ def _submit(run: runs.Run, check: pd.DataFrame, path: Path) -> None:
     print(f"{path}: {'; '.join(submission.check(path, check)) or 'no problems'}")
 
 
-def _case_of(slices: pd.DataFrame, scan: str) -> pd.Series:
-    """Mark all days of the case that a scan belongs to: days of one case look alike."""
-    if scan not in set(slices["scan"]):
-        raise ValueError(f"no scan {scan} among {', '.join(sorted(slices['scan'].unique())[:8])}, ...")
-    return slices["case"] == slices.loc[slices["scan"] == scan, "case"].iloc[0]
+def _held_out(slices: pd.DataFrame, named: str | None) -> pd.Series:
+    """Mark the slices to hold out: of a scan, all days of its case, since days of one case look alike."""
+    if not named:
+        return scans.folds(slices) == 0
+    if named == "later-days":
+        return scans.later_days(slices)
+    if named not in set(slices["scan"]):
+        listed = ", ".join(sorted(slices["scan"].unique())[:8])
+        raise ValueError(f"no scan {named} among {listed}, ...; the other choice is later-days")
+    return slices["case"] == slices.loc[slices["scan"] == named, "case"].iloc[0]
