@@ -1,10 +1,14 @@
 """TensorBoard and Weights & Biases, only where asked for: the run folder holds everything without them."""
 
+import hashlib
 import importlib.util
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+
+from kitlib import runs
 
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 
@@ -13,7 +17,7 @@ def callbacks(names: Sequence[str], folder: Path) -> list[keras.callbacks.Callba
     """Make the callbacks of the trackers named, which get what history.csv gets.
 
     Args:
-        names: any of "tensorboard" (writes folder/tensorboard) and "wandb" (a run named like the folder).
+        names: any of "tensorboard" (writes folder/tensorboard) and "wandb" (a run named by the last two folders).
         folder: the run folder.
 
     Raises:
@@ -25,7 +29,7 @@ def callbacks(names: Sequence[str], folder: Path) -> list[keras.callbacks.Callba
             raise ValueError(f"no tracker {name!r}; choose among {', '.join(_PACKAGES)}")
         if importlib.util.find_spec(_PACKAGES[name]) is None:
             raise ModuleNotFoundError(
-                f"trackers={name!r} needs the package {_PACKAGES[name]}, which is not installed: "
+                f"track: {name!r} needs the package {_PACKAGES[name]}, which is not installed: "
                 f"pip install {_PACKAGES[name]}, or leave it out; history.csv holds the same figures"
             )
     made = []
@@ -34,6 +38,12 @@ def callbacks(names: Sequence[str], folder: Path) -> list[keras.callbacks.Callba
     if "wandb" in names:
         made.append(_WeightsAndBiases(folder))
     return made
+
+
+def identity(record: dict) -> str:
+    """Name a run by when it began, its parameters and its folds: none of them changes when it goes on elsewhere."""
+    fixed = [record[part] for part in ("began", "parameters", "folds")]
+    return hashlib.blake2b(json.dumps(fixed).encode(), digest_size=8).hexdigest()
 
 
 class _WeightsAndBiases(keras.callbacks.Callback):
@@ -47,7 +57,8 @@ class _WeightsAndBiases(keras.callbacks.Callback):
         import wandb
 
         name = "-".join(self.folder.resolve().parts[-2:])
-        self.run = wandb.init(project="kitlib", name=name, id=name, resume="allow", dir=str(self.folder))
+        own = identity(runs.read(self.folder).record)
+        self.run = wandb.init(project="kitlib", name=name, id=own, resume="allow", dir=str(self.folder))
 
     def on_epoch_end(self, epoch, logs=None):
         self.run.log(dict(logs or {}), step=epoch + 1)

@@ -1,4 +1,5 @@
 import shutil
+import sys
 import types
 
 import pytest
@@ -150,8 +151,35 @@ def test_unknown_and_missing_trackers_are_explained(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no tracker 'mlflow'"):
         trackers.callbacks(["mlflow"], tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="pip install wandb"):
+    with pytest.raises(ModuleNotFoundError, match=r"track: 'wandb' needs .* pip install wandb"):
         trackers.callbacks(["wandb"], tmp_path)
+
+
+def test_tracked_run_keeps_its_id_where_it_goes_on_and_shares_it_with_none(slices, held_out, tmp_path, monkeypatch):
+    started, wandb = [], types.SimpleNamespace(init=lambda **options: started.append(options))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    record = describe(slices, held_out)
+    for place, changes in {
+        "a/bce/seed0": {},
+        "a/bce/seed0 again": {"state": "stopped", "wall_seconds": 9.0, "best_epoch": 3},
+        "b/bce/seed0": {"began": "2026-01-01T00:00:00+00:00"},
+    }.items():
+        runs.write_record(tmp_path / place, record | changes)
+        trackers.callbacks(["wandb"], tmp_path / place)[0].on_train_begin()
+    first, again, other = started
+    assert first["name"] == other["name"] == "bce-seed0"
+    assert first["id"] == again["id"] != other["id"]
+
+
+def test_run_that_goes_on_is_running_and_counts_the_time_of_killed_calls(slices, held_out, tmp_path):
+    record = describe(slices, held_out) | {"state": "stopped", "wall_seconds": 70.0}
+    runs.write_record(tmp_path, record)
+    rows = [{"seconds": 30.0}, {"seconds": 20.0}]
+    again = records.reopen(runs.read(tmp_path), rows)
+    assert (again.state, again.record["wall_seconds"]) == ("running", 70.0)
+    assert runs.read(tmp_path).record == again.record
+    assert records.reopen(again, [*rows, {"seconds": 40.0}]).record["wall_seconds"] == 90.0
 
 
 def test_interrupted_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
