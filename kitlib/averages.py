@@ -13,8 +13,11 @@ import numpy as np
 def weights(model: keras.Model, network: keras.Model) -> list[np.ndarray]:
     """Read the weights to judge: the optimizer's moving average where it keeps one, else the weights themselves.
 
-    The optimizer averages what it trains. The statistics of batch norms are moving averages already, of the weights as
-    they were; at momenta of both below some hundred steps the difference does not show.
+    The optimizer averages what it trains, and batch norms keep their statistics (over some ten steps, at the network's
+    momentum of 0.9) for the weights as they are at the moment. An average over a thousand steps (0.999, in
+    `presets.strong`) is thus judged by statistics that are not its own, which counts against it while the rate is high;
+    under a cosine both draw together towards the end. They are not estimated anew, which would take a pass over
+    training batches before each judging, and what that would gain has not been measured.
 
     Args:
         model: the compiled model.
