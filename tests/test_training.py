@@ -11,6 +11,7 @@ from kitlib import (
     contest,
     inference,
     inputs,
+    judging,
     locks,
     losses,
     metric,
@@ -95,6 +96,13 @@ def test_an_integer_of_numpy_is_a_seed_and_a_fraction_is_none(slices, packed, he
     assert again.record == run.record
     with pytest.raises(ValueError, match=r"seed 0\.5 is no integer"):
         fit(augment=augment.paper(), seed=0.5)
+
+
+def test_weights_that_are_no_numbers_are_judged_without_a_score(slices, packed, held_out):
+    judge = judging.Judge(lambda: unet.build_unet(SPEC.shape, **SMALL), slices[held_out], packed, losses.BCE(), 4)
+    assert judge.rehearse() > 0
+    measured = judge.measure([np.full_like(weight, np.nan) for weight in judge.network.get_weights()])
+    assert np.isnan([measured["val_loss"], measured["score"], measured["score_hausdorff"]]).all()
 
 
 def test_loss_falls_on_a_few_slices(slices, packed, tmp_path):
