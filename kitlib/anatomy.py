@@ -156,15 +156,30 @@ def _others(rng, width: float, depth: float, dome: float) -> dict[str, Tube]:
     knots = [(-30, -4, z - 95), (-5, -0.1 * depth, z - 105), (35, 0, z - 118), (70, 12, z - 130)]
     pancreas = _line(np.array(knots) + rng.normal(0, 6, (4, 3)))
     tubes["pancreas"] = Tube(pancreas, 10 * np.exp(0.15 * wander(rng, len(pancreas), 4)))
-    branches = []
-    for _ in range(26):
-        start = np.array([rng.normal(0, 12), 0.05 * depth, rng.uniform(-90, 60)])
-        end = start + np.array([rng.normal(0, 55), -rng.uniform(20, 0.6 * depth), rng.normal(20, 35)])
-        middle = 0.5 * (start + end) + rng.normal(0, 14, 3)
-        branches.append(_line([start, middle, end]))
-    points = np.concatenate(branches)
-    tubes["vessels"] = Tube(points, np.full(len(points), 2.6) * np.exp(0.3 * wander(rng, len(points), 10)))
+    for name, grow in (("vessels", _mesentery), ("portal", _liver_vessels)):
+        tubes[name] = grow(rng.spawn(1)[0], width, depth, dome)
     return tubes
+
+
+def _mesentery(rng, width: float, depth: float, dome: float) -> Tube:
+    """The vessels that run in the fat from the spine to the bowels."""
+    branches = []
+    for _ in range(60):
+        start = np.array([rng.normal(0, 12), 0.05 * depth, rng.uniform(-90, 60)])
+        end = start + np.array([rng.normal(0, 0.35 * width), -rng.uniform(20, 0.6 * depth), rng.normal(20, 35)])
+        branches.append(_line([start, 0.5 * (start + end) + rng.normal(0, 14, 3), end]))
+    points = np.concatenate(branches)
+    return Tube(points, 2.4 * np.exp(0.3 * wander(rng, len(points), 10)))
+
+
+def _liver_vessels(rng, width: float, depth: float, dome: float) -> Tube:
+    """The large vessels of the liver: branches that spread from its middle and thin out."""
+    root = np.array([-0.2 * width, 0.05 * depth, dome + 75])
+    branches = []
+    for _ in range(14):
+        end = root + rng.normal((-0.28 * width, 0, 0), (0.22 * width, 0.35 * depth, 35))
+        branches.append(_line([root, 0.5 * (root + end) + rng.normal(0, 9, 3), end]))
+    return Tube(np.concatenate(branches), np.concatenate([np.linspace(5.0, 1.8, len(line)) for line in branches]))
 
 
 def _solids(rng, width: float, depth: float, dome: float, low: float) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.stats import norm
 
-from kitlib.anatomy import MUSCLE_MM, Abdomen, Tube, wander
+from kitlib.anatomy import Abdomen, Tube, wander
 from kitlib.contest import ORGANS
 from kitlib.geometry import FAR_MM, Grid, stretch
 
@@ -20,7 +20,7 @@ EDGE_MM = 1.6  # over this distance one tissue passes into the next
 TISSUE = {
     "liver": 0.37,
     "spleen": 0.33,
-    "kidneys": 0.35,
+    "kidneys": 0.42,
     "psoas": 0.28,
     "heart": 0.36,
     "gallbladder": 0.40,
@@ -29,22 +29,25 @@ TISSUE = {
     "cava": 0.30,
     "pancreas": 0.42,
     "vessels": 0.32,
-    "vertebra": 0.40,
+    "portal": 0.45,
+    "vertebra": 0.45,
     "ilium": 0.50,
     "back": 0.28,
     "wall": 0.34,
     "muscle": 0.27,
     "lungs": 0.03,
 }
-GRAIN = {"back": 0.28, "psoas": 0.14, "vertebra": 0.12, "heart": 0.2}  # how coarse a tissue looks; 0.08 for the others
+GRAIN = {"back": 0.28, "psoas": 0.14, "heart": 0.2}  # how coarse a tissue looks; 0.08 for the others
 CONTENTS = {"large_bowel": 0.48, "small_bowel": 0.35, "stomach": 0.41}  # darker than fat, as grey as other organs
 BRIGHT = {"large_bowel": 0.04, "small_bowel": 0.25, "stomach": 0.14}  # share of the tube with fluid brighter than fat
 ROUGH = {"large_bowel": 0.25, "small_bowel": 0.06, "stomach": 0.12}  # stool is grainy, chyme is smooth
 CLUMPS = {"large_bowel": 0.22, "small_bowel": 0.0, "stomach": 0.08}  # and lies in clumps
 FOLDS = {"large_bowel": 0.0, "small_bowel": 0.16, "stomach": 0.0}  # folds of the small bowel, across the tube
 WALL_MM = {"large_bowel": 2.5, "small_bowel": 2.0, "stomach": 4.0}
+CORTEX, CORTEX_MM = 0.14, 2.0  # grey and thickness of the hard shell of bones
 SHEET_MM = 3.5  # fat that parts an organ from what it lies on
 FALL_MM = 20.0  # beyond the stop line the coil's field falls to 1/e over this length: nobody outlines what is dark
+DEEP, REACH_MM = 0.82, 35.0  # share of the signal that is left deep in the body, and how fast it gets there
 GAS = {"large_bowel": 0.25, "small_bowel": 0.12, "stomach": 0.15}  # share of the tube with a gas bubble
 
 
@@ -81,7 +84,7 @@ def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> L
     gain *= np.exp(-np.maximum(grid.axes()[0].ravel() - rng.uniform(-6, 3), 0) / FALL_MM)
     return Look(
         tissue={name: float(grey * np.exp(rng.normal(0, 0.10))) for name, grey in TISSUE.items()},
-        fat=float(rng.uniform(0.62, 0.76)),
+        fat=float(rng.uniform(0.56, 0.70)),
         fields=fields,
         gain=gain.astype(np.float32),
         scale=float(np.exp(rng.uniform(np.log(600), np.log(9000)))),
@@ -115,18 +118,22 @@ def draw(here: dict, view: Look) -> np.ndarray:
     image = np.zeros_like(texture)
     _over(image, here["body"], 1.0 - 0.5 * streaks)
     _over(image, here["inner"], tissue["muscle"] + streaks)
-    _over(image, here["inner"] + 5 + texture, view.fat * 0.9)
-    _over(image, here["inner"] + 6.5 + texture, tissue["muscle"] + streaks)
-    _over(image, here["inner"] + MUSCLE_MM, view.fat + 0.05 * texture - streaks)
-    for name in ("back", "vertebra", "psoas", "lungs", "heart", "liver", "spleen", "kidneys", "gallbladder", "bladder"):
+    layers = np.maximum(here["inner"] + 5 + texture, 9 + here["inner"] - here["cavity"])
+    _over(image, layers, view.fat * 0.9)
+    _over(image, np.maximum(layers, here["inner"] + 6.5 + texture), tissue["muscle"] + streaks)
+    _over(image, here["cavity"], view.fat * (1 + 0.07 * texture + 0.07 * here["clumps"]) - streaks)
+    for name in ("back", "psoas", "lungs", "heart", "liver", "spleen", "kidneys", "gallbladder", "bladder"):
         _over(image, here[name], tissue[name] * (1 + GRAIN.get(name, 0.08) * texture) + 0.3 * streaks)
+    for name in ("arch", "vertebra", "ribs"):
+        _over(image, here[name], CORTEX)
+        _over(image, here[name] + CORTEX_MM, tissue["vertebra"] * (1 + 0.12 * texture))
     _over(image, here["ilium"] - 8, tissue["muscle"] + streaks)
     _over(image, here["ilium"], tissue["muscle"] - 0.15)
     _over(image, here["ilium"] + 2.5, tissue["ilium"] * (1 + 0.15 * texture))
     _over(image, here["kidneys"] + 14 + 2 * texture, view.fat)
     _over(image, here["canal"], tissue["muscle"] - 0.1)
     _over(image, here["canal"] + 4, tissue["liver"])
-    for name in ("vessels", "pancreas", "aorta", "cava"):
+    for name in ("vessels", "portal", "pancreas", "aorta", "cava"):
         _over(image, here[name], tissue[name] * (1 + 0.10 * texture))
     for name in ORGANS:
         _over(image, here[name] - SHEET_MM, view.fat + 0.05 * texture)
@@ -137,10 +144,10 @@ def draw(here: dict, view: Look) -> np.ndarray:
         _over(image, lumen, here[name + "_contents"] * (1 + ROUGH[name] * texture + CLUMPS[name] * here["clumps"]))
         _over(image, np.maximum(lumen, here[name + "_gas"]), 0.04)
     for name in ("arm_right", "arm_left"):
-        _over(image, here[name], 1.0)
-        _over(image, here[name] + 7 + texture, tissue["muscle"] + streaks)
-        _over(image, here[name] + 21, 0.12)
-        _over(image, here[name] + 24, 0.8)
+        _over(image, here[name], 0.8)
+        _over(image, here[name] + 5 + texture, tissue["muscle"] * (1 + 0.3 * here["clumps"]) + streaks)
+        _over(image, here[name + "_bone"], CORTEX)
+        _over(image, here[name + "_bone"] + 3.5, tissue["vertebra"])
     return image
 
 
@@ -151,6 +158,11 @@ def expose(image: np.ndarray, view: Look, z: int, coils: np.ndarray, rng) -> np.
     noise = view.noise * level * rng.standard_normal((2, *image.shape), dtype=np.float32)
     magnitude = np.sqrt(np.square(signal + noise[0]) + np.square(noise[1]))
     return np.clip(magnitude * np.float32(view.scale), 0, 15_865).astype(np.uint16)
+
+
+def reach(body: np.ndarray) -> np.ndarray:
+    """Multiplier (H, W): the coils lie on the skin, and what lies deep (`body`, signed distance in mm) is darker."""
+    return np.float32(DEEP) + np.float32(1 - DEEP) * np.exp(np.minimum(body, 0) / np.float32(REACH_MM))
 
 
 def hot_spots(shape: tuple[int, int], rng) -> np.ndarray:

@@ -82,10 +82,10 @@ def warped(abdomen: Abdomen, grid: Grid) -> list[np.ndarray]:
     return [axis + stretch(part, grid.shape) for axis, part in zip(grid.axes(), abdomen.warp, strict=True)]
 
 
-def stretch(coarse: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """A coarse field stretched linearly to (D, h, w), float32."""
-    planes = np.stack([cv2.resize(plane, shape[:0:-1]) for plane in coarse.astype(np.float32)])
-    flat = cv2.resize(planes.reshape(len(planes), -1), (shape[1] * shape[2], shape[0]))
+def stretch(coarse: np.ndarray, shape: tuple[int, int, int], method: int = cv2.INTER_LINEAR) -> np.ndarray:
+    """A coarse field stretched to (D, h, w) by one of OpenCV's methods, float32."""
+    planes = np.stack([cv2.resize(plane, shape[:0:-1], interpolation=method) for plane in coarse.astype(np.float32)])
+    flat = cv2.resize(planes.reshape(len(planes), -1), (shape[1] * shape[2], shape[0]), interpolation=method)
     return flat.reshape(shape)
 
 
@@ -95,14 +95,8 @@ def rasterise(abdomen: Abdomen, grid: Grid) -> dict[str, np.ndarray]:
     """
     z, y, x = coordinates = warped(abdomen, grid)
     fields = {name: ellipsoids(rows, coordinates, grid) for name, rows in abdomen.solids.items()}
-    rho = (np.abs(grid.axes()[2] / abdomen.width) ** 2.5 + np.abs(grid.axes()[1] / abdomen.depth) ** 2.3) ** np.float32(
-        0.42
-    )
-    fields["body"] = (rho - 1) * np.float32(abdomen.depth) + stretch(abdomen.outline, grid.shape)
-    hang = 0.8 + 0.5 * np.tanh(grid.axes()[1] / 60) + stretch(0.03 * abdomen.outline[::-1], grid.shape)
-    inner = fields["inner"] = fields["body"] + np.float32(abdomen.fat) * np.maximum(
-        hang, 0.25
-    )  # fat settles in the back
+    fields["body"], fields["inner"] = _trunk(abdomen, grid)
+    inner = fields["inner"]
     for name, tube in abdomen.tubes.items():
         if name not in ORGANS:
             fields[name] = paint(tube, grid)[0]
@@ -110,18 +104,75 @@ def rasterise(abdomen: Abdomen, grid: Grid) -> dict[str, np.ndarray]:
         np.maximum(fields[name], inner + MUSCLE_MM, out=fields[name])
     vault = abdomen.dome + 95 * np.square(x / abdomen.width) + 70 * np.square(y / abdomen.depth)
     fields["lungs"] = np.maximum((z - vault) * np.float32(0.6), inner + 14)
-    spine = 0.45 * abdomen.depth
     level = grid.axes()[0]
-    wide = 1 + np.clip((level - 12) / 60, 0, 0.9)  # the sacrum
-    fields["vertebra"] = np.hypot(x / wide, (y - spine - 10 * (wide - 1)) * 1.1) - 23 - 1.5 * np.sin(z / 5.5)
-    fields["canal"] = np.hypot(x, 1.2 * (y - spine - 31)) - 9
-    fields["back"] = np.maximum(np.hypot((np.abs(x) - 38) / 1.35, y - spine - 8) - 27, inner)
+    fields["cavity"] = inner + _wall(abdomen, grid)
+    fields |= _spine(abdomen, level, z, y, x)
+    fields["back"], fields["arch"] = (np.maximum(fields[name], inner + 2) for name in ("back", "arch"))
+    fields["portal"] = np.maximum(fields["portal"], fields["liver"] + 4)
+    fields["ribs"] = np.full(grid.shape, FAR_MM, np.float32)
+    high = slice(None, int((level < abdomen.dome + 175).sum()))  # below them there are no ribs
+    fields["ribs"][high] = _ribs(abdomen, level[high], y[high], inner[high])
     fields["ilium"] = np.full(grid.shape, FAR_MM, np.float32)
     low = slice(int((level < -FAR_MM - 10).sum()), None)  # above them there is no pelvis
     fields["ilium"][low] = np.maximum(_wings(abdomen, level[low], y[low], x[low]), inner[low] + 4)
     for side, name, (away, back, radius) in zip((-1, 1), ("arm_right", "arm_left"), abdomen.arms, strict=True):
-        fields[name] = np.hypot(x - side * (abdomen.width + away), y - back) - radius
+        middle = side * (abdomen.width + away)
+        fields[name] = np.hypot(x - middle, (y - back) * 0.85) - radius - 2 * np.sin(0.09 * y + 0.06 * z)
+        fields[name + "_bone"] = np.hypot(x - middle + side * 4, y - back - 3) - 10
     return {name: volume.astype(np.float16) for name, volume in fields.items()}
+
+
+def _trunk(abdomen: Abdomen, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Signed distances (mm) to the skin and to the inner border of the fat under it.
+
+    The belly is round and the back, on which the patient lies, is flat; fat settles in the flanks.
+    """
+    _, y, x = grid.axes()
+    across, down = np.abs(x / abdomen.width), y / abdomen.depth
+    power = (2.75 + 0.5 * np.tanh(2 * down)).astype(np.float32)
+    rho = (across**power + np.abs(down) ** power) ** (1 / power)
+    bulges = 0.7 * stretch(abdomen.outline, grid.shape, cv2.INTER_CUBIC) - 4
+    groove = 9 * np.exp(-np.square(x / 22)) * np.clip(2 * down - 1, 0, 1)  # along the spine
+    body = (rho - 1) * np.float32(abdomen.depth) + bulges + groove
+    flank = np.exp(-np.square((across - 0.75) / 0.25)) * np.clip(down + 0.3, 0, 1)
+    hang = 0.65 + 0.1 * np.tanh(2 * down) + 0.5 * flank + stretch(0.03 * abdomen.outline[::-1], grid.shape)
+    return body, body + np.float32(abdomen.fat) * np.maximum(hang, 0.25)
+
+
+def _wall(abdomen: Abdomen, grid: Grid) -> np.ndarray:
+    """Thickness (mm) of the muscles of the abdominal wall: three layers at the sides, a thin sheet in front."""
+    _, y, x = grid.axes()
+    side = np.clip(1.8 * np.abs(x / abdomen.width) - 0.5, 0, 1)
+    middle = np.exp(-np.square(x / 9)) * (y < 0)  # where the two straight muscles meet
+    uneven = 1 + stretch(0.03 * abdomen.outline[:, ::-1], grid.shape)
+    return MUSCLE_MM * (0.5 + 0.5 * side - 0.3 * middle) * uneven
+
+
+def _spine(abdomen: Abdomen, level, z, y, x) -> dict[str, np.ndarray]:
+    """Signed distances (mm) to the vertebrae, the canal, the arches behind it and the muscles of the back; `level` is z
+    (D, 1, 1), the others are warped coordinates.
+    """
+    spine = 0.45 * abdomen.depth
+    wide = 1 + np.clip((level - 12) / 60, 0, 0.9)  # the sacrum
+    body = np.hypot(x / (1.15 * wide), y - spine - 10 * (wide - 1)) - 21 - 1.5 * np.sin(z / 5.5)
+    arch = np.minimum(np.hypot(x / 0.5, y - spine - 48) - 14, np.hypot((np.abs(x) - 17) / 1.6, y - spine - 30) - 6)
+    # beside the arches the two columns of muscle that hold the spine upright, beside those the square loin muscles
+    lobes = np.hypot((np.abs(x) - 38) / 1.6, (y - spine - 36) / 1.1) - 25 + np.clip(level / -40, 0, 5)
+    square = np.hypot(np.abs(x) - 66, (y - spine - 12) / 1.3) - 13 + np.clip(level / -12 - 9, 0, 20)
+    return {
+        "vertebra": body,
+        "canal": np.hypot(x, 1.2 * (y - spine - 31)) - 9,
+        "arch": arch - 2 * np.sin(z / 5.5),
+        "back": np.minimum(lobes, square),
+    }
+
+
+def _ribs(abdomen: Abdomen, level, y, inner) -> np.ndarray:
+    """Signed distance (mm) to the ribs: one every 30 mm, sloping, down to the costal arch."""
+    slope = level + 0.35 * y
+    across = (np.abs((slope / 30) % 1 - 0.5) * 30 - 6) * 0.8
+    arch = (level - abdomen.dome - 120 - 0.5 * y) * 0.5
+    return np.maximum.reduce([np.abs(inner + 6) - 4.5, across, arch])
 
 
 def _wings(abdomen: Abdomen, z, y, x) -> np.ndarray:
@@ -130,7 +181,7 @@ def _wings(abdomen: Abdomen, z, y, x) -> np.ndarray:
     """
     rho = np.hypot(x / (0.66 * abdomen.width), (y - 0.1 * abdomen.depth) / (0.52 * abdomen.depth))
     plate = np.abs(rho - 1) * (0.6 * abdomen.depth) - 6
-    crest = 0.4 * np.abs(y - 0.25 * abdomen.depth) - 10
+    crest = 0.22 * np.abs(y - 0.25 * abdomen.depth) - 10
     return np.maximum.reduce([plate, crest - z, -0.05 * abdomen.depth - y, 40 - np.abs(x)])
 
 

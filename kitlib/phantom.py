@@ -100,7 +100,8 @@ def render(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     images = np.empty(masks.shape[:3], np.uint16)
     for z in range(scan.slices):
         here = {name: enlarge(volume[z], scan) for name, volume in fields.items()}
-        images[z] = contrast.expose(contrast.draw(here, view), view, z, here["bias"] * spots, rng)
+        coils = here["bias"] * spots * contrast.reach(here["body"])
+        images[z] = contrast.expose(contrast.draw(here, view), view, z, coils, rng)
     return images, masks
 
 
