@@ -223,7 +223,7 @@ def case(rng, height: float = 0.5, fill: float = 0.5) -> Abdomen:
         **_others(rng, width, depth, dome),
     }
     warp = rng.normal(0, 8, (3, 5, 4, 4))
-    outline = rng.normal(0, 8, (12, 4, 4))  # mm, bulges of the trunk
+    outline = gaussian_filter1d(rng.normal(0, 10, (12, 4, 4)), 1.0, axis=0)  # mm, bulges of the trunk, long ones
     arms = rng.uniform((36, -20, 26), (85, 55, 36), (2, 3))  # distance from the trunk, y, radius; right and left
     fat, solids = rng.uniform(10, 26), _solids(rng, width, depth, dome, low)
     return Abdomen(width, depth, fat, dome, tubes, solids, warp, outline, arms, rng.standard_normal(DENTS))

@@ -16,6 +16,8 @@ from kitlib.anatomy import Abdomen, Tube, wander
 from kitlib.contest import ORGANS
 from kitlib.geometry import FAR_MM, Grid, stretch
 
+# Greys are shares of bright fat. Their order is that of a balanced steady-state sequence at low field, where fluid and
+# fat shine and muscle, liver and spleen are dark; their sizes were set till row 7 of the report and the eye agreed.
 EDGE_MM = 1.6  # over this distance one tissue passes into the next
 TISSUE = {
     "liver": 0.37,
@@ -46,7 +48,11 @@ FOLDS = {"large_bowel": 0.0, "small_bowel": 0.16, "stomach": 0.0}  # folds of th
 WALL_MM = {"large_bowel": 2.5, "small_bowel": 2.0, "stomach": 4.0}
 CORTEX, CORTEX_MM = 0.14, 2.0  # grey and thickness of the hard shell of bones
 SHEET_MM = 3.5  # fat that parts an organ from what it lies on
-FALL_MM = 20.0  # beyond the stop line the coil's field falls to 1/e over this length: nobody outlines what is dark
+FALL = (
+    0.5,
+    (-10.0, 60.0),
+    55.0,
+)  # share of scans that darken to the feet, from where (mm), and to 1/e over what length
 DEEP, REACH_MM = 0.82, 35.0  # share of the signal that is left deep in the body, and how fast it gets there
 GAS = {"large_bowel": 0.25, "small_bowel": 0.12, "stomach": 0.15}  # share of the tube with a gas bubble
 
@@ -81,7 +87,9 @@ def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> L
     depth = grid.shape[0]
     edge = np.minimum(np.arange(depth), np.arange(depth)[::-1])
     gain = np.tanh((edge + 2) / (0.07 * depth)) * np.exp(0.18 * wander(rng, depth, 0.09 * depth))
-    gain *= np.exp(-np.maximum(grid.axes()[0].ravel() - rng.uniform(-6, 3), 0) / FALL_MM)
+    share, start, length = FALL
+    below = np.maximum(grid.axes()[0].ravel() - rng.uniform(*start), 0)
+    gain *= np.exp(-below / length * (rng.random() < share))
     return Look(
         tissue={name: float(grey * np.exp(rng.normal(0, 0.10))) for name, grey in TISSUE.items()},
         fat=float(rng.uniform(0.56, 0.70)),
@@ -144,7 +152,7 @@ def draw(here: dict, view: Look) -> np.ndarray:
         _over(image, lumen, here[name + "_contents"] * (1 + ROUGH[name] * texture + CLUMPS[name] * here["clumps"]))
         _over(image, np.maximum(lumen, here[name + "_gas"]), 0.04)
     for name in ("arm_right", "arm_left"):
-        _over(image, here[name], 0.8)
+        _over(image, here[name], 0.75)
         _over(image, here[name] + 5 + texture, tissue["muscle"] * (1 + 0.3 * here["clumps"]) + streaks)
         _over(image, here[name + "_bone"], CORTEX)
         _over(image, here[name + "_bone"] + 3.5, tissue["vertebra"])

@@ -131,11 +131,11 @@ def _trunk(abdomen: Abdomen, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     across, down = np.abs(x / abdomen.width), y / abdomen.depth
     power = (2.75 + 0.5 * np.tanh(2 * down)).astype(np.float32)
     rho = (across**power + np.abs(down) ** power) ** (1 / power)
-    bulges = 0.7 * stretch(abdomen.outline, grid.shape, cv2.INTER_CUBIC) - 4
+    bulges = stretch(abdomen.outline, grid.shape, cv2.INTER_CUBIC) - 4
     groove = 9 * np.exp(-np.square(x / 22)) * np.clip(2 * down - 1, 0, 1)  # along the spine
     body = (rho - 1) * np.float32(abdomen.depth) + bulges + groove
     flank = np.exp(-np.square((across - 0.75) / 0.25)) * np.clip(down + 0.3, 0, 1)
-    hang = 0.65 + 0.1 * np.tanh(2 * down) + 0.5 * flank + stretch(0.03 * abdomen.outline[::-1], grid.shape)
+    hang = 0.65 + 0.1 * np.tanh(2 * down) + 0.5 * flank + stretch(0.04 * abdomen.outline[::-1], grid.shape)
     return body, body + np.float32(abdomen.fat) * np.maximum(hang, 0.25)
 
 
@@ -144,7 +144,7 @@ def _wall(abdomen: Abdomen, grid: Grid) -> np.ndarray:
     _, y, x = grid.axes()
     side = np.clip(1.8 * np.abs(x / abdomen.width) - 0.5, 0, 1)
     middle = np.exp(-np.square(x / 9)) * (y < 0)  # where the two straight muscles meet
-    uneven = 1 + stretch(0.03 * abdomen.outline[:, ::-1], grid.shape)
+    uneven = 1 + stretch(0.04 * abdomen.outline[:, ::-1], grid.shape)
     return MUSCLE_MM * (0.5 + 0.5 * side - 0.3 * middle) * uneven
 
 
