@@ -4,6 +4,8 @@ Distances change slowly, so a grid coarser than the image will do: each slice is
 painted sphere by sphere, each in its own small box; that is what makes a scan of 144 slices a matter of seconds.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -93,33 +95,53 @@ def rasterise(abdomen: Abdomen, grid: Grid) -> dict[str, np.ndarray]:
     """Signed distances (mm, negative inside) of everything in the body on a grid: name -> (D, h, w) float16, which
     tells tenths of a millimetre apart and halves the memory.
     """
-    z, y, x = coordinates = warped(abdomen, grid)
-    fields = {name: ellipsoids(rows, coordinates, grid) for name, rows in abdomen.solids.items()}
-    fields["body"], fields["inner"] = _trunk(abdomen, grid)
-    inner = fields["inner"]
-    for name, tube in abdomen.tubes.items():
-        if name not in ORGANS:
-            fields[name] = paint(tube, grid)[0]
-    for name in fields.keys() - {"body", "inner"}:
-        np.maximum(fields[name], inner + MUSCLE_MM, out=fields[name])
-    vault = abdomen.dome + 95 * np.square(x / abdomen.width) + 70 * np.square(y / abdomen.depth)
-    fields["lungs"] = np.maximum((z - vault) * np.float32(0.6), inner + 14)
+    bent = warped(abdomen, grid)
+    body, inner = _trunk(abdomen, grid)
+    fields = {"body": body, "inner": inner, "cavity": inner + _wall(abdomen, grid)}
+    parts = (_viscera(abdomen, grid, bent, inner), _skeleton(abdomen, grid, bent, inner), _arms(abdomen, bent))
+    for name, volume in itertools.chain(fields.items(), *parts):
+        fields[name] = volume.astype(np.float16)
+    return fields
+
+
+def _viscera(abdomen: Abdomen, grid: Grid, bent, inner: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """What fills the trunk beside the annotated organs, inside its wall: solid organs, vessels, the lungs."""
+    inside = inner + MUSCLE_MM
+    for name, rows in abdomen.solids.items():
+        yield name, np.maximum(ellipsoids(rows, bent, grid), inside)
+    for name in (name for name in abdomen.tubes if name not in ORGANS):
+        border = inside
+        if name == "portal":  # vessels that end in the liver
+            border = np.maximum(inside, ellipsoids(abdomen.solids["liver"], bent, grid) + 4)
+        yield name, np.maximum(paint(abdomen.tubes[name], grid)[0], border)
+    z, y, x = bent
+    vault = float(abdomen.dome) + 95 * np.square(x / abdomen.width) + 70 * np.square(y / abdomen.depth)
+    yield "lungs", np.maximum((z - vault) * np.float32(0.6), inner + 14)
+
+
+def _skeleton(abdomen: Abdomen, grid: Grid, bent, inner: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Bones, and the muscles of the back, which lie between the skin's fat and the spine."""
+    z, y, x = bent
     level = grid.axes()[0]
-    fields["cavity"] = inner + _wall(abdomen, grid)
-    fields |= _spine(abdomen, level, z, y, x)
-    fields["back"], fields["arch"] = (np.maximum(fields[name], inner + 2) for name in ("back", "arch"))
-    fields["portal"] = np.maximum(fields["portal"], fields["liver"] + 4)
-    fields["ribs"] = np.full(grid.shape, FAR_MM, np.float32)
+    for name, volume in _spine(abdomen, level, z, y, x).items():
+        yield name, np.maximum(volume, inner + 2)
+    ribs = np.full(grid.shape, FAR_MM, np.float32)
     high = slice(None, int((level < abdomen.dome + 175).sum()))  # below them there are no ribs
-    fields["ribs"][high] = _ribs(abdomen, level[high], y[high], inner[high])
-    fields["ilium"] = np.full(grid.shape, FAR_MM, np.float32)
+    ribs[high] = _ribs(abdomen, level[high], y[high], inner[high])
+    yield "ribs", ribs
+    ilium = np.full(grid.shape, FAR_MM, np.float32)
     low = slice(int((level < -FAR_MM - 10).sum()), None)  # above them there is no pelvis
-    fields["ilium"][low] = np.maximum(_wings(abdomen, level[low], y[low], x[low]), inner[low] + 4)
-    for side, name, (away, back, radius) in zip((-1, 1), ("arm_right", "arm_left"), abdomen.arms, strict=True):
-        middle = side * (abdomen.width + away)
-        fields[name] = np.hypot(x - middle, (y - back) * 0.85) - radius - 2 * np.sin(0.09 * y + 0.06 * z)
-        fields[name + "_bone"] = np.hypot(x - middle + side * 4, y - back - 3) - 10
-    return {name: volume.astype(np.float16) for name, volume in fields.items()}
+    ilium[low] = np.maximum(_wings(abdomen, level[low], y[low], x[low]), inner[low] + 4)
+    yield "ilium", ilium
+
+
+def _arms(abdomen: Abdomen, bent) -> Iterator[tuple[str, np.ndarray]]:
+    """The arms beside the trunk and the bone in each."""
+    z, y, x = bent
+    for side, name, (away, back, radius) in zip((-1, 1), ("arm_right", "arm_left"), abdomen.arms.tolist(), strict=True):
+        across, down = x - side * (abdomen.width + away), y - back
+        yield name, np.hypot(across, down * 0.85) - radius - 2 * np.sin(0.09 * y + 0.06 * z)
+        yield name + "_bone", np.hypot(across + side * 4, down - 3) - 10
 
 
 def _trunk(abdomen: Abdomen, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
