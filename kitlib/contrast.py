@@ -42,9 +42,9 @@ TISSUE = {
 GRAIN = {"back": 0.28, "psoas": 0.14, "heart": 0.2}  # how coarse a tissue looks; 0.08 for the others
 CONTENTS = {"large_bowel": 0.48, "small_bowel": 0.35, "stomach": 0.41}  # darker than fat, as grey as other organs
 BRIGHT = {"large_bowel": 0.04, "small_bowel": 0.25, "stomach": 0.14}  # share of the tube with fluid brighter than fat
-ROUGH = {"large_bowel": 0.25, "small_bowel": 0.06, "stomach": 0.12}  # stool is grainy, chyme is smooth
-CLUMPS = {"large_bowel": 0.22, "small_bowel": 0.0, "stomach": 0.08}  # and lies in clumps
-FOLDS = {"large_bowel": 0.0, "small_bowel": 0.16, "stomach": 0.0}  # folds of the small bowel, across the tube
+ROUGH = {"large_bowel": 0.30, "small_bowel": 0.06, "stomach": 0.12}  # stool is grainy, chyme is smooth
+CLUMPS = {"large_bowel": 0.34, "small_bowel": 0.0, "stomach": 0.08}  # and lies in clumps
+FOLDS = {"large_bowel": 0.0, "small_bowel": 0.30, "stomach": 0.0}  # folds of the small bowel, across the tube
 WALL_MM = {"large_bowel": 2.5, "small_bowel": 2.0, "stomach": 4.0}
 CORTEX, CORTEX_MM = 0.14, 2.0  # grey and thickness of the hard shell of bones
 SHEET_MM = 3.5  # fat that parts an organ from what it lies on
@@ -54,7 +54,7 @@ FALL = (
     55.0,
 )  # share of scans that darken to the feet, from where (mm), and to 1/e over what length
 DEEP, REACH_MM = 0.82, 35.0  # share of the signal that is left deep in the body, and how fast it gets there
-GAS = {"large_bowel": 0.25, "small_bowel": 0.12, "stomach": 0.15}  # share of the tube with a gas bubble
+GAS = {"large_bowel": 0.30, "small_bowel": 0.12, "stomach": 0.15}  # share of the tube with a gas bubble
 
 
 @dataclass(frozen=True)
