@@ -41,10 +41,10 @@ TISSUE = {
 }
 GRAIN = {"back": 0.28, "psoas": 0.14, "heart": 0.2}  # how coarse a tissue looks; 0.08 for the others
 CONTENTS = {"large_bowel": 0.48, "small_bowel": 0.35, "stomach": 0.41}  # darker than fat, as grey as other organs
-BRIGHT = {"large_bowel": 0.04, "small_bowel": 0.25, "stomach": 0.14}  # share of the tube with fluid brighter than fat
+BRIGHT = {"large_bowel": 0.04, "small_bowel": 0.30, "stomach": 0.14}  # share of the tube with fluid brighter than fat
 ROUGH = {"large_bowel": 0.30, "small_bowel": 0.06, "stomach": 0.12}  # stool is grainy, chyme is smooth
 CLUMPS = {"large_bowel": 0.34, "small_bowel": 0.0, "stomach": 0.08}  # and lies in clumps
-FOLDS = {"large_bowel": 0.0, "small_bowel": 0.30, "stomach": 0.0}  # folds of the small bowel, across the tube
+FOLDS = {"large_bowel": 0.0, "small_bowel": 0.36, "stomach": 0.0}  # folds of the small bowel, across the tube
 WALL_MM = {"large_bowel": 2.5, "small_bowel": 2.0, "stomach": 4.0}
 CORTEX, CORTEX_MM = 0.14, 2.0  # grey and thickness of the hard shell of bones
 SHEET_MM = 3.5  # fat that parts an organ from what it lies on
@@ -80,7 +80,7 @@ def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> L
         below = grid.axes()[1].astype(np.float16) - surface.astype(np.float16)[index]
         fields[name + "_gas"] = np.where(index < 0, np.float16(FAR_MM), below)
     fields["texture"] = gaussian_filter(rng.standard_normal(grid.shape, dtype=np.float32), 1.0, truncate=2) * 4
-    clumps = [max(2, round(side * step / 9)) for side, step in zip(grid.shape, grid.step, strict=True)]
+    clumps = [max(2, round(side * step / 12)) for side, step in zip(grid.shape, grid.step, strict=True)]
     fields["clumps"] = stretch(rng.standard_normal(clumps), grid.shape).astype(np.float16)
     coils = rng.normal(0, 0.24, (10, 4, 4)) + rng.normal(0.1, 0.2, (10, 1, 1)) * np.array([-1, -0.3, 0.3, 1])[:, None]
     fields["bias"] = np.exp(stretch(coils, (grid.shape[0], 32, 32)))
@@ -106,7 +106,8 @@ def _filling(name: str, tube: Tube, rng) -> tuple[np.ndarray, np.ndarray]:
     count = len(tube.radius)
     fluid = wander(rng, count, 7) > norm.isf(BRIGHT[name])
     contents = np.where(fluid, 0.9, CONTENTS[name] + rng.normal(0, 0.04)) + 0.05 * wander(rng, count, 7)
-    contents[::2] *= 1 - FOLDS[name] * rng.uniform(0.2, 1, len(contents[::2]))
+    folds = np.arange(count) % 4 < 2  # one every 12 mm
+    contents[folds] *= 1 - FOLDS[name] * rng.uniform(0.2, 1, folds.sum())
     bubble = wander(rng, count, 5) > norm.isf(GAS[name])
     level = np.where(bubble, 0.1, -1.4) + 0.3 * rng.standard_normal()
     return np.clip(contents, 0.08, 0.95), tube.points[:, 1] + level * tube.radius
