@@ -1,7 +1,12 @@
 """The time a training may take: it stops between two epochs while there is still time to close the run."""
 
+import os
 import time
+from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
+
+from kitlib import runs
 
 CLOSING_SECONDS = 5.0  # to write the model and the tables, beside predicting and scoring
 CLOSING_JUDGINGS = 3.0  # one of the mean of the last epochs; all conventions of the score take two
@@ -51,3 +56,19 @@ class Budget:
     def over(self) -> bool:
         """Tell, within an epoch, whether only its judging and the closing still fit."""
         return self.left() <= self.judging + self.closing()
+
+    def worth_beginning(self, folder: str | os.PathLike, others: Sequence[str | os.PathLike] = ()) -> bool:
+        """Tell whether the next of several trainings is worth calling, or left for another day.
+
+        A finished run is only read, whatever the time. Any other needs time for two epochs as slow as the slowest that
+        it or the others have had, mostly a first one, which compiles.
+
+        Args:
+            folder: its run folder.
+            others: folders of runs whose epochs tell how long one takes.
+        """
+        if runs.finished(folder):
+            return True
+        histories = [runs.Run(Path(one), {}).history() for one in (folder, *others)]
+        slowest = max((float(table["seconds"].max()) for table in histories if len(table)), default=0.0)
+        return self.left() > max(2 * slowest, CLOSING_SECONDS)

@@ -127,8 +127,9 @@ def run(
 ) -> dict[str, list[runs.Run]]:
     """Train what is not trained yet, one after the other, and say how it goes; finished run folders are read.
 
-    When the next training does not fit before the deadline, it says what is left; the same call goes on with that. One
-    that was stopped on its way is given as it stands.
+    When a training does not fit before the deadline, it says what is left; the same call goes on with that. One that
+    was stopped on its way is given as it stands. One that diverges in its first epoch is named, and the others go on;
+    one that diverges later keeps its best epoch.
 
     Args:
         slices: table of slices.
@@ -137,34 +138,48 @@ def run(
         held_out: True for the rows to validate on; None where each job has its own.
         fit: trains one.
         deadline: seconds of `time.time()` at which all should have ended.
-        after: a run by whose epochs the first training is judged to fit; None begins it whatever the time.
+        after: a run beside them, by whose epochs the first training is judged to fit.
 
     Returns:
         Trial -> its runs, one per seed; those without an epoch that was finished and judged are left out.
     """
-    budget, found, left, started = Budget(deadline=deadline), {}, [], time.perf_counter()
+    budget, found, left, diverged, started = Budget(deadline=deadline), {}, [], [], time.perf_counter()
+    known = [job["folder"] for job in jobs] + ([after.folder] if after else [])
     for number, job in enumerate(jobs, start=1):
-        fits = not left and (after is None or training.next_fits(after, budget))
-        if not fits and not runs.finished(job["folder"]):
+        if not budget.worth_beginning(job["folder"], known):
             left.append(job)
             continue
         options = {"held_out": held_out} | {key: value for key, value in job.items() if key != "trial"}
-        one = after = fit(slices, packed=packed.restacked(job["spec"]), deadline=budget.end, **options)
+        try:
+            one = fit(slices, packed=packed.restacked(job["spec"]), deadline=budget.end, **options)
+        except FloatingPointError as reason:
+            diverged.append(job)
+            print(f"{number:3d}/{len(jobs)} {job['trial']}, seed {job['seed']}: {reason}", flush=True)
+            continue
+        finally:
+            keras.utils.clear_session()
         if one.state != "finished":
             left.append(job)
         if one.history().get("val_loss", pd.Series(dtype=float)).notna().any():
             found.setdefault(job["trial"], []).append(one)
-        keras.utils.clear_session()
         gone = time.perf_counter() - started
         print(
             f"{number:3d}/{len(jobs)} {job['trial']}, seed {job['seed']}: Dice {one.score()['dice']:.3f}, "
             f"{gone / 60:.1f} min, {gone / number * (len(jobs) - number) / 60:.1f} min left",
             flush=True,
         )
+    if diverged:
+        print(
+            f"diverged: {len(diverged)} of {len(jobs)} trainings ({_names(diverged)}); the same call tries them again"
+        )
     if left:
-        names = ", ".join(dict.fromkeys(job["trial"] for job in left))
-        print(f"out of time: {len(left)} of {len(jobs)} trainings are left ({names}); the same call goes on with them")
+        ends = f"{len(left)} of {len(jobs)} trainings are left ({_names(left)})"
+        print(f"out of time: {ends}; the same call goes on with them")
     return found
+
+
+def _names(jobs: list[dict]) -> str:
+    return ", ".join(dict.fromkeys(job["trial"] for job in jobs))
 
 
 def measured(found: dict[str, list[runs.Run]]) -> pd.DataFrame:

@@ -113,7 +113,8 @@ def fit_fold(
         devices: what `runtime.devices` chose; None is the first device, in the precision that Keras is set to.
         time_limit: seconds after which the call should have ended. It stops between epochs (or gives up the one it is
             in), leaves a model with the best weights so far, and can be called again. The last epoch before that is
-            scored, also between two that `score_every` names.
+            scored, also between two that `score_every` names: by the monitor "score" that one score more, which counts
+            for the best epoch and for patience, is where a stopped run can part from one that was left alone.
         deadline: the same as a moment: datetime, or seconds of `time.time()`.
         track: "tensorboard" or "wandb", where installed.
         watch: further metrics of (truth, probabilities) to take on the held-out slices after each epoch, such as
@@ -126,6 +127,8 @@ def fit_fold(
         ValueError: when a case lies on both sides, when a side is empty, for an unknown choice, and when the folder
             holds a run that was called otherwise: names what differs.
         RuntimeError: while another call trains in the folder: names its process.
+        FloatingPointError: when the loss on what is held out is not finite after the first epoch: names the folder and
+            what to try. Nothing of it is kept, and the same call begins anew. Later, the run ends with its best epoch.
     """
     folder, spec = Path(folder), spec or inputs.InputSpec()
     options, loss = network_options or {}, loss or losses.BCEDice(dice_weight=0.5)
@@ -247,7 +250,10 @@ def cross_validate(
         deadline: the same as a moment.
 
     Returns:
-        The runs of the folds that were begun, in order.
+        The runs of the folds that were begun, by this call or before, in order.
+
+    Raises:
+        FloatingPointError: of the first fold that diverged, when the others are done; `fit_fold` names it.
     """
     folder, spec = Path(folder), spec or inputs.InputSpec()
     budget = Budget(time_limit, deadline)
@@ -258,19 +264,27 @@ def cross_validate(
     jobs = [{"folder": place, "held_out": table == fold, "spec": spec} | options for fold, place in enumerate(places)]
     if at_once > 1:
         workers.train(slices, jobs, at_once, folder / "packed", budget.end)
-        return [runs.read(place) for place in places if (place / "run.json").is_file()]
-    packed, begun = None, []
-    for job in jobs:
-        if begun and not next_fits(begun[-1], budget):
-            break
-        packed = packed or pipeline.pack(slices, spec)
-        begun.append(fit_fold(slices, packed=packed, deadline=budget.end, **job))
-    return begun
+    else:
+        _one_by_one(slices, jobs, budget, places)
+    return [runs.read(place) for place in places if (place / "run.json").is_file()]
 
 
-def next_fits(last: runs.Run, budget: Budget) -> bool:
-    """Tell whether another training is worth beginning after one: two epochs as slow as its slowest would have time."""
-    return last.state == "finished" and budget.left() > 2 * last.history()["seconds"].max()
+def _one_by_one(slices: pd.DataFrame, jobs: list[dict], budget: Budget, places: list[Path]) -> None:
+    """Train folds in this process; one that diverges is raised when the others are done, as in `workers.train`."""
+    packed, left, diverged = None, [], []
+    for job, place in zip(jobs, places, strict=True):
+        if not budget.worth_beginning(place, places):
+            left.append(place.name)
+            continue
+        packed = packed or pipeline.pack(slices, job["spec"])
+        try:
+            fit_fold(slices, packed=packed, deadline=budget.end, **job)
+        except FloatingPointError as reason:
+            diverged.append(reason)
+    if left:
+        print(f"left for the next call, as no epoch would fit: {', '.join(left)}")
+    if diverged:
+        raise diverged[0]
 
 
 if __name__ == "__main__":

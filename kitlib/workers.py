@@ -12,8 +12,8 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from kitlib import pipeline, runs, runtime
-from kitlib.budget import CLOSING_SECONDS, Budget
+from kitlib import pipeline, runtime
+from kitlib.budget import Budget
 
 
 def train(slices: pd.DataFrame, jobs: Sequence[dict], at_once: int, packed: Path, deadline: float | None) -> None:
@@ -105,7 +105,7 @@ def fit(
     Args:
         folders: of all jobs, whose epochs tell how long one takes.
     """
-    if not worth_beginning(Path(job["folder"]), folders, deadline):
+    if not Budget(deadline=deadline).worth_beginning(job["folder"], folders):
         return False
     from kitlib import augment, training  # noqa: F401 (augment: registers its layer)
 
@@ -115,15 +115,6 @@ def fit(
     scans = pipeline.pack(slices, options["spec"], packed)
     training.fit_fold(slices, packed=scans, devices=devices, deadline=deadline, **options)
     return True
-
-
-def worth_beginning(folder: Path, others: Sequence[Path], deadline: float | None) -> bool:
-    """Tell whether a run has a finished epoch, or time for two as slow as the slowest of the others, its first."""
-    if len(runs.Run(folder, {}).history()):
-        return True
-    histories = [runs.Run(other, {}).history() for other in others]
-    slowest = max((float(table["seconds"].max()) for table in histories if len(table)), default=0.0)
-    return Budget(deadline=deadline).left() > max(2 * slowest, CLOSING_SECONDS)
 
 
 def plain(job: dict) -> dict:

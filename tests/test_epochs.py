@@ -149,6 +149,20 @@ def test_budget_takes_the_earlier_end_and_plans_for_the_closing():
     assert spend.over()
 
 
+def test_a_training_among_others_is_worth_two_of_their_slowest_epochs_and_a_finished_one_is_always_read(tmp_path):
+    new, begun = tmp_path / "new", tmp_path / "begun"
+    assert not budget.Budget(budget.CLOSING_SECONDS - 1).worth_beginning(new)
+    assert budget.Budget(budget.CLOSING_SECONDS + 9).worth_beginning(new)
+    runs.write_record(begun, {"state": "stopped"})
+    runs.write_history(begun, [{"epoch": 1, "seconds": 100.0}, {"epoch": 2, "seconds": 30.0}])
+    for folder in (new, begun):
+        assert not budget.Budget(190.0).worth_beginning(folder, [new, begun])
+        assert budget.Budget(210.0).worth_beginning(folder, [new, begun])
+        assert budget.Budget().worth_beginning(folder, [new, begun])
+    runs.write_record(begun, {"state": "finished"})
+    assert budget.Budget(-1.0).worth_beginning(begun, [new, begun])
+
+
 def test_resumed_training_knows_what_judging_takes(tmp_path):
     spend = budget.Budget()
     spend.fits = lambda trained=None: not spend.epochs

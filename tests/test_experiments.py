@@ -132,21 +132,41 @@ def test_a_grid_ends_when_the_next_training_does_not_fit_and_goes_on_when_called
     assert "out of time" not in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_a_run_without_a_finished_epoch_stands_in_no_table_and_ends_the_grid(packed, slices, tmp_path, capsys):
-    def fit(table, *, folder, packed, **options):
+def test_a_run_without_a_finished_epoch_stands_in_no_table_and_ends_the_grid(
+    packed, slices, tmp_path, capsys, monkeypatch
+):
+    clock = [1000.0]
+    monkeypatch.setattr("kitlib.budget.time.time", lambda: clock[0])
+
+    def fit(table, *, folder, packed, deadline, **options):
         run = made(folder, packed)
         if folder.parent.name == "one-slice-3-copies":
+            clock[0] = deadline - 1
             (folder / "history.csv").write_text("")
             runs.write_record(folder, run.record | {"state": "stopped"})
         return runs.read(folder)
 
     jobs = experiments.tasks(tmp_path, experiments.trials(["neighbours"]), [0], packed)
-    found = experiments.run(slices, jobs, packed, slices["case"] == 1, fit)
+    found = experiments.run(slices, jobs, packed, slices["case"] == 1, fit, deadline=9000.0)
     assert list(found) == [experiments.BASE]
     assert "3 of 4 trainings are left (one slice, 3 copies, 1 slice, 3 slices)" in capsys.readouterr().out
     table = experiments.table(found, experiments.SETS["neighbours"])
     assert experiments.ahead(table, "5 slices", "1 slice") == "5 slices less 1 slice: 1 slice not trained yet"
     assert len(figures_experiments.curves(experiments.histories(found, experiments.SETS["neighbours"])).axes) == 3
+
+
+def test_a_training_that_diverges_is_named_and_the_others_go_on(packed, slices, tmp_path, capsys):
+    def fit(table, *, folder, packed, **options):
+        if folder.parent.name == "1-slice":
+            raise FloatingPointError(f"{folder}: the loss is nan")
+        return made(folder, packed)
+
+    jobs = experiments.tasks(tmp_path, experiments.trials(["neighbours"]), [0], packed)
+    found = experiments.run(slices, jobs, packed, slices["case"] == 1, fit)
+    assert list(found) == [experiments.BASE, "one slice, 3 copies", "3 slices"]
+    said = capsys.readouterr().out.splitlines()
+    assert said[2] == f"  3/4 1 slice, seed 0: {jobs[2]['folder']}: the loss is nan"
+    assert said[-1] == "diverged: 1 of 4 trainings (1 slice); the same call tries them again"
 
 
 def test_measures_are_taken_at_their_best_and_at_the_lowest_loss(found):

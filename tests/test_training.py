@@ -208,3 +208,40 @@ def test_cross_validation_holds_out_every_case_once_and_skips_what_is_done(slice
     with pytest.raises(ValueError, match="lacks cases"):
         training.cross_validate(slices, tmp_path, count=2, **options)
     assert len(runs.compare(tmp_path)) == 2
+
+
+@pytest.fixture
+def tried(slices, packed, monkeypatch):
+    """The folds that were asked for, by a training that writes what it is told to, or diverges."""
+    folders, states = [], {}
+
+    def fit(table, *, folder, deadline, **options):
+        folders.append(folder.name)
+        if states.get(folder.name) == "diverged":
+            raise FloatingPointError(f"{folder}: the loss is nan")
+        runs.write_record(folder, {"state": "finished"})
+        runs.write_history(folder, [{"epoch": 1, "seconds": 100.0}])
+
+    monkeypatch.setattr(training, "fit_fold", fit)
+    monkeypatch.setattr(training.pipeline, "pack", lambda *_: packed)
+    return folders, states
+
+
+def test_cross_validation_gives_every_finished_fold_however_little_time_is_left(slices, tmp_path, tried, capsys):
+    folders, _ = tried
+    assert len(training.cross_validate(slices, tmp_path, count=3)) == 3
+    found = training.cross_validate(slices, tmp_path, count=3, time_limit=60)
+    assert [run.folder.name for run in found] == ["fold0", "fold1", "fold2"]
+    (tmp_path / "fold1/run.json").write_text('{"state": "stopped"}')
+    folders.clear()
+    assert len(training.cross_validate(slices, tmp_path, count=3, time_limit=60)) == 3
+    assert folders == ["fold0", "fold2"]
+    assert "left for the next call, as no epoch would fit: fold1" in capsys.readouterr().out
+
+
+def test_a_fold_that_diverges_is_raised_when_the_others_are_done(slices, tmp_path, tried):
+    folders, states = tried
+    states["fold0"] = "diverged"
+    with pytest.raises(FloatingPointError, match="fold0: the loss is nan"):
+        training.cross_validate(slices, tmp_path, count=3)
+    assert folders == ["fold0", "fold1", "fold2"]

@@ -88,9 +88,6 @@ def test_a_fold_is_left_when_no_epoch_of_it_would_fit(slices, tmp_path):
         assert not workers.fit(slices, job, tmp_path / "packed", policy, time.time() + seconds, folders)
         assert not (tmp_path / "fold1").exists()
         assert not (tmp_path / "packed").exists()
-    assert workers.worth_beginning(folders[1], folders, time.time() + 300)
-    assert workers.worth_beginning(folders[1], folders, None)
-    assert workers.worth_beginning(folders[0], folders, time.time() - 1), "one that is begun closes its run"
 
 
 @pytest.mark.parametrize(
