@@ -16,6 +16,8 @@ import pandas as pd
 
 from kitlib import pipeline, runs, workers
 
+LINGERING_SECONDS = 120.0  # for which a network drive may hold a folder for a machine that is lost
+
 
 def train(
     slices: pd.DataFrame,
@@ -36,7 +38,8 @@ def train(
         packed: folder for the packed scans, which the tasks map into memory; packed here, before the first task.
         address: of a cluster, such as "auto" or "ray://head:10001"; None starts one on this machine.
         processors: cores that a task takes.
-        gpus: GPUs that a task takes; 0.5 puts two on one. None is one where the machines have any, else none.
+        gpus: GPUs that a task takes. None is one where the machines have any, else none. 0.5 puts two on one, and needs
+            TF_FORCE_GPU_ALLOW_GROWTH=true where Ray is started: else the first takes all the memory.
         retries: how often a task whose worker is lost is started again.
         deadline: seconds of `time.time()` after which tasks should have ended; one of which no epoch would fit is not
             begun.
@@ -47,12 +50,15 @@ def train(
     Raises:
         ImportError: without ray.
         ValueError: when a task asks for more than any machine has, and would wait for ever; names both.
-        RuntimeError: names the folders whose training failed, when all others are done.
+        RuntimeError: names the folders whose training failed, or that hold no run though their task is done, when all
+            others are done.
     """
     try:
         import ray
     except ImportError as reason:
         raise ImportError("kitlib.cluster needs ray: pip install kitlib[cluster]") from reason
+    jobs = [job | {"folder": Path(job["folder"]).absolute()} for job in jobs]  # a task runs elsewhere
+    folders, packed = [job["folder"] for job in jobs], Path(packed).absolute()
     own = not ray.is_initialized()
     if own:
         ray.init(address=address, include_dashboard=False, log_to_driver=False)
@@ -62,9 +68,8 @@ def train(
             pipeline.pack(slices, spec, packed)
         task = ray.remote(workers.fit).options(num_cpus=processors, num_gpus=gpus, max_retries=retries)
         table, policy = ray.put(slices), keras.config.dtype_policy().name
-        folders, packed = [Path(job["folder"]) for job in jobs], Path(packed).absolute()
         waiting = {
-            task.remote(table, workers.plain(job), packed, policy, deadline, folders): folder
+            task.remote(table, workers.plain(job), packed, policy, deadline, folders, LINGERING_SECONDS): folder
             for job, folder in zip(jobs, folders, strict=True)
         }
         failed = _wait(ray, waiting)
@@ -109,8 +114,11 @@ def _wait(ray, waiting: dict) -> dict[Path, str]:
         folder = waiting.pop(done)
         try:
             outcome = "done" if ray.get(done) else "left for the next call, as no epoch would fit"
+            if outcome == "done" and not (folder / "run.json").is_file():
+                failed[folder] = "done, but this machine sees no run.json: choose a folder that all machines mount"
         except ray.exceptions.RayError as reason:
             failed[folder] = str(reason).strip().splitlines()[-1]
+        if folder in failed:
             outcome = f"failed: {failed[folder]}"
         print(f"{count - len(waiting):3d}/{count} {folder} {outcome}", flush=True)
     return failed

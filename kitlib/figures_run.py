@@ -81,7 +81,8 @@ def draw(folder: Path, root: Path | None = None) -> list[Path]:
 
     Args:
         folder: of a run, or one that holds fold0, fold1, ...
-        root: the competition, for images and truth; None draws no predictions.
+        root: the competition, for images and truth; None draws no predictions. Runs without out-of-fold probabilities
+            of its scans, such as those of a bundle, are named and left out of what needs them.
 
     Raises:
         FileNotFoundError: when there is no run with a model.
@@ -89,18 +90,20 @@ def draw(folder: Path, root: Path | None = None) -> list[Path]:
     found = runs.find(folder)
     if not found:
         raise FileNotFoundError(f"{folder} holds no run with a model; train first, or name another folder")
-    slices = scans.read(root) if root is not None else None
-    drawn = []
+    slices, shown, drawn = scans.read(root) if root is not None else None, [], []
     for run in found:
         place = run.folder / "figures"
         if len(run.history()):
             drawn.append(figures.save(figures_model.history(run.history()), place / "history.png"))
-        if slices is not None:
+        if slices is not None and not slices["scan"].isin(run.scans).any():
+            print(f"{run.folder}: no predictions are drawn, since oof/ holds no scan of {root}")
+        elif slices is not None:
+            shown.append(run)
             drawn.append(figures.save(figures_model.predictions(run, slices), place / "predictions.png"))
     if len(found) > 1:
         drawn.append(figures.save(folds(found), Path(folder) / "figures/folds.png"))
-        if slices is not None:
-            drawn.append(figures.save(fold_table(organ_scores(found, slices)), Path(folder) / "figures/fold_table.png"))
+        if shown:
+            drawn.append(figures.save(fold_table(organ_scores(shown, slices)), Path(folder) / "figures/fold_table.png"))
     return drawn
 
 

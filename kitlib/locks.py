@@ -3,8 +3,9 @@
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -13,6 +14,11 @@ except ImportError:  # Windows
     fcntl = None
 
 NAME = ".lock"
+SIGNING_SECONDS = 0.1  # from the lock to the line that names its holder, at most
+
+
+class Held(RuntimeError):
+    """Somebody else writes to a folder."""
 
 
 @contextmanager
@@ -23,7 +29,7 @@ def hold(folder: str | os.PathLike) -> Iterator[None]:
     network drives, and in a folder that cannot be written to, nothing is held and nobody is refused.
 
     Raises:
-        RuntimeError: when somebody holds it: names the folder, the process and its machine.
+        Held: a RuntimeError, when somebody holds it: names the folder, the process and its machine.
     """
     folder = Path(folder)
     path = folder / NAME
@@ -32,8 +38,11 @@ def hold(folder: str | os.PathLike) -> Iterator[None]:
         yield
     finally:
         if file is not None:
-            path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile sees that it is gone
-            os.close(file)
+            try:
+                with suppress(OSError):  # a file that stays holds nothing
+                    path.unlink()  # while it is held: whoever opened it meanwhile sees that it is gone
+            finally:
+                os.close(file)
 
 
 def _locked(path: Path) -> int | None:
@@ -53,9 +62,12 @@ def _locked(path: Path) -> int | None:
                 os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 return file
         except BlockingIOError:
-            holder = path.read_text() if path.is_file() else ""
+            time.sleep(SIGNING_SECONDS)  # until then the line may be that of a killed process
+            holder = ""
+            with suppress(OSError):
+                holder = os.pread(file, 200, 0).decode(errors="replace")
             os.close(file)
-            raise RuntimeError(
+            raise Held(
                 f"{path.parent} is being trained by {holder or 'another process'}: wait for it, end it, or choose "
                 "another folder"
             ) from None
@@ -63,6 +75,7 @@ def _locked(path: Path) -> int | None:
             os.close(file)
             if reason.errno in (errno.ENOENT, errno.ESTALE):  # removed between two lines: once more
                 continue
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             return None
         os.close(file)  # its holder has ended since and removed it

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -78,8 +79,7 @@ def begin(folder: Path, record: dict, inputs: tuple[str, ...] = ()) -> runs.Run:
         earlier = _furthest(inputs, record)
         if earlier is not None:
             print(f"going on with {earlier.folder}, copied to {folder}")
-            left = shutil.ignore_patterns("run.json", locks.NAME)
-            shutil.copytree(earlier.folder, folder, dirs_exist_ok=True, ignore=left)
+            _copy(earlier.folder, folder)
         runs.write_record(folder, record if earlier is None else earlier.record)
     run = runs.read(folder)
     apart = differences(run.record, record)
@@ -98,6 +98,14 @@ def reopen(run: runs.Run, history: Sequence[dict]) -> runs.Run:
     return runs.read(run.folder)
 
 
+def _copy(earlier: Path, folder: Path) -> None:
+    """Copy all but the record of a run, into files and folders that can be written to whatever their modes were."""
+    left = shutil.ignore_patterns("run.json", locks.NAME)
+    shutil.copytree(earlier, folder, dirs_exist_ok=True, ignore=left, copy_function=shutil.copyfile)
+    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        place.chmod(place.stat().st_mode | stat.S_IRWXU)
+
+
 def _furthest(inputs: tuple[str, ...], record: dict) -> runs.Run | None:
     """Find the attached run of this record with the most epochs; without one, say what is nearest and what it lacks."""
     best, most, nearest, lacks = None, 0, None, []
@@ -111,7 +119,8 @@ def _furthest(inputs: tuple[str, ...], record: dict) -> runs.Run | None:
         if not apart and epochs > most:
             best, most = one, epochs
         if not apart and not epochs:
-            apart = ["it is this run, but without a checkpoint or out-of-fold probabilities; a bundle leaves both out"]
+            lacking = "a checkpoint or out-of-fold probabilities; a bundle leaves both out"
+            apart = [f"it is this run, but without {lacking if len(one.history()) else 'a finished epoch'}"]
         if nearest is None or len(apart) < len(lacks):
             nearest, lacks = place, apart
     if best is None and nearest is not None:

@@ -6,18 +6,21 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import pandas as pd
 
-from kitlib import pipeline, runtime
+from kitlib import locks, pipeline, runtime
 from kitlib.budget import Budget
+
+AGAIN_SECONDS = 5.0  # between two tries to hold a folder
 
 
 def train(slices: pd.DataFrame, jobs: Sequence[dict], at_once: int, packed: Path, deadline: float | None) -> None:
-    """Call `training.fit_fold` once per job, some at a time; an error in one of them is raised when all are done.
+    """Call `training.fit_fold` once per job, some at a time.
 
     The processes end with this one, however it ends: Ctrl-C or a kill costs each fold the epoch it was in. Folds of
     which no epoch would fit are left for the next call.
@@ -29,13 +32,21 @@ def train(slices: pd.DataFrame, jobs: Sequence[dict], at_once: int, packed: Path
         at_once: processes; at most one per GPU. Process k sees GPUs k, k + at_once, ... of those that this one sees,
             and on TensorFlow needs the memory that this one takes as soon as it computes. Without GPUs all share the
             processors.
-        packed: folder for the packed scans, which the processes map into memory; removed at the end.
+        packed: folder for the packed scans, which the processes map into memory; removed at the end. The folder that
+            it lies in is held until then.
         deadline: seconds of `time.time()`, or None.
 
     Raises:
-        RuntimeError: with a TPU, which belongs to one process.
+        RuntimeError: with a TPU, which belongs to one process; while another call holds the folder; and when a process
+            was killed.
+        Exception: what `fit_fold` raised in the first job that failed, when all are done.
     """
-    shared = shares(at_once)
+    with locks.hold(packed.parent):
+        _train(slices, jobs, shares(at_once), packed, deadline)
+
+
+def _train(slices, jobs, shared: Sequence[str | None], packed: Path, deadline: float | None) -> None:
+    """Pack, then keep a process per share at work until all jobs are done."""
     pipeline.pack(slices, jobs[0]["spec"], packed)
     context = multiprocessing.get_context("spawn")
     free = context.Queue()
@@ -98,15 +109,37 @@ def _end_with(parent) -> None:
 
 
 def fit(
-    slices: pd.DataFrame, job: dict, packed: Path, policy: str, deadline: float | None, folders: Sequence[Path] = ()
+    slices: pd.DataFrame,
+    job: dict,
+    packed: Path,
+    policy: str,
+    deadline: float | None,
+    folders: Sequence[Path] = (),
+    patience: float = 0.0,
 ) -> bool:
     """Train one fold in this process; False when it is left for the next call, as no epoch of it would fit.
 
     Args:
         folders: of all jobs, whose epochs tell how long one takes.
+        patience: seconds to wait for a folder that somebody holds.
+
+    Raises:
+        RuntimeError: when somebody holds the folder still: names it and its holder.
     """
-    if not Budget(deadline=deadline).worth_beginning(job["folder"], folders):
-        return False
+    until = time.monotonic() + patience
+    while Budget(deadline=deadline).worth_beginning(job["folder"], folders):
+        try:
+            _fit(slices, job, packed, policy, deadline)
+            return True
+        except locks.Held:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(AGAIN_SECONDS)
+    return False
+
+
+def _fit(slices: pd.DataFrame, job: dict, packed: Path, policy: str, deadline: float | None) -> None:
+    """Make of a job what it was before it travelled, and train."""
     from kitlib import augment, training  # noqa: F401 (augment: registers its layer)
 
     keras.config.set_dtype_policy(policy)
@@ -114,7 +147,6 @@ def fit(
     devices = runtime.devices() if options.pop("devices", None) else None
     scans = pipeline.pack(slices, options["spec"], packed)
     training.fit_fold(slices, packed=scans, devices=devices, deadline=deadline, **options)
-    return True
 
 
 def plain(job: dict) -> dict:

@@ -1,24 +1,66 @@
 """Tasks on Ray, where it is installed; one of the two workers is killed while it trains."""
 
+import contextlib
 import os
 import signal
+import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
 from test_workers import children
 
-from kitlib import cluster, inputs, losses, runs, training
+from kitlib import cluster, inputs, losses, runs, training, workers
 
 SPEC = inputs.InputSpec(32, 32, depth=3)
 OPTIONS = {"spec": SPEC, "network_options": {"levels": 2, "base": 4, "window_stages": (0,)}, "batch_size": 4}
 
 
 def test_without_ray_the_way_out_is_named(slices, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install kitlib\[cluster\]"):
         cluster.train(slices, [], tmp_path)
+
+
+class Local:
+    """As much of Ray as the module needs: tasks run here, one after the other, in another current folder."""
+
+    exceptions = types.SimpleNamespace(RayError=OSError)
+
+    def __init__(self, elsewhere):
+        self.elsewhere, self.shutdown = elsewhere, lambda: None
+        self.is_initialized, self.put, self.get = lambda: True, lambda value: value, lambda task: task[1]
+        self.nodes = lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}]
+        self.wait = lambda tasks: (tasks[:1], tasks[1:])
+
+    def remote(self, function):
+        def start(*arguments):
+            with contextlib.chdir(self.elsewhere):
+                return str(arguments[1]["folder"]), function(*arguments)
+
+        return types.SimpleNamespace(options=lambda **_: types.SimpleNamespace(remote=start))
+
+
+def test_relative_folders_are_those_of_the_caller_and_a_run_that_is_not_there_is_an_error(
+    slices, tmp_path, monkeypatch, capsys
+):
+    def fit(slices, job, packed, *_):
+        assert packed.is_dir()
+        if job["seed"] < 2:
+            runs.write_record(job["folder"], {"seed": job["seed"]})
+        return job["seed"] != 1  # the second has run into the deadline
+
+    monkeypatch.setitem(sys.modules, "ray", Local(tmp_path))
+    monkeypatch.setattr(workers, "fit", fit)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    jobs = [{"folder": f"runs/seed{seed}", "spec": SPEC, "seed": seed} for seed in range(3)]
+    assert [run.record for run in cluster.train(slices, jobs[:2], "packed")] == [{"seed": 0}, {"seed": 1}]
+    assert "left for the next call" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="here/runs/seed2: done, but this machine sees no "):
+        cluster.train(slices, jobs, "packed")
 
 
 def test_more_than_any_machine_has_is_refused_and_both_are_named():

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -25,6 +26,15 @@ def test_pictures_are_drawn_into_each_run_and_beside_the_folds(competition, slic
     each = {f"fold{number}/figures/{name}.png" for number in (0, 1) for name in ("history", "predictions")}
     assert drawn == each | {"figures/folds.png", "figures/fold_table.png"}
     assert all((tmp_path / path).stat().st_size > 1000 for path in drawn)
+
+
+def test_runs_without_out_of_fold_probabilities_are_named_and_left_out(competition, slices, tmp_path, capsys):
+    for number, scan in enumerate(slices["scan"].unique()[:2]):
+        finish(tmp_path / f"fold{number}", scan, int((slices["scan"] == scan).sum()), 0.5)
+        shutil.rmtree(tmp_path / f"fold{number}/oof")
+    drawn = {path.name for path in figures_run.draw(tmp_path, competition)}
+    assert drawn == {"history.png", "folds.png"}
+    assert capsys.readouterr().out.count("no predictions are drawn") == 2
 
 
 def test_folds_are_drawn_with_their_scores_and_mean(slices, tmp_path):

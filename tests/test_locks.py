@@ -37,8 +37,10 @@ def holder(folder) -> subprocess.Popen:
 def test_second_writer_is_refused_with_folder_and_process_of_the_first(tmp_path):
     process = holder(tmp_path / "run")
     refused = rf"run is being trained by process {process.pid} on \S+: wait"
-    with pytest.raises(RuntimeError, match=refused), locks.hold(tmp_path / "run"):
+    opened = len(os.listdir("/dev/fd"))
+    with pytest.raises(locks.Held, match=refused), locks.hold(tmp_path / "run"):
         pass
+    assert len(os.listdir("/dev/fd")) == opened
     process.communicate("")
     with locks.hold(tmp_path / "run"):
         pass
@@ -64,6 +66,30 @@ def test_second_call_in_the_same_process_is_refused_until_the_first_has_failed(t
         hold_twice()
     with locks.hold(tmp_path):
         assert (tmp_path / locks.NAME).read_text().startswith(f"process {os.getpid()} ")
+
+
+def test_line_of_a_killed_process_is_not_taken_for_that_of_the_holder(tmp_path, monkeypatch):
+    path = tmp_path / locks.NAME
+    path.write_text("process 1 on a lost machine")
+    with open(path) as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        monkeypatch.setattr(locks.time, "sleep", lambda _: path.write_text("process 2 on this machine"))
+        with pytest.raises(locks.Held, match="process 2 on this machine"), locks.hold(tmp_path):
+            pass
+        monkeypatch.setattr(locks.time, "sleep", lambda _: path.unlink())
+        with pytest.raises(locks.Held, match="is being trained by"), locks.hold(tmp_path):
+            pass
+
+
+def test_lock_that_cannot_be_removed_holds_nothing_and_hides_no_error(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(ZeroDivisionError), locks.hold(tmp_path):
+        raise ZeroDivisionError
+    with locks.hold(tmp_path):
+        pass
 
 
 def test_drive_without_locks_refuses_nobody(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import shutil
+import stat
 import sys
 import types
 
@@ -100,6 +101,18 @@ def test_of_several_attached_runs_the_one_that_got_furthest_is_taken(trained, tm
     assert run.scans == finished.scans
 
 
+def test_copy_of_a_read_only_run_can_be_written_to(trained, tmp_path):
+    stopped = trained[0]
+    attach(stopped, tmp_path / "input/a")
+    for path in (tmp_path / "input/a").rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    (tmp_path / "input/a").chmod(0o555)
+    folder = records.begin(tmp_path / "run", stopped.record, (tmp_path / "input",)).folder
+    copied = [folder, *folder.rglob("*")]
+    assert {path.name for path in copied} >= {"history.csv", "checkpoint", "model.weights.h5"}
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in copied)
+
+
 def test_a_start_from_nothing_says_what_the_nearest_attached_run_lacks(trained, tmp_path, capsys):
     stopped, finished, _ = trained
     attach(stopped, tmp_path / "input/near")
@@ -113,6 +126,9 @@ def test_a_start_from_nothing_says_what_the_nearest_attached_run_lacks(trained, 
     attach(finished, tmp_path / "bundle/run", "oof")
     assert records.begin(tmp_path / "two", finished.record | {"state": "running"}, (tmp_path / "bundle",)).scans == []
     assert "without a checkpoint or out-of-fold probabilities" in capsys.readouterr().out
+    runs.write_record(tmp_path / "killed/run", stopped.record | {"state": "running"})
+    records.begin(tmp_path / "three", stopped.record, (tmp_path / "killed",))
+    assert "it is this run, but without a finished epoch\n" in capsys.readouterr().out
 
 
 def test_competitions_and_pictures_are_not_searched_for_runs(tmp_path):

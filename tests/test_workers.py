@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_resume import start
 
-from kitlib import inputs, runs, runtime, training, workers
+from kitlib import inputs, locks, runs, runtime, training, workers
 
 ENDLESS = """
 import signal
@@ -56,7 +56,10 @@ def alive(process: int) -> bool:
 def test_folds_end_with_the_process_that_began_them(competition, tmp_path, how):
     """Killed outright, or by Ctrl-C; the signal reaches the parent alone, and a third fold waits for its turn."""
     parent = start(ENDLESS, competition, tmp_path)
+    until = time.monotonic() + 300
     while parent.poll() is None and len(list(tmp_path.glob("fold[01]/history.csv"))) < 2:
+        if time.monotonic() > until:
+            parent.kill()
         time.sleep(0.1)
     folds = children(parent.pid)
     assert len(folds) >= 2, parent.communicate()[0]
@@ -88,6 +91,30 @@ def test_a_fold_is_left_when_no_epoch_of_it_would_fit(slices, tmp_path):
         assert not workers.fit(slices, job, tmp_path / "packed", policy, time.time() + seconds, folders)
         assert not (tmp_path / "fold1").exists()
         assert not (tmp_path / "packed").exists()
+
+
+def test_folder_whose_holder_lets_go_is_waited_for(slices, tmp_path, monkeypatch):
+    job, refused = {"folder": tmp_path / "fold0"}, [locks.Held("held"), locks.Held("held"), None]
+
+    def fit(*_):
+        reason = refused.pop(0)
+        if reason:
+            raise reason
+
+    monkeypatch.setattr(workers, "_fit", fit)
+    monkeypatch.setattr(workers, "AGAIN_SECONDS", 0.0)
+    assert workers.fit(slices, job, tmp_path, "float32", None, patience=60)
+    assert not refused
+    refused += [locks.Held("held")]
+    with pytest.raises(locks.Held):
+        workers.fit(slices, job, tmp_path, "float32", None)
+
+
+def test_second_cross_validation_side_by_side_is_refused_and_removes_nothing(slices, tmp_path):
+    (tmp_path / "packed").mkdir()
+    with locks.hold(tmp_path), pytest.raises(locks.Held, match=f"{tmp_path.name} is being trained by process"):
+        training.cross_validate(slices, tmp_path, count=2, at_once=2)
+    assert (tmp_path / "packed").is_dir()
 
 
 @pytest.mark.parametrize(
