@@ -36,7 +36,7 @@ class State:
         averaged: epochs in the mean of the last ones.
         ended: why no epoch follows ("epochs", "patience" or "not finite"); empty while one does.
         history: one row per epoch.
-        judging: seconds of the longest judging.
+        judging: seconds of the longest judging with a host score; 0 before there is one.
     """
 
     epoch: int = 0

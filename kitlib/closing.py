@@ -19,6 +19,9 @@ def close(run: runs.Run, end: EpochEnd, judge: Judge, started: float) -> runs.Ru
         end: what has trained it.
         judge: measures weights on the held-out scans.
         started: `time.perf_counter()` at the beginning of the call.
+
+    Returns:
+        The run as it stands then: "finished", or "stopped" where the time was up.
     """
     began, state = time.perf_counter(), end.state
     weights, source = end.best_weights()

@@ -135,7 +135,7 @@ def trained(folders: Sequence[Path]) -> list[Path]:
 
     Such a run has a network for want of a better one: its weights are little more than what they were drawn as.
     """
-    raw = [folder for folder in folders if _best_weights(folder) == "unfinished epoch"]
+    raw = [folder for folder in folders if _best_weights(folder) == runs.UNFINISHED]
     if raw:
         names = ", ".join(map(str, raw))
         what = "left out" if len(raw) < len(folders) else "taken, as there is no other"

@@ -82,7 +82,8 @@ class EpochEnd(keras.callbacks.Callback):
         if found is not None:
             self.state, self.mean = found
             for row in self.state.history:
-                self.budget.note(row["seconds"], self.state.judging)
+                training = self.images / max(row["images_per_second"], 1e-9)  # its seconds hold the judging too
+                self.budget.note(min(training, row["seconds"]), self.state.judging)
         runs.write_history(self.folder, self.state.history)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -123,7 +124,8 @@ class EpochEnd(keras.callbacks.Callback):
             state.ended = "patience"
         row = self._row(logs, measured, judged)
         state.history.append(row)
-        state.judging = max(state.judging, time.perf_counter() - judged)
+        if scored:  # without its score a judging tells too little of the closing
+            state.judging = max(state.judging, time.perf_counter() - judged)
         checkpoints.save(self.place, self.model, state, self.mean)
         runs.write_history(self.folder, state.history)
         self.budget.note(judged - self.began, time.perf_counter() - judged)
@@ -156,7 +158,7 @@ class EpochEnd(keras.callbacks.Callback):
             The weights, and "epoch 7", "mean of the last 5" or "unfinished epoch".
         """
         if not self.state.best_epoch:
-            return averages.weights(self.model, self.network), "unfinished epoch"
+            return averages.weights(self.model, self.network), runs.UNFINISHED
         self.judge.network.load_weights(checkpoints.best_path(self.place, self.state.best_epoch))
         best = self.judge.network.get_weights()
         if self.mean is not None and self._value(self.judge.measure(self.mean)) > self.state.best_value:

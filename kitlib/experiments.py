@@ -169,9 +169,7 @@ def run(
             flush=True,
         )
     if diverged:
-        print(
-            f"diverged: {len(diverged)} of {len(jobs)} trainings ({_names(diverged)}); the same call tries them again"
-        )
+        print(f"diverged: {len(diverged)} of {len(jobs)} trainings ({_names(diverged)}), tried again by the same call")
     if left:
         ends = f"{len(left)} of {len(jobs)} trainings are left ({_names(left)})"
         print(f"out of time: {ends}; the same call goes on with them")

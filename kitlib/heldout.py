@@ -56,7 +56,8 @@ def choose(root: str | os.PathLike, name: str = "", scans: Collection[str] | Non
     Args:
         root: folder of runs.
         name: folder of a run, or of a cross-validation (the one that holds its folds.csv); empty is the newest that
-            has held out two cases or more.
+            has held out two cases or more. One that was stopped in its first epoch counts for nothing: it has learned
+            too little to choose anything by.
         scans: names of the scans that the data hold; None is any.
 
     Returns:
@@ -65,7 +66,13 @@ def choose(root: str | os.PathLike, name: str = "", scans: Collection[str] | Non
     Raises:
         ValueError: for a name that is none, or that has held out fewer than two cases of the data; lists what there is.
     """
-    there = _choices(Path(root), None if scans is None else set(scans))
+    trained, raw = [], []
+    for run in runs.find(root):
+        (raw if run.record.get("best_weights") == runs.UNFINISHED else trained).append(run)
+    if raw:
+        names = ", ".join(str(run.folder) for run in raw)
+        print(f"left out, stopped in the first epoch: {names}; train on with the same call")
+    there = _choices(Path(root), trained, None if scans is None else set(scans))
     enough = {key: one for key, one in there.items() if len(one.cases) > 1}
     if not name:
         return list(enough.values())[-1] if enough else None
@@ -90,10 +97,10 @@ def thin(scans: Sequence[str], most: int) -> list[str]:
     return [scans[place] for place in sorted(pool[k * len(pool) // most] for k in range(most))]
 
 
-def _choices(root: Path, scans: Collection[str] | None) -> dict[str, HeldOut]:
+def _choices(root: Path, trained: Sequence[runs.Run], scans: Collection[str] | None) -> dict[str, HeldOut]:
     """List runs and cross-validations by their folder below the root, the newest last."""
     found = {}
-    for run in runs.find(root):
+    for run in trained:
         place = run.folder.relative_to(root)
         found[place.as_posix()] = [run]
         if (run.folder.parent / "folds.csv").is_file():

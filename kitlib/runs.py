@@ -26,6 +26,7 @@ import pandas as pd
 from kitlib.inputs import InputSpec
 from kitlib.postprocess import HABITS, Settings
 
+UNFINISHED = "unfinished epoch"  # what a record calls the best weights of a run without a finished epoch
 _PACKAGES = ("kitlib", "keras", "tensorflow", "numpy", "pandas", "opencv-python-headless", "opencv-python")
 
 

@@ -175,6 +175,29 @@ def test_resumed_training_knows_what_judging_takes(tmp_path):
     assert again.judging == took
 
 
+def test_a_judging_without_a_score_does_not_tell_a_resumed_training_what_the_closing_takes(tmp_path):
+    spend = budget.Budget()
+    spend.fits = lambda trained=None: trained is not None
+    verdicts = Verdicts([0.1, 0.2, 0.3])
+    assert train(tmp_path, verdicts, spend, score_every=3).state.epoch == 1
+    assert verdicts.asked == [False]
+    again = budget.Budget(-1.0)
+    train(tmp_path, Verdicts([0.1, 0.2, 0.3]), again, score_every=3)
+    assert again.judging == 0, "so that it is rehearsed"
+
+
+def test_resumed_training_counts_the_judging_of_an_epoch_once(tmp_path):
+    end = train(tmp_path, Verdicts([0.1]))
+    state = checkpoints.read_state(end.place)
+    state.judging = 20.0
+    for epoch, (rate, seconds) in enumerate([(0.1, 120.0), (0.0, 150.0)]):  # 10 images in 100 s; too slow to tell
+        state.history = [*state.history[:epoch], state.history[0] | {"images_per_second": rate, "seconds": seconds}]
+    checkpoints.save(end.place, end.model, state)
+    spend = budget.Budget()
+    train(tmp_path, Verdicts([0.1]), spend)
+    assert (spend.epochs, spend.judging) == (pytest.approx([100.0, 150.0]), 20.0)
+
+
 def test_last_epoch_before_the_time_is_up_is_scored(tmp_path):
     spend = budget.Budget(100.0)
     spend.fits = lambda trained=None: len(spend.epochs) + (trained is not None) < 3

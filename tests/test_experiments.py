@@ -166,7 +166,7 @@ def test_a_training_that_diverges_is_named_and_the_others_go_on(packed, slices, 
     assert list(found) == [experiments.BASE, "one slice, 3 copies", "3 slices"]
     said = capsys.readouterr().out.splitlines()
     assert said[2] == f"  3/4 1 slice, seed 0: {jobs[2]['folder']}: the loss is nan"
-    assert said[-1] == "diverged: 1 of 4 trainings (1 slice); the same call tries them again"
+    assert said[-1] == "diverged: 1 of 4 trainings (1 slice), tried again by the same call"
 
 
 def test_measures_are_taken_at_their_best_and_at_the_lowest_loss(found):

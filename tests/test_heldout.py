@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from kitlib import heldout, runs
 
 
-def make(root, place, scans, ended="2026-01-01"):
+def make(root, place, scans, ended="2026-01-01", **record):
     """A finished run that held some scans out; the first number of each probability tells the run."""
     folder = root / place
-    runs.write_record(folder, {"ended": ended})
+    runs.write_record(folder, {"ended": ended} | record)
     (folder / "model.keras").touch()
     for scan in scans:
         runs.write_probabilities(folder, scan, np.full((1, 1, 1, 3), len(place) / 255))
@@ -65,6 +65,15 @@ def test_only_scans_of_the_data_count(root):
     with pytest.raises(ValueError, match="holds out 1 of the data's cases"):
         heldout.choose(root, "single", ["case1_day0"])
     assert heldout.choose(root, scans=["case9_day0"]) is None
+
+
+def test_a_run_without_a_finished_epoch_is_left_out_and_said(root, capsys):
+    make(root, "raw", ["case1_day0", "case2_day0"], "2026-01-06", best_weights="unfinished epoch")
+    make(root, "cv/ccc", ["case4_day0"], "2026-01-07", best_weights="unfinished epoch")
+    assert str(heldout.choose(root)) == "cv, 2 folds: 4 scans of 3 cases held out"
+    assert f"left out, stopped in the first epoch: {root / 'raw'}, {root / 'cv/ccc'};" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="run 'raw' is not there"):
+        heldout.choose(root, "raw")
 
 
 def test_no_run_at_all_is_nothing_and_a_name_then_says_to_train(tmp_path):

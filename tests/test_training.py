@@ -1,5 +1,6 @@
 import functools
 import os
+import types
 
 import keras
 import numpy as np
@@ -98,9 +99,29 @@ def test_an_integer_of_numpy_is_a_seed_and_a_fraction_is_none(slices, packed, he
         fit(augment=augment.paper(), seed=0.5)
 
 
-def test_weights_that_are_no_numbers_are_judged_without_a_score(slices, packed, held_out):
-    judge = judging.Judge(lambda: unet.build_unet(SPEC.shape, **SMALL), slices[held_out], packed, losses.BCE(), 4)
-    assert judge.rehearse() > 0
+@pytest.fixture
+def judge(slices, packed, held_out):
+    return judging.Judge(lambda: unet.build_unet(SPEC.shape, **SMALL), slices[held_out], packed, losses.BCE(), 4)
+
+
+def test_rehearsal_scores_a_part_and_counts_it_up_to_all_held_out_slices(judge, slices, held_out, monkeypatch):
+    clock, plain, measured = [0.0], judging.Judge.measure, []
+
+    def measure(self, weights, score=True):
+        measured.append((self.check["scan"].nunique(), plain(self, weights, score)))
+        clock[0] += 0.5 * len(self.check)
+        return measured[-1][1]
+
+    monkeypatch.setattr(judging.Judge, "measure", measure)
+    monkeypatch.setattr(judging, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(judging.os, "cpu_count", lambda: 1)
+    assert judge.rehearse() == pytest.approx(0.5 * held_out.sum())
+    ((scans_of_it, figures),) = measured
+    assert scans_of_it == 1 < slices.loc[held_out, "scan"].nunique()
+    assert np.isfinite(figures["score"])
+
+
+def test_weights_that_are_no_numbers_are_judged_without_a_score(judge):
     measured = judge.measure([np.full_like(weight, np.nan) for weight in judge.network.get_weights()])
     assert np.isnan([measured["val_loss"], measured["score"], measured["score_hausdorff"]]).all()
 
