@@ -7,13 +7,16 @@ import sys
 import threading
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
+import keras
 import pytest
 from test_workers import children
 
-from kitlib import cluster, inputs, losses, runs, training, workers
+from kitlib import cluster, experiments, inputs, losses, pipeline, runs, runtime, scans, training, workers
 
+GRID = experiments.trials(("losses", "levels", "augmentation", "attention", "neighbours"))  # of 05_experiments
 SPEC = inputs.InputSpec(32, 32, depth=3)
 OPTIONS = {"spec": SPEC, "network_options": {"levels": 2, "base": 4, "window_stages": (0,)}, "batch_size": 4}
 
@@ -61,6 +64,34 @@ def test_relative_folders_are_those_of_the_caller_and_a_run_that_is_not_there_is
     assert "left for the next call" in capsys.readouterr().out
     with pytest.raises(RuntimeError, match="here/runs/seed2: done, but this machine sees no "):
         cluster.train(slices, jobs, "packed")
+
+
+def test_documented_grid_is_the_long_form_of_the_notebook_in_its_precision(slices, monkeypatch):
+    called = []
+
+    def train(slices, jobs, packed):
+        called.append((keras.config.dtype_policy().name, jobs))
+
+    chosen = runtime.Devices(1, "mixed_float16", "a GPU")
+    monkeypatch.setattr(runtime, "devices", lambda: chosen)
+    monkeypatch.setattr(scans, "read", lambda root: slices)
+    monkeypatch.setattr(scans, "folds", lambda slices, count=5: slices["case"] % count)
+    monkeypatch.setattr(pipeline, "pack", lambda slices, spec: types.SimpleNamespace(spec=spec))
+    monkeypatch.setattr(cluster, "train", train)
+    page = (Path(__file__).parents[1] / "docs/cluster.md").read_text()
+    policy = keras.config.dtype_policy()
+    try:
+        exec(page.split("```python\n")[1].split("```")[0], {})
+    finally:
+        keras.config.set_dtype_policy(policy)
+    ((precision, jobs),) = called
+    assert precision == chosen.precision
+    folders = [job["folder"] for job in jobs]
+    packed = types.SimpleNamespace(spec=inputs.InputSpec(128, 128))
+    assert folders == [job["folder"] for job in experiments.tasks("runs/experiments", GRID, range(3), packed)]
+    assert {job["epochs"] for job in jobs} == {40}
+    assert all(job["spec"] == replace(packed.spec, depth=job["spec"].depth) for job in jobs)
+    assert all(job["held_out"].equals(slices["case"] % 5 == 0) for job in jobs)
 
 
 def test_more_than_any_machine_has_is_refused_and_both_are_named():
