@@ -55,6 +55,7 @@ def execute(name: str, parameters: dict, pages: Path = PAGES) -> Path:
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
         progress_bar=False,
+        extra_arguments=["--IPKernelApp.log_level=50"],  # its own remarks on transport and interrupts alarm for nothing
     )
     _render(executed)
     print(f"{name}: {time.perf_counter() - started:.0f} s, {executed.with_suffix('.html')}", flush=True)
