@@ -42,7 +42,7 @@ RUNS = ""  # run folders, read where finished; empty: runs/experiments here on K
 QUICK = None  # True: the short form; False: the long one; None: short exactly when there is no GPU
 COMPARE = ("losses", "levels", "augmentation", "attention", "neighbours")
 SEEDS = 0  # trainings per row; 0: 3, or 2 in the short form
-EPOCHS = 0  # at most; 0: 40 as in the paper, or 4
+EPOCHS = 0  # at most; 0: 40 as in the paper, or 3
 SIZE = 0  # pixels of the grid, each way; 0: 128 as in the paper, or 64
 FOLDS, FOLD = 5, 0  # held out in all comparisons
 FAULTS = 0  # annotations to spoil for the last section; 0: one scan in five
@@ -78,9 +78,9 @@ print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'
 size = SIZE or (64 if quick else 128)
 packed = pipeline.pack(slices, inputs.InputSpec(size, size))
 held_out = scans.folds(slices, min(FOLDS, slices["case"].nunique())) == FOLD
-short = {"epochs": EPOCHS or 4, "schedule": "cosine", "learning_rate": 5e-3, "empty_share": 0.1}
+short = {"epochs": EPOCHS or 3, "schedule": "cosine", "learning_rate": 5e-3, "empty_share": 0.1}
 short |= {"network_options": {"base": 4, "cap": 32}}
-course = (short if quick else {"epochs": EPOCHS or 40}) | {"devices": devices}
+course = (short if quick else {"epochs": EPOCHS or 30}) | {"devices": devices}
 
 # %% [markdown]
 # ## All trainings
