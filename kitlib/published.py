@@ -243,8 +243,12 @@ def is_complete(slices: pd.DataFrame) -> bool:
     return here == (SLICES, SCANS, CASES)
 
 
-def missing(slices: pd.DataFrame) -> str:
-    """Say in a sentence what the table lacks for a comparison with the published figures, or that it lacks nothing."""
+def missing(slices: pd.DataFrame, synthetic: bool = False) -> str:
+    """Say in a sentence what the table lacks for a comparison with the published figures, or that it lacks nothing; or
+    that it is of a synthetic competition.
+    """
+    if synthetic:
+        return "A phantom: the published figures are of other data, and none can be called the same."
     scans, here = slices["scan"].nunique(), len(slices)
     lacks = []
     if not is_complete(slices):

@@ -79,7 +79,7 @@ def shown(make, *data):
     return make(*data)
 
 
-print(published.missing(slices))
+print(published.missing(slices, bool(root) and scans.is_phantom(root)))
 
 # %% [markdown]
 # One pass over the run-length text gives the area, the centroid and all overlaps of every mask. How long does it take?
@@ -295,7 +295,7 @@ shown(statistics.fold_counts, masked, later)
 # attached; the sentence says what is missing otherwise.
 
 # %%
-print(published.missing(slices))
+print(published.missing(slices, bool(root) and scans.is_phantom(root)))
 published.compare(measured if len(measured) == len(slices) else slices)
 
 # %% [markdown]

@@ -187,7 +187,8 @@ figures_network.mirrored_border(image)
 # ## Training
 #
 # Does the host score of whole held-out scans rise? It is taken after every epoch; a star marks the best so far, whose
-# weights are kept. Each line is in history.csv before the next epoch begins.
+# weights are kept. Each line is in history.csv before the next epoch begins. Its Dice pools the pixels of an organ on
+# the network's grid; the score below takes the mean over slices at their own size, which is lower.
 
 # %%
 course |= {"epochs": EPOCHS or course["epochs"], "spec": spec, "seed": SEED, "held_out": held_out}

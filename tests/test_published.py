@@ -107,3 +107,7 @@ def test_without_an_index_the_folder_is_read(competition):
     slices, masked = published.attached(competition)
     assert slices is masked
     assert len(slices) > 0
+
+
+def test_a_phantom_has_nothing_to_compare():
+    assert published.missing(pd.DataFrame(), synthetic=True).startswith("A phantom")
