@@ -48,11 +48,9 @@ FOLDS = {"large_bowel": 0.0, "small_bowel": 0.36, "stomach": 0.0}  # folds of th
 WALL_MM = {"large_bowel": 2.5, "small_bowel": 2.0, "stomach": 4.0}
 CORTEX, CORTEX_MM = 0.14, 2.0  # grey and thickness of the hard shell of bones
 SHEET_MM = 3.5  # fat that parts an organ from what it lies on
-FALL = (
-    0.5,
-    (-10.0, 60.0),
-    55.0,
-)  # share of scans that darken to the feet, from where (mm), and to 1/e over what length
+FALL_SHARE = 0.5  # of scans that darken to the feet,
+FALL_FROM_MM = (-10.0, 60.0)  # from a z in this range on,
+FALL_MM = 55.0  # to 1/e over this length
 DEEP, REACH_MM = 0.82, 35.0  # share of the signal that is left deep in the body, and how fast it gets there
 GAS = {"large_bowel": 0.30, "small_bowel": 0.12, "stomach": 0.15}  # share of the tube with a gas bubble
 
@@ -71,7 +69,7 @@ class Look:
 
 
 def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> Look:
-    """Draw how one scan looks; greys and noise are relative to bright fat, `indices` as from `anatomy.organs`."""
+    """Draw how one scan looks; greys and noise are relative to bright fat, `indices` as from `geometry.organs`."""
     fields = {}
     for name in ORGANS:
         index = indices[name]
@@ -87,9 +85,8 @@ def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> L
     depth = grid.shape[0]
     edge = np.minimum(np.arange(depth), np.arange(depth)[::-1])
     gain = np.tanh((edge + 2) / (0.07 * depth)) * np.exp(0.18 * wander(rng, depth, 0.09 * depth))
-    share, start, length = FALL
-    below = np.maximum(grid.axes()[0].ravel() - rng.uniform(*start), 0)
-    gain *= np.exp(-below / length * (rng.random() < share))
+    below = np.maximum(grid.axes()[0].ravel() - rng.uniform(*FALL_FROM_MM), 0)
+    gain *= np.exp(-below / FALL_MM * (rng.random() < FALL_SHARE))
     return Look(
         tissue={name: float(grey * np.exp(rng.normal(0, 0.10))) for name, grey in TISSUE.items()},
         fat=float(rng.uniform(0.56, 0.70)),
