@@ -10,7 +10,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 demo: $(VENV)/.stamp $(DATA)/train.csv  ## synthetic competition, three notebooks, a scored submissions/submission.csv
 	$(BIN)/python notebooks/execute.py 01_eda 02_train 03_inference --set DATA=$(abspath $(DATA)) --set RUNS=$(abspath runs/demo)
-	$(BIN)/python -m kitlib.baselines $(DATA) submissions/submission.csv
+	$(BIN)/python -m kitlib.postprocess $(DATA) submissions/submission.csv
 	@echo "Open pages/01_eda.html, pages/02_train.html and pages/03_inference.html; the run lies below runs/demo."
 
 # two processes, each test file in one of them
@@ -21,7 +21,7 @@ test: $(VENV)/.stamp  ## all tests
 test-kaggle: .venv-kaggle/.stamp  ## all tests on the versions of Kaggle's image
 	.venv-kaggle/bin/python -m pytest $(PARALLEL)
 
-JAX_TESTS := $(wildcard $(foreach name,attention unet losses monitors elastic augment randomness splines,tests/test_$(name).py))
+JAX_TESTS := tests/layers tests/models
 test-jax: $(VENV)/.jax  ## the tests of the pure-Keras modules on the JAX backend
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(JAX_TESTS)
 
@@ -38,8 +38,8 @@ pages: $(VENV)/.stamp $(DATA)/train.csv  ## run all notebooks and render them to
 	$(BIN)/python notebooks/execute.py
 
 figures: $(VENV)/.stamp $(DATA)/train.csv  ## the pictures of README.md, from the phantom and its pages (make demo)
-	$(BIN)/python -m kitlib.figures_readme $(DATA) docs/pictures
-	$(BIN)/python -m kitlib.figures_phantom $(DATA) data/pictures
+	$(BIN)/python -P docs/draw.py $(DATA) docs/pictures
+	$(BIN)/python -m phantom.figures $(DATA) data/pictures
 	@if [ -d pages/previews ]; then cp pages/previews/*.png docs/pictures/; fi
 
 bench: .venv-bench/.stamp  ## run the benchmarks beside their peers, tables into benchmarks/results/ (not the two that train for an hour)
@@ -81,6 +81,6 @@ $(VENV)/.jax: $(VENV)/.stamp
 	@touch $@
 
 $(DATA)/train.csv: | $(VENV)/.stamp
-	$(BIN)/python -m kitlib.phantom $(DATA) --cases 16 --days 2 --processes 2
+	$(BIN)/python -m phantom $(DATA) --cases 16 --days 2 --processes 2
 
 .PHONY: demo test test-kaggle test-jax check fix notebooks pages figures bench bundle kaggle-check clean help

@@ -24,8 +24,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from kitlib import losses
-from kitlib.attention import (
+from kitlib.layers import losses
+from kitlib.layers.attention import (
     ChannelNormalization,
     ExternalAttention,
     LocalWindowAttention,
@@ -33,7 +33,7 @@ from kitlib.attention import (
     join_windows,
     split_windows,
 )
-from kitlib.unet import NO_ATTENTION, build_unet
+from kitlib.models.unet import NO_ATTENTION, build_unet
 
 RESULTS = Path(__file__).parent / "results" / "attention.md"
 SHAPE, BATCH = (128, 128, 5), 16

@@ -14,7 +14,8 @@ import argparse
 import os
 from pathlib import Path
 
-from kitlib import figures_model, runs
+from kitlib import runs
+from kitlib.figures import training
 
 RESULTS = Path(__file__).parent / "results" / "comparison.md"
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "gaps.png"
@@ -82,7 +83,7 @@ def main() -> None:
         draft = RESULTS.with_suffix(".tmp")
         draft.write_text(text)
         os.replace(draft, RESULTS)
-        figures_model.gaps({name: run.history() for name, run in compared.items()}).savefig(PICTURE, dpi=80)
+        training.gaps({name: run.history() for name, run in compared.items()}).savefig(PICTURE, dpi=80)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kitlib import augment, baselines, census, contest, guesses, inputs, metric, phantom, pipeline, rle, scans, training
+import phantom
+from kitlib import contest, rle, training
+from kitlib.data import inputs, pipeline, scans
+from kitlib.layers import augment
+from kitlib.postprocess import baselines
+from kitlib.scoring import metric
+from phantom.likeness import guesses, measures
 
 RESULTS = Path(__file__).parent / "results"
 LEARNED, UNSEEN = 8, 4
@@ -106,7 +112,7 @@ def compare(folder: Path, given: argparse.Namespace) -> str:
         for how, values in foreground(truth, masks).items():
             table.append(f"| {who} | {how} | {' | '.join(f'{v:.3f}' for v in [*values, np.mean(values)])} |")
     curve = run.history()["val_dice"]
-    grey = guesses.grey_and_position(census.read(folder / "phantom").tallies)
+    grey = guesses.grey_and_position(measures.read(folder / "phantom").tallies)
     atlas_score = metric.score(scans.rows(check), guess, check).value
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "numpy"))
     head = (

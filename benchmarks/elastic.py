@@ -56,7 +56,7 @@ def ours():
     """Rows of the backend that KERAS_BACKEND names: name -> images per second."""
     import keras
 
-    from kitlib import augment
+    from kitlib.layers import augment
 
     images, masks, seeds = (keras.ops.convert_to_tensor(part) for part in batch())
     elastic_only = {"rotation": 0, "scale": 0, "shift": 0, "flip": 0, "gamma": 0, "contrast": 0, "brightness": 0}
@@ -96,7 +96,9 @@ def compile_all(step):
 
 def training_step():
     """Images per second of a training step of the paper's network without augmentation."""
-    from kitlib import losses, steps, unet
+    from kitlib.layers import losses
+    from kitlib.models import unet
+    from kitlib.training import step as steps
 
     images, masks, seeds = batch()
     data = {"images": images, "masks": masks, "seed": seeds, "weight": np.ones(BATCH, "float32")}

@@ -44,7 +44,7 @@ def keras_network(attention: bool):
     """The paper's network, with batch norms that have seen data."""
     import keras
 
-    from kitlib.unet import NO_ATTENTION, build_unet
+    from kitlib.models.unet import NO_ATTENTION, build_unet
 
     keras.utils.set_random_seed(0)
     network = build_unet(SHAPE, **({} if attention else NO_ATTENTION))
@@ -71,7 +71,7 @@ def on_batch(attention, count):
 
 
 def kit(attention, count):
-    from kitlib.engine import Engine
+    from kitlib.inference.engine import Engine
 
     engine = Engine(keras_network(attention), count)
     if not engine.kind.startswith("frozen"):
@@ -149,8 +149,12 @@ def compete(name: str, attention: bool, rounds: int) -> dict:
 
 def end_to_end(scans_wanted: int, models: int = 5) -> dict:
     """Predict whole phantom scans with five networks and the flip, and take down where the time goes."""
-    from kitlib import deadline, ensemble, inference, inputs, phantom, postprocess, rescue, scans, submission
-    from kitlib.engine import Engine
+    import phantom
+    from kitlib import inference, postprocess, submission
+    from kitlib.data import inputs, scans
+    from kitlib.inference import clock as deadline
+    from kitlib.inference import networks, rescue
+    from kitlib.inference.engine import Engine
 
     spent: dict[str, float] = {}
 
@@ -174,7 +178,7 @@ def end_to_end(scans_wanted: int, models: int = 5) -> dict:
             engine = Engine(keras_network(attention=True), BATCH)
             network = timed("network", engine)
             run = functools.partial(lambda network, images: (network(images), next(answers))[1], network)
-            members.append(ensemble.Member(f"fold{number}", spec, run, engine.kind))
+            members.append(networks.Member(f"fold{number}", spec, run, engine.kind))
         for module, name, label in (
             (inputs, "read_picture", "decode"),
             (inputs, "prepare", "resize to the grid"),
@@ -208,7 +212,8 @@ def end_to_end(scans_wanted: int, models: int = 5) -> dict:
 
 def true_masks(slices, spec, passes: int):
     """Give the masks of each scan as a good network would, batch after batch, as often as there are passes."""
-    from kitlib import contest, inputs, rle
+    from kitlib import contest, rle
+    from kitlib.data import inputs
 
     for _, rows in slices.groupby("scan", sort=False):
         shape = rows["height"].iloc[0], rows["width"].iloc[0]

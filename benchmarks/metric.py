@@ -23,7 +23,10 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import directed_hausdorff
 
-from kitlib import contest, hausdorff, metric, phantom, rle, scans
+import phantom
+from kitlib import contest, rle
+from kitlib.data import scans
+from kitlib.scoring import distances, metric
 
 RESULTS = Path(__file__).parent / "results" / "metric.md"
 PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
@@ -73,7 +76,7 @@ HARD = {
 
 
 def kit(one, other, steps):
-    return hausdorff.symmetric(one, other, steps).distance
+    return distances.symmetric(one, other, steps).distance
 
 
 def tree_of_border(one, other, steps):
@@ -82,7 +85,7 @@ def tree_of_border(one, other, steps):
     for source, target in ((one, other), (other, one)):
         outside = np.argwhere(source & ~target)
         if len(outside):
-            farthest = max(farthest, cKDTree(hausdorff.border(target) * steps).query(outside * steps)[0].max())
+            farthest = max(farthest, cKDTree(distances.border(target) * steps).query(outside * steps)[0].max())
     return farthest
 
 

@@ -16,12 +16,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from kitlib import phantom
+import phantom
 
 RESULTS = Path(__file__).parent / "results"
 MEASURED = """
 import resource, sys, time
-from kitlib import phantom
+import phantom
 if __name__ == "__main__":
     cases, days, processes = map(int, sys.argv[2:])
     start = time.perf_counter()

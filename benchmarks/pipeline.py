@@ -32,7 +32,7 @@ PACKAGES = "tensorflow keras torch numpy opencv-python-headless albumentations".
 
 def table(data, scans_read=8):
     """Training slices of some scans."""
-    from kitlib import scans
+    from kitlib.data import scans
 
     slices = scans.read(scans.find_root(data))
     return slices[slices["scan"].isin(slices["scan"].unique()[:scans_read])].reset_index(drop=True)
@@ -55,7 +55,8 @@ def usual_tf_data(data, folder):
     """(a) Five PNG files and three masks are decoded for every sample, as often as it comes."""
     import tensorflow as tf
 
-    from kitlib import contest, scans
+    from kitlib import contest
+    from kitlib.data import scans
 
     slices = table(data)
     stacks = scans.stacks(slices, DEPTH)
@@ -93,7 +94,8 @@ def torch_loader(data, folder, elastic=False):
     import albumentations
     import torch
 
-    from kitlib import contest, inputs, rle, scans
+    from kitlib import contest, rle
+    from kitlib.data import inputs, scans
 
     slices = table(data)
     for _, rows in slices.groupby("scan", sort=False):  # the preparation, which is not counted
@@ -136,7 +138,7 @@ def first_pass(data, folder):
     """Decode all scans once, on one core: slices per second, and what decoding alone would reach."""
     import cv2
 
-    from kitlib import inputs, pipeline
+    from kitlib.data import inputs, pipeline
 
     cv2.setNumThreads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -152,7 +154,7 @@ def first_pass(data, folder):
 
 def packed(data, folder, mapped=False, augment=None):
     """Ours; the time to the first batch counts from the files, or from the packed file where that is mapped."""
-    from kitlib import inputs, pipeline
+    from kitlib.data import inputs, pipeline
 
     slices, spec = table(data), inputs.InputSpec(SIDE, SIDE, DEPTH)
     if mapped:
@@ -171,7 +173,7 @@ def packed_mapped(data, folder):
 
 def flips_and_elastic():
     """The layer: flips and elasticdeform's control grid, as the peer has them."""
-    from kitlib.augment import Augment
+    from kitlib.layers.augment import Augment
 
     off = dict.fromkeys("rotation scale shift gamma contrast brightness noise blur".split(), 0)
     return Augment(field="grid", flip=0.5, **off)
@@ -186,7 +188,7 @@ def packed_compiled(data, folder):
     """Ours with flips and elastic distortion compiled by XLA, as in a compiled training step."""
     import tensorflow as tf
 
-    from kitlib import inputs, pipeline
+    from kitlib.data import inputs, pipeline
 
     slices, spec, layer = table(data), inputs.InputSpec(SIDE, SIDE, DEPTH), flips_and_elastic()
     step = tf.function(lambda x, y, seeds: layer(x, y, seeds, training=True), jit_compile=True)
@@ -197,7 +199,10 @@ def packed_compiled(data, folder):
 
 def waits(data, folder):
     """Train the paper's network under its augmentation, and measure how long each step waits for its batch."""
-    from kitlib import augment, inputs, losses, pipeline, steps, unet
+    from kitlib.data import inputs, pipeline
+    from kitlib.layers import augment, losses
+    from kitlib.models import unet
+    from kitlib.training import step as steps
 
     slices, spec = table(data), inputs.InputSpec(SIDE, SIDE, DEPTH)
     batches = iter(pipeline.dataset(slices, spec, BATCH, True, packed=pipeline.pack(slices, spec)))

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kitlib import contest, phantom, rle, scans
+import phantom
+from kitlib import contest, rle
+from kitlib.data import scans
 
 BLOCK = 16  # slices per call
 RESULTS = Path(__file__).parent / "results"

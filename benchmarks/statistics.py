@@ -21,8 +21,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kitlib import areas, habits, phantom, published, rle, scans, statistics
+import phantom
+from kitlib import rle
 from kitlib.contest import ORGANS
+from kitlib.data import scans
+from kitlib.eda import annotators, areas, published, statistics
 
 SCANS = {(266, 266): 180, (310, 360): 78, (276, 276): 15, (234, 234): 1}
 TABLES = (
@@ -39,11 +42,11 @@ TABLES = (
     statistics.containment,
     statistics.organ_areas,
     statistics.centroids,
-    habits.stop_lines,
-    habits.annotated_ranges,
-    habits.suspects,
-    habits.days,
-    habits.daily_changes,
+    annotators.stop_lines,
+    annotators.annotated_ranges,
+    annotators.suspects,
+    annotators.days,
+    annotators.daily_changes,
     published.compare,
     published.claims,
 )

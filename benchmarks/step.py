@@ -73,8 +73,8 @@ def keras_steps(backend, rounds, levels=4, attention=False, policy="float32", ji
     os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS=str(int(onednn)))
     import keras
 
-    from kitlib import losses
-    from kitlib.unet import NO_ATTENTION, build_unet
+    from kitlib.layers import losses
+    from kitlib.models.unet import NO_ATTENTION, build_unet
 
     keras.config.set_dtype_policy(policy)
     options = {} if attention else NO_ATTENTION
@@ -122,7 +122,7 @@ def torch_steps(rounds, levels=4, half=False, compiled=False, channels_last=True
 
 
 def torch_unet(levels: int):
-    """The plain network of `kitlib.unet` in PyTorch."""
+    """The plain network of `kitlib.models.unet` in PyTorch."""
     import torch
     from torch import nn
 

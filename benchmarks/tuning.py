@@ -14,8 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kitlib import bootstrap, heldout, rescoring, scans, standin, tuning
-from kitlib.postprocess import HABITS, Settings
+from kitlib.data import scans
+from kitlib.postprocess import rescoring, tuning
+from kitlib.postprocess.cleaning import HABITS, Settings
+from kitlib.runs import selection
+from kitlib.scoring import bootstrap
+from phantom import standin
 
 RESULTS = Path(__file__).parent / "results" / "tuning.md"
 CASES = 8
@@ -83,7 +87,7 @@ def main():
     given = parser.parse_args()
     slices = scans.read(scans.find_root(given.data))
     if given.runs:
-        held_out = heldout.choose(given.runs, scans=set(slices["scan"]))
+        held_out = selection.choose(given.runs, scans=set(slices["scan"]))
         slices = slices[slices["scan"].isin(held_out.scans)].reset_index(drop=True)
         spec, epochs = held_out.runs[0].spec, max(len(run.history()) for run in held_out.runs)
         heading = f"A network's, {len(held_out.runs)} folds, {epochs} epochs, {spec.height}x{spec.width}"

@@ -17,7 +17,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from kitlib import ensemble, manifest, scans
+from kitlib.data import scans
+from kitlib.inference import networks
+from kitlib.runs import manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 TAKEN = ("run.json", "model.keras", "settings.json", "score.json", "history.csv")  # oof/ stays: it is large, and unused
@@ -104,7 +106,7 @@ def _take(folder: Path, target: Path) -> None:
     finished = sorted(path.parent for path in folder.rglob("run.json") if (path.parent / "model.keras").is_file())
     if not finished:
         raise FileNotFoundError(f"{folder} holds no finished run (run.json and model.keras); name another folder")
-    for run in ensemble.trained(finished):
+    for run in networks.trained(finished):
         place = target / folder.name / run.relative_to(folder)
         place.mkdir(parents=True)
         for name in TAKEN:
@@ -121,7 +123,7 @@ def _write_json(path: Path, content: dict) -> None:
 
 def newest(root: Path) -> list[Path]:
     """Find the newest run; of a cross-validation its whole folder, since settings tuned on all folds stand there."""
-    found = ensemble.choose(root)
+    found = networks.choose(root)
     return [found[0].parent] if (found[0].parent / "folds.csv").is_file() else found
 
 

@@ -32,8 +32,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kaggle")]
 
 import bundle  # noqa: E402
 
-from kitlib import contest, ensemble, inference, inputs, metric, phantom, postprocess, rescue, runs, scans, submission  # noqa: E402
-from kitlib.faults import Faults  # noqa: E402
+import phantom
+from kitlib import contest, inference, postprocess, runs, submission
+from kitlib.data import inputs, scans
+from kitlib.inference import networks, rescue
+from kitlib.inference.faults import Faults  # noqa: E402
+from kitlib.scoring import metric  # noqa: E402
 
 ISOLATED = "KITLIB_CHECK_ISOLATED"
 RUN_SCRIPT = (
@@ -199,7 +203,7 @@ def main() -> int:
 
     local = out / "local.csv"
     slices, sample = rescue.read(competition, Faults())
-    chosen = ensemble.choose(dataset / "runs")
+    chosen = networks.choose(dataset / "runs")
     inference.submit(chosen, slices, sample, local, flip=True, progress=False)
     expected = metric.score(truth, submission.read(local), whole).value
     written = []

@@ -31,12 +31,12 @@ elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
     sys.path.insert(0, str(Path.cwd().parent))
 elif not importlib.util.find_spec("kitlib"):  # with internet: the repository
     subprocess.run([*pip, "git+" + os.environ["KITLIB_REPOSITORY"]], check=True)
-from kitlib import runtime
+from kitlib import session
 
-print(runtime.versions())
+print(session.versions())
 
 # %% tags=["parameters"]
-DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
+DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
 INDEX = ""  # csv of slices (id, image_path, has_mask) that stands for the images when only tables are at hand
 CASE = 0  # the case that is followed from day to day; 0: one with the most days
 SAMPLES = 8  # slices per scan whose grey values are measured
@@ -48,7 +48,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from kitlib import areas, figures_data, figures_scans, habits, intensities, published, scans, statistics
+from kitlib.eda import areas, annotators, intensities, published, statistics
+from kitlib.figures import eda, scans as figures_scans
+from kitlib.data import scans
 
 pd.set_option("display.max_rows", 60, "display.max_columns", 30, "display.max_colwidth", 80)
 pd.set_option("display.float_format", lambda value: f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}")
@@ -60,7 +62,7 @@ pd.set_option("display.float_format", lambda value: f"{value:,.0f}" if abs(value
 # skipped below, with a sentence in its place.
 
 # %%
-root = DATA or None if INDEX else runtime.competition(DATA)
+root = DATA or None if INDEX else session.competition(DATA)
 slices, masked = published.attached(root, INDEX or None)
 pixels = intensities.has_images(slices)
 print(f"{len(slices):,} slices, {len(masked):,} of them with known masks, images: {'yes' if pixels else 'no'}")
@@ -105,7 +107,7 @@ statistics.summary(slices)
 
 # %%
 display(statistics.scans_per_case(slices).T)
-habits.days(slices).head(12)
+annotators.days(slices).head(12)
 
 # %% [markdown]
 # Which image sizes occur? File names give width before height; this kit turns them once, at the door. Cases that mix
@@ -127,14 +129,14 @@ shown(statistics.organ_counts, measured)
 shown(statistics.organs_per_slice, measured)
 
 # %%
-shown(figures_data.organs_per_slice, measured)
+shown(eda.organs_per_slice, measured)
 
 # %% [markdown]
 # Which organs come together? Read a row: of the slices that hold this organ, so many hold the other. The small bowel
 # hardly ever appears without the large one; stomach and small bowel meet least often.
 
 # %%
-shown(figures_data.cooccurrence, measured)
+shown(eda.cooccurrence, measured)
 
 # %% [markdown]
 # ## What masks look like
@@ -180,7 +182,7 @@ shown(statistics.centroids, measured)
 shown(statistics.overlaps, measured)
 
 # %%
-shown(figures_data.overlap_areas, measured)
+shown(eda.overlap_areas, measured)
 
 # %% [markdown]
 # What do the largest overlaps look like? White pixels belong to both organs. Does one organ's mask ever lie wholly
@@ -199,7 +201,7 @@ shown(figures_scans.overlapping_masks, masked)
 # tells a network much, so neighbouring slices should be part of its input.
 
 # %%
-shown(figures_data.bells, measured)
+shown(eda.bells, measured)
 
 # %%
 shown(statistics.bells, measured)
@@ -209,7 +211,7 @@ shown(statistics.bells, measured)
 # the organ on that slice.
 
 # %%
-shown(figures_data.areas_along, measured)
+shown(eda.areas_along, measured)
 
 # %% [markdown]
 # ## Habits of the annotators
@@ -218,16 +220,16 @@ shown(figures_data.areas_along, measured)
 # ends at its full size. Both bowels stop on one slice: that line is the annotator's, not the body's.
 
 # %%
-shown(habits.stop_lines, measured)
+shown(annotators.stop_lines, measured)
 
 # %%
-shown(figures_data.stop_lines, measured)
+shown(eda.stop_lines, measured)
 
 # %% [markdown]
 # Are there slices without a mask inside the annotated range? A hole is hardly anatomy; it points at a forgotten slice.
 
 # %%
-ranges = habits.annotated_ranges(slices)
+ranges = annotators.annotated_ranges(slices)
 print(f"{(ranges['holes'] > 0).sum()} of {len(ranges)} annotated scans have holes")
 ranges[ranges["holes"] > 0] if ranges["holes"].any() else ranges.head()
 
@@ -236,7 +238,7 @@ ranges[ranges["holes"] > 0] if ranges["holes"].any() else ranges.head()
 # them teaches the fault.
 
 # %%
-habits.suspects(slices)
+annotators.suspects(slices)
 
 # %% [markdown]
 # ## From day to day
@@ -245,14 +247,14 @@ habits.suspects(slices)
 # far a copy of yesterday's masks can carry.
 
 # %%
-changes = habits.daily_changes(measured)
+changes = annotators.daily_changes(measured)
 by_organ = changes.groupby("organ", sort=False)[["moved_mm", "grew"]]
 by_organ.describe(percentiles=[0.1, 0.5, 0.9]).T if len(changes) else print("No case with masks on two days.")
 
 # %%
 days = masked.groupby("case")["scan"].nunique()
 case = CASE or (int(days.idxmax()) if len(days) else 0)
-shown(figures_data.case_over_days, measured, case)
+shown(eda.case_over_days, measured, case)
 
 # %%
 shown(figures_scans.days, masked, case)
@@ -268,7 +270,7 @@ samples = intensities.sample(slices, SAMPLES) if pixels else None
 intensities.summary(samples).describe(percentiles=[0.5]) if pixels else print(no_pixels)
 
 # %%
-figures_data.intensities(samples) if pixels else print(no_pixels)
+eda.intensities(samples) if pixels else print(no_pixels)
 
 # %% [markdown]
 # ## Folds

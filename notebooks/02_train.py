@@ -32,15 +32,17 @@ elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
     sys.path.insert(0, str(Path.cwd().parent))
 elif not importlib.util.find_spec("kitlib"):  # with internet: the repository
     subprocess.run([*pip, "git+" + os.environ["KITLIB_REPOSITORY"]], check=True)
-from kitlib import runtime
+from kitlib import session
 
-print(runtime.versions())
+print(session.versions())
 
 # %% tags=["parameters"]
-DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
+DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
 RUNS = ""  # where run folders go; empty: runs/ here on Kaggle, which keeps it, ../runs elsewhere
 RUN = ""  # name of the run, to go on with it when it was interrupted; empty: the time of day
-PRESET = ""  # "paper", "paper_first", "strong" or "short", see kitlib.presets; empty: paper on a GPU, short without
+PRESET = (
+    ""  # "paper", "paper_first", "strong" or "short", see kitlib.training.recipes; empty: paper on a GPU, short without
+)
 HOURS = 0.0  # end all trainings, with their models, before so many have passed; 0: 11 on Kaggle, else no limit
 EPOCHS = 0  # at most; 0: what the preset says
 SIZE = 0  # pixels of the grid, each way; 0: 128 as in the paper, 64 in the short course
@@ -58,10 +60,15 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from kitlib import augment, elastic, experiments, figures_augment, figures_model, figures_network, figures_run
-from kitlib import inputs, pipeline, presets, scans, training, unet
+from kitlib.layers import augment, elastic
+from kitlib.paper import experiments
+from kitlib.figures import augment as figures_augment, training as figures_model, layers, __main__ as figures_run
+from kitlib.data import inputs, pipeline, scans
+from kitlib.training import recipes
+from kitlib import training
+from kitlib.models import unet
 
-kept, ends = runtime.run_folders(RUNS), runtime.ends_at(HOURS)
+kept, ends = session.run_folders(RUNS), session.ends_at(HOURS)
 
 # %% [markdown]
 # ## Data and machine
@@ -70,11 +77,11 @@ kept, ends = runtime.run_folders(RUNS), runtime.ends_at(HOURS)
 # layout; its scores say how the kit works, not what the leaderboard would say.
 
 # %%
-root = runtime.competition(DATA)
+root = session.competition(DATA)
 slices = scans.read(root)
-devices = runtime.use(runtime.devices())
+devices = session.use(session.devices())
 preset = PRESET or ("paper" if devices.accelerators else "short")
-course = presets.named(preset)
+course = recipes.named(preset)
 print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'].nunique()} cases")
 print(f"{devices}; preset {preset}")
 
@@ -162,7 +169,7 @@ else:
 # %% tags=["preview-network"]
 course["network_options"] |= {"levels": LEVELS} | ({} if ATTENTION else unet.NO_ATTENTION)
 network = unet.build_unet(spec.shape, **course["network_options"])
-figures_network.network(network)
+layers.network(network)
 
 # %% [markdown]
 # How large are the paper's two networks, and how far does one value see? In all counts the averages that batch norms
@@ -181,7 +188,7 @@ for levels in (4, 5):
 # whole, and mirrors the image outwards where it has none: the paper's Figure 2.
 
 # %%
-figures_network.mirrored_border(image)
+layers.mirrored_border(image)
 
 # %% [markdown]
 # ## Training

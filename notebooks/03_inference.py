@@ -31,12 +31,12 @@ elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
     sys.path.insert(0, str(Path.cwd().parent))
 elif not importlib.util.find_spec("kitlib"):  # with internet: the repository
     subprocess.run([*pip, "git+" + os.environ["KITLIB_REPOSITORY"]], check=True)
-from kitlib import runtime
+from kitlib import session
 
-print(runtime.versions())
+print(session.versions())
 
 # %% tags=["parameters"]
-DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
+DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
 RUNS = ""  # run folders to choose from; empty: those of the bundle on Kaggle, ../runs elsewhere
 RUN = ""  # a run, or a cross-validation; empty: all of a bundle, elsewhere the newest with its other folds
 OUTPUT = ""  # empty: submission.csv here on Kaggle, ../submissions/submission.csv elsewhere
@@ -51,8 +51,12 @@ FALLBACK = ""  # without any network: "empty" or "atlas" (the training masks' av
 import pandas as pd
 from IPython.display import display
 
-from kitlib import baselines, contest, deadline, ensemble, figures_scans, inference, rescue, scans, submission
-from kitlib.faults import Faults
+from kitlib.postprocess import baselines
+from kitlib import contest, inference, submission
+from kitlib.inference import clock as deadline, networks, rescue
+from kitlib.figures import scans as figures_scans
+from kitlib.data import scans
+from kitlib.inference.faults import Faults
 
 # %% [markdown]
 # ## What is there
@@ -61,13 +65,13 @@ from kitlib.faults import Faults
 # without rows; the scoring rerun fills both. The first thing to write is the file itself, with every row empty.
 
 # %%
-root = runtime.competition(DATA)
-mode = runtime.mode(root)
+root = session.competition(DATA)
+mode = session.mode(root)
 if FAULTS not in ("", "stop", "go on") or FALLBACK not in ("", "empty", "atlas"):
     raise ValueError(f"FAULTS = {FAULTS!r}, FALLBACK = {FALLBACK!r}: the cell of parameters lists what there is")
 faults = Faults(strict={"stop": True, "go on": False}.get(FAULTS, mode != "rerun"))
 slices, sample = rescue.read(root, faults)
-target = Path(OUTPUT or ("submission.csv" if runtime.on_kaggle() else "../submissions/submission.csv"))
+target = Path(OUTPUT or ("submission.csv" if session.on_kaggle() else "../submissions/submission.csv"))
 submission.write(target, {}, sample)
 print(f"{mode}: {'the first fault stops' if faults.strict else 'faults are worked around and listed'}")
 print(f"{len(slices):,} slices in {slices['scan'].nunique()} scans; {target.resolve()} has {len(sample):,} empty rows")
@@ -79,10 +83,10 @@ print(f"{len(slices):,} slices in {slices['scan'].nunique()} scans; {target.reso
 # runs are used; where runs disagree, those of the run with the best held-out score.
 
 # %%
-place = Path(RUNS) if RUNS else (runtime.bundle() or Path("..")) / "runs"
-chosen = ensemble.choose(place, RUN, faults, missing_ok=bool(FALLBACK))
-settings = ensemble.choose_settings(chosen, faults)
-members = ensemble.open_members(chosen, faults, BATCH, missing_ok=bool(FALLBACK))
+place = Path(RUNS) if RUNS else (session.bundle() or Path("..")) / "runs"
+chosen = networks.choose(place, RUN, faults, missing_ok=bool(FALLBACK))
+settings = networks.choose_settings(chosen, faults)
+members = networks.open_members(chosen, faults, BATCH, missing_ok=bool(FALLBACK))
 listed = [f"{member.name}: {member.kind}, {member.spec}" for member in members]
 print("\n".join(listed) or f"no network: the fallback is {FALLBACK!r}")
 print(settings)

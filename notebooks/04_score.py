@@ -31,12 +31,12 @@ elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
     sys.path.insert(0, str(Path.cwd().parent))
 elif not importlib.util.find_spec("kitlib"):  # with internet: the repository
     subprocess.run([*pip, "git+" + os.environ["KITLIB_REPOSITORY"]], check=True)
-from kitlib import runtime
+from kitlib import session
 
-print(runtime.versions())
+print(session.versions())
 
 # %% tags=["parameters"]
-DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
+DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
 RUNS = "../runs"  # run folders to choose from
 RUN = ""  # folder of a run, or of a cross-validation with all its folds; empty: the newest that held out two cases
 SCANS = 12  # most scans to score and tune on, two at least; 0: all
@@ -47,7 +47,13 @@ FOLDS = 4  # groups of cases that are held out in turn
 import pandas as pd
 from IPython.display import display
 
-from kitlib import borders, figures_score, heldout, metric, postprocess, rescoring, runs, scans, standin, tuning
+from kitlib.scoring import borders, metric
+from kitlib.figures import scoring
+from kitlib.runs import selection
+from kitlib import postprocess, runs
+from kitlib.postprocess import rescoring, tuning
+from kitlib.data import scans
+from phantom import standin
 
 # %% [markdown]
 # ## What is scored
@@ -59,7 +65,7 @@ from kitlib import borders, figures_score, heldout, metric, postprocess, rescori
 # %%
 root = scans.find_root(DATA or None)
 slices = scans.read(root)
-held_out = heldout.choose(RUNS, RUN, scans=set(slices["scan"]))
+held_out = selection.choose(RUNS, RUN, scans=set(slices["scan"]))
 source = held_out or "NO RUN HELD OUT TWO CASES: STAND-IN PROBABILITIES MADE FROM THE TRUTH, no result"
 print(f"{'PHANTOM (synthetic)' if scans.is_phantom(root) else 'competition data'}: {root}\n{source}")
 
@@ -68,7 +74,7 @@ print(f"{'PHANTOM (synthetic)' if scans.is_phantom(root) else 'competition data'
 # scans, because the distance is measured in volumes.
 
 # %%
-names = heldout.thin(held_out.scans if held_out else slices["scan"].unique().tolist(), SCANS)
+names = selection.thin(held_out.scans if held_out else slices["scan"].unique().tolist(), SCANS)
 slices = slices[slices["scan"].isin(names)].reset_index(drop=True)
 truth = scans.rows(slices)
 probabilities = held_out or standin.StandIn(truth, slices)
@@ -91,7 +97,7 @@ display(panel.round(4))
 # intervals overlap, the cases alone explain the difference.
 
 # %%
-figures_score.conventions(panel)
+scoring.conventions(panel)
 
 # %% [markdown]
 # ## Where it is lost
@@ -115,7 +121,7 @@ display(worst.head(8).round(4))
 # nearest there. A far island shows at once, and so does an organ that ends too late.
 
 # %%
-figures_score.worst(truth, plain, slices, worst[worst["hausdorff"] < 1].head(3))
+scoring.worst(truth, plain, slices, worst[worst["hausdorff"] < 1].head(3))
 
 # %% [markdown]
 # In millimetres, as clinicians report it: the same worst voxel, its 95 % form that forgives an island, and the mean
@@ -148,7 +154,7 @@ display(tuned.steps[tuned.steps["kept"]].round(4))
 # promised on the cases that they were chosen on.
 
 # %%
-figures_score.tuning_steps(tuned.steps)
+scoring.tuning_steps(tuned.steps)
 
 # %% [markdown]
 # What is it worth in all? Every case is scored with settings chosen without it, so that this gain can be expected on
@@ -199,4 +205,4 @@ bias = borders.bias_by_threshold(probabilities, truth, slices)
 display(bias[["median_px", "mean_px"]].unstack("organ").round(2))
 
 # %%
-figures_score.border_bias(bias)
+scoring.border_bias(bias)

@@ -32,12 +32,12 @@ elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
     sys.path.insert(0, str(Path.cwd().parent))
 elif not importlib.util.find_spec("kitlib"):  # with internet: the repository
     subprocess.run([*pip, "git+" + os.environ["KITLIB_REPOSITORY"]], check=True)
-from kitlib import runtime
+from kitlib import session
 
-print(runtime.versions())
+print(session.versions())
 
 # %% tags=["parameters"]
-DATA = ""  # folder of the competition; empty: found, see kitlib.scans.find_root
+DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
 RUNS = ""  # run folders, read where finished; empty: runs/experiments here on Kaggle, ../runs/experiments elsewhere
 QUICK = None  # True: the short form; False: the long one; None: short exactly when there is no GPU
 COMPARE = ("losses", "levels", "augmentation", "attention", "neighbours")
@@ -51,10 +51,12 @@ HOURS = 0.0  # end all trainings before so many have passed, to go on another ti
 # %%
 from IPython.display import display
 
-from kitlib import evidence, experiments, figures_experiments
-from kitlib import inputs, pipeline, published, scans
+from kitlib.paper import evidence, experiments
+from kitlib.figures import paper
+from kitlib.data import inputs, pipeline, scans
+from kitlib.eda import published
 
-kept, ends = runtime.run_folders(RUNS, "experiments"), runtime.ends_at(HOURS)
+kept, ends = session.run_folders(RUNS, "experiments"), session.ends_at(HOURS)
 
 # %% [markdown]
 # ## Data, machine and form
@@ -63,11 +65,11 @@ kept, ends = runtime.run_folders(RUNS, "experiments"), runtime.ends_at(HOURS)
 # which row wins there says little about the paper.
 
 # %%
-root = runtime.competition(DATA)
+root = session.competition(DATA)
 slices = scans.read(root)
-devices = runtime.devices()
+devices = session.devices()
 quick = devices.accelerators == 0 if QUICK is None else QUICK
-print(runtime.use(devices), "- SHORT FORM: small network, few epochs" if quick else "- long form")
+print(session.use(devices), "- SHORT FORM: small network, few epochs" if quick else "- long form")
 print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'].nunique()} cases")
 
 # %% [markdown]
@@ -108,7 +110,7 @@ def show(comparison):
     table = experiments.table(found, labels)
     display(published.beside(table, comparison))
     cells = published.cells(comparison)
-    display(figures_experiments.beside_paper(table, cells))
+    display(paper.beside_paper(table, cells))
     return table
 
 
@@ -134,7 +136,7 @@ for cell in published.cells("losses").query("doubt != ''").itertuples():
 # %% tags=["preview-losses"]
 curves = experiments.histories(found, experiments.SETS["losses"])
 panels = {"val_dice": "Dice, held out", "val_paper_accuracy": "the paper's accuracy", "val_binary_accuracy": "binary"}
-figures_experiments.together(curves, panels)
+paper.together(curves, panels)
 
 # %% [markdown]
 # ## Figure 10: 4 and 5 levels
@@ -145,7 +147,7 @@ figures_experiments.together(curves, panels)
 if "levels" in COMPARE:
     table = show("levels")
     print(experiments.ahead(table, "5 levels", "4 levels"))
-    display(figures_experiments.curves(experiments.histories(found, experiments.SETS["levels"])))
+    display(paper.curves(experiments.histories(found, experiments.SETS["levels"])))
 
 # %% [markdown]
 # ## Figures 7 and 9: augmentation
@@ -159,7 +161,7 @@ if "augmentation" in COMPARE:
     table = show("augmentation")
     print(experiments.ahead(table, "with", "without"))
     print(experiments.ahead(table, "with", experiments.FIRST))
-    display(figures_experiments.curves(experiments.histories(found, experiments.SETS["augmentation"])))
+    display(paper.curves(experiments.histories(found, experiments.SETS["augmentation"])))
 
 # %%
 if "augmentation" in COMPARE:
@@ -175,14 +177,14 @@ if "augmentation" in COMPARE:
 if "attention" in COMPARE:
     table = show("attention")
     print(experiments.ahead(table, "with", "without"))
-    display(figures_experiments.curves(experiments.histories(found, experiments.SETS["attention"])))
+    display(paper.curves(experiments.histories(found, experiments.SETS["attention"])))
 
 # %%
 if "neighbours" in COMPARE:
     table = show("neighbours")
     print(experiments.ahead(table, "5 slices", "1 slice"))
     print(experiments.ahead(table, "one slice, 3 copies", "1 slice"))
-    display(figures_experiments.curves(experiments.histories(found, experiments.SETS["neighbours"])))
+    display(paper.curves(experiments.histories(found, experiments.SETS["neighbours"])))
 
 # %% [markdown]
 # ## Why does the accuracy wander?
@@ -213,7 +215,7 @@ display(evidence.accuracy_by_loss(losses_here, packed).round(3))
 # %% tags=["preview-borders"]
 drawing = {name: found[name] for name in ("BCE", "Dice", "BCE + Dice", experiments.BASE) if name in found}
 bias = evidence.border_bias(drawing, slices)
-figures_experiments.border_by_loss(bias)
+paper.border_by_loss(bias)
 
 # %%
 bias.pivot_table("median_px", ["trained with", "organ"], "threshold", sort=False).astype(float).round(2)
@@ -264,7 +266,7 @@ if judges:
     ranked = evidence.disagreement(evidence.areas(judges, outlined), known)
     print(evidence.found_of(ranked))
     display(ranked.head(2 * len(known)).round(3))
-    display(figures_experiments.ranking(ranked))
+    display(paper.ranking(ranked))
 
 # %% [markdown]
 # ## What to take home

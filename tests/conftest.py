@@ -12,7 +12,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 @pytest.fixture(scope="session")
 def competition(tmp_path_factory) -> Path:
     """Five cases of odd sizes, ten slices a scan; one scan lacks a slice, one has no mask at all."""
-    from kitlib import phantom
+    import phantom
 
     root = tmp_path_factory.mktemp("data") / "phantom"
     sizes = [(310, 360), (61, 47), (266, 266)]
@@ -22,7 +22,7 @@ def competition(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def slices(competition):
     """The table of the competition's training slices."""
-    from kitlib import scans
+    from kitlib.data import scans
 
     return scans.read(competition)
 

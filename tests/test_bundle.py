@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kitlib import manifest, runs
+from kitlib import runs
+from kitlib.runs import manifest
 
 ROOT = Path(__file__).parents[1]
 # The names that Kaggle's image gives to what constraints-kaggle.txt pins, and what it has beside them.

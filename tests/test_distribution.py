@@ -11,7 +11,14 @@ import pytest
 SCRIPT = """
 import json, sys
 import keras, numpy as np
-from kitlib import augment, inputs, losses, pipeline, scans, steps, training, unet
+from kitlib.layers import augment
+from kitlib.data import inputs
+from kitlib.layers import losses
+from kitlib.data import pipeline
+from kitlib.data import scans
+from kitlib.training import step as steps
+from kitlib import training
+from kitlib.models import unet
 
 slices = scans.read(sys.argv[1])
 spec = inputs.InputSpec(32, 32, depth=3)

@@ -105,7 +105,8 @@ def pages(competition, tmp_path_factory):
 
 @pytest.mark.slow
 def test_training_and_inference_leave_a_valid_submission(pages, competition):
-    from kitlib import runs, scans, submission
+    from kitlib import runs, submission
+    from kitlib.data import scans
 
     run = runs.find(pages / "runs")[0]
     assert 0 <= run.score()["score"] <= 1
@@ -148,7 +149,9 @@ def test_the_comparison_trains_what_it_names(pages):
 def test_the_atlas_answers_without_a_network_for_scans_that_mix_sizes(tmp_path):
     import cv2
 
-    from kitlib import inputs, phantom, scans, submission
+    import phantom
+    from kitlib import submission
+    from kitlib.data import inputs, scans
 
     root = phantom.write(tmp_path / "phantom", cases=4, slices=6, sizes=[(47, 61)])
     path = sorted((root / "test").rglob("*.png"))[3]
@@ -190,7 +193,8 @@ def untrained(competition, tmp_path):
     """A cross-validation of two folds whose networks know nothing: three in ten everywhere."""
     import numpy as np
 
-    from kitlib import runs, scans
+    from kitlib import runs
+    from kitlib.data import scans
 
     names = scans.read(competition)["scan"].unique()
     for fold in range(2):
@@ -265,7 +269,7 @@ def test_first_cell_is_the_same_everywhere():
 
 
 def test_first_cell_installs_the_newest_of_several_bundles_and_runs_come_from_the_same(tmp_path, monkeypatch):
-    from kitlib import runtime
+    from kitlib import session
 
     for place, version in (("a", "0.9.0"), ("datasets/x/b", "0.10.0"), ("datasets/x/c", "0.10.0rc1"), ("d", "0.2.0")):
         (tmp_path / place).mkdir(parents=True)
@@ -276,5 +280,5 @@ def test_first_cell_installs_the_newest_of_several_bundles_and_runs_come_from_th
     monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
     exec(cell, {})
     assert commands[0][-1] == tmp_path / "datasets/x/b/kitlib-0.10.0-py3-none-any.whl"
-    monkeypatch.setattr(runtime.scans, "KAGGLE_INPUT", tmp_path)
-    assert runtime.bundle() == commands[0][-1].parent
+    monkeypatch.setattr(session.scans, "KAGGLE_INPUT", tmp_path)
+    assert session.bundle() == commands[0][-1].parent

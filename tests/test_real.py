@@ -8,19 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import (
-    contest,
-    ensemble,
-    inference,
-    inputs,
-    metric,
-    postprocess,
-    rescue,
-    rle,
-    scans,
-    submission,
-)
-from kitlib.faults import Faults
+from kitlib import contest, inference, postprocess, rle, submission
+from kitlib.data import inputs, scans
+from kitlib.inference import networks, rescue
+from kitlib.inference.faults import Faults
+from kitlib.scoring import metric
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,7 +103,7 @@ def test_a_network_that_knows_the_masks_scores_full_marks_through_the_whole_way(
         for _, rows in known.groupby("scan", sort=False)
     ]
     answers = iter(np.stack([np.concatenate(organ) for organ in zip(*truth, strict=True)], axis=-1))
-    member = ensemble.Member("oracle", spec, lambda images: np.stack([next(answers) for _ in images]))
+    member = networks.Member("oracle", spec, lambda images: np.stack([next(answers) for _ in images]))
     target = tmp_path / "submission.csv"
     inference.submit([member], slices, sample, target, settings=postprocess.Settings(), progress=False)
     assert submission.check(target, slices, sample) == []

@@ -1,0 +1,1 @@
+"""Statistics of the data set, beside the published ones."""

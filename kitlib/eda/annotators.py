@@ -1,0 +1,154 @@
+"""How the training set was made: where annotators begin and stop, what they left out, and when cases were scanned
+again.
+
+Every function takes the slice table of `scans.read`, before or after `areas.measure`, and gives a DataFrame.
+"""
+
+import numpy as np
+import pandas as pd
+
+from kitlib.contest import ORGANS, SLICE_THICKNESS_MM, SUSPECT_SCANS
+from kitlib.eda.statistics import annotated, measured, relative_position
+
+BOWELS = ORGANS[:2]
+
+
+def extents(slices: pd.DataFrame) -> pd.DataFrame:
+    """Say from which slice to which each organ reaches in each scan, and how abruptly it begins and ends.
+
+    Returns:
+        Indexed by scan and organ, without organs that a scan does not hold: `first last` (slice numbers), `masks`,
+        `begins ends` (the same as shares of the scan, 0 at the head, 1 at the feet), `first_area last_area` (the areas
+        there, over the organ's largest area in the scan: 1 = cut off at full size, near 0 = it tapers off).
+    """
+    table = measured(slices)
+    place = relative_position(table)
+    parts = []
+    for organ in ORGANS:
+        on = (table[f"{organ}_px"] > 0).to_numpy()
+        one = pd.DataFrame({"slice": table["slice"], "place": place, "area": table[f"{organ}_px"]})[on]
+        groups = one.groupby(table["scan"][on], sort=False)
+        first, last, largest = groups.first(), groups.last(), groups["area"].max()
+        part = pd.DataFrame({"first": first["slice"], "last": last["slice"], "masks": groups.size()})
+        part = part.assign(begins=first["place"], ends=last["place"])
+        part = part.assign(first_area=first["area"] / largest, last_area=last["area"] / largest)
+        parts.append(part.assign(organ=organ).set_index("organ", append=True))
+    return pd.concat(parts).sort_index(level="scan", sort_remaining=False, kind="stable")
+
+
+def stop_lines(slices: pd.DataFrame) -> pd.DataFrame:
+    """Say where each organ begins and stops over all scans, and how abruptly.
+
+    In every real scan that was seen both bowels stop on one slice, at two thirds of their largest area: where the
+    annotators stopped, not where the bowel does. It goes on beyond, so that a network can hardly see that line (a
+    phantom grows dark there), and each slice past it costs score.
+
+    Returns:
+        Indexed by ORGANS: `scans` that hold the organ, medians of `begins ends first_area last_area` and 5 % and 95 %
+        quantiles of `ends` (see `extents`), and `bowels stop together`, the share of scans holding both bowels in which
+        they end on the same slice (NaN for the stomach).
+    """
+    table = extents(slices)
+    groups = table.groupby(level="organ")
+    lines = groups[["begins", "ends", "first_area", "last_area"]].median()
+    lines.insert(0, "scans", groups.size())
+    lines["ends 5 %"], lines["ends 95 %"] = groups["ends"].quantile(0.05), groups["ends"].quantile(0.95)
+    last = table["last"].unstack("organ").reindex(columns=list(BOWELS)).dropna()
+    together = (last[BOWELS[0]] == last[BOWELS[1]]).mean()
+    lines["bowels stop together"] = pd.Series(dict.fromkeys(BOWELS, together))
+    return lines.reindex(list(ORGANS)).astype({"scans": "Int64"})
+
+
+def annotated_ranges(slices: pd.DataFrame) -> pd.DataFrame:
+    """Say which part of each scan is annotated, and which slices inside that part have no mask.
+
+    Returns:
+        Indexed by scan, without scans that have no mask: `slices`, `first last` annotated slice numbers, `share` of
+        the slices that have a mask, `holes`, the number of slices between first and last without one, and
+        `hole_slices`, their numbers as text.
+    """
+    on = annotated(slices)
+    rows = {}
+    for scan, part in slices["slice"].groupby(slices["scan"], sort=False):
+        numbers, has_mask = part.to_numpy(), on.loc[part.index].to_numpy()
+        if not has_mask.any():
+            continue
+        begin, end = np.flatnonzero(has_mask)[[0, -1]]
+        holes = numbers[begin:end][~has_mask[begin:end]]
+        listed = " ".join(map(str, holes))
+        rows[scan] = (len(part), numbers[begin], numbers[end], has_mask.mean(), len(holes), listed)
+    columns = ["slices", "first", "last", "share", "holes", "hole_slices"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("scan")
+
+
+def suspects(slices: pd.DataFrame) -> pd.DataFrame:
+    """List the scans that the hosts leave out of their own training because the annotation is wrong, and which are
+    here.
+
+    Returns:
+        Indexed by scan: `here`, `slices` and slices `with_mask`.
+    """
+    groups = annotated(slices).groupby(slices["scan"])
+    table = pd.DataFrame({"slices": groups.size(), "with_mask": groups.sum()})
+    table = table.reindex(list(SUSPECT_SCANS)).fillna(0).astype(int)
+    table.insert(0, "here", table["slices"] > 0)
+    return table.rename_axis("scan")
+
+
+def days(slices: pd.DataFrame) -> pd.DataFrame:
+    """List the days on which each case was scanned and the gaps between them.
+
+    Returns:
+        Indexed by case: `scans`, `days` as text, `shortest longest` gap in days (<NA> for a single scan), and `sizes`,
+        the number of different image sizes among its scans.
+    """
+    scans = slices.drop_duplicates("scan").sort_values(["case", "day"])
+    scans = scans.assign(size=list(zip(scans["height"], scans["width"], strict=True)))
+    rows = {}
+    for case, part in scans.groupby("case"):
+        gaps = np.diff(part["day"].to_numpy())
+        extremes = (gaps.min(), gaps.max()) if len(gaps) else (pd.NA, pd.NA)
+        rows[case] = (len(part), ", ".join(map(str, part["day"])), *extremes, part["size"].nunique())
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["scans", "days", "shortest", "longest", "sizes"])
+    return table.rename_axis("case").astype({"shortest": "Int64", "longest": "Int64"})
+
+
+def volumes(slices: pd.DataFrame) -> pd.DataFrame:
+    """Measure how much an organ holds and where its centre lies in each scan, to follow a case from day to day.
+
+    Returns:
+        Indexed by case, day and organ, without organs that a scan does not hold: `volume_cm3`, and the centre of all
+        its voxels in mm, `down_mm across_mm` from the middle of the image and `along_mm` from the first slice.
+    """
+    table = measured(slices)
+    along = (table["slice"] - 1) * SLICE_THICKNESS_MM
+    middle = (table["height"] - 1) / 2, (table["width"] - 1) / 2  # sizes change between days, the bed does not
+    parts = []
+    for organ in ORGANS:
+        area = table[f"{organ}_px"]
+        one = table.loc[area > 0, ["case", "day"]].assign(pixels=area[area > 0])
+        one["volume_cm3"] = one["pixels"] * table["spacing_mm"] ** 2 * SLICE_THICKNESS_MM / 1000
+        one["down_mm"] = one["pixels"] * (table[f"{organ}_row"] - middle[0]) * table["spacing_mm"]
+        one["across_mm"] = one["pixels"] * (table[f"{organ}_column"] - middle[1]) * table["spacing_mm"]
+        one["along_mm"] = one["pixels"] * along
+        sums = one.groupby(["case", "day"]).sum()
+        for name in ("down_mm", "across_mm", "along_mm"):
+            sums[name] /= sums["pixels"]
+        parts.append(sums.drop(columns="pixels").assign(organ=organ).set_index("organ", append=True))
+    return pd.concat(parts).sort_index(level=["case", "day"], sort_remaining=False, kind="stable")
+
+
+def daily_changes(slices: pd.DataFrame) -> pd.DataFrame:
+    """Compare each scan with the case's previous one: how far each organ moved and how much it grew.
+
+    Returns:
+        One row per case, organ and pair of days that follow each other: `case organ from to`, `moved_mm` (distance of
+        the centres) and `grew` (volume over volume before).
+    """
+    table = volumes(slices).reset_index()
+    before = table.groupby(["case", "organ"]).shift()
+    centre = ["down_mm", "across_mm", "along_mm"]
+    moved = np.sqrt(((table[centre] - before[centre]) ** 2).sum(axis=1, skipna=False))
+    grew = table["volume_cm3"] / before["volume_cm3"]
+    changes = table[["case", "organ"]].assign(**{"from": before["day"], "to": table["day"]}, moved_mm=moved, grew=grew)
+    return changes.dropna().astype({"from": int}).reset_index(drop=True)

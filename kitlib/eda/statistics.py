@@ -1,0 +1,296 @@
+"""What the training set holds: slices, scans, masks, co-occurrence, sizes, positions and overlaps, as DataFrames.
+
+Every function takes the slice table of `scans.read`, or the same table after `areas.measure`, which is worth calling
+once when several tables are wanted. Nothing here decodes a mask or opens an image. The figures are those of the first
+half of the paper (section IV, tables 3-6, figures 3, 6 and 12); `published` lays them beside what is attached.
+"""
+
+import numpy as np
+import pandas as pd
+
+from kitlib.contest import ORGANS
+from kitlib.eda.areas import COMBINATIONS, mask_texts, measure
+
+PAIRS = {name: organs for name, organs in COMBINATIONS.items() if len(organs) == 2}
+ALL_THREE = "+".join(ORGANS)
+
+
+def summary(slices: pd.DataFrame) -> pd.DataFrame:
+    """Count cases, scans, slices and masks (the paper's table 3).
+
+    A table without masks (a test folder) has <NA> where they would be counted; an index of the training set that only
+    says `has_mask` still gives the slices with and without one.
+
+    Returns:
+        Indexed by figure: `count`, and `share` of the slices where that means something.
+    """
+    lengths = slices.groupby("scan").size()
+    counts = {"cases": slices["case"].nunique(), "scans": len(lengths)}
+    counts |= {f"scans of {length} slices": n for length, n in lengths.value_counts().sort_index().items()}
+    counts["slices"] = len(slices)
+    with_mask = int(annotated(slices).sum()) if has_annotation(slices) else pd.NA
+    counts |= {"slices with a mask": with_mask, "slices without a mask": len(slices) - with_mask}
+    counts["masks"] = int(present(slices).to_numpy().sum()) if has_masks(slices) else pd.NA
+    table = pd.DataFrame({"count": pd.Series(counts, dtype="Int64")})
+    of_slices = table.index.str.startswith("slices ")
+    table["share"] = (table["count"] / max(len(slices), 1)).where(of_slices).astype("Float64")
+    return table.rename_axis("figure")
+
+
+def scans_per_case(slices: pd.DataFrame) -> pd.DataFrame:
+    """Count the cases that were scanned once, twice, ... (the paper's table 4).
+
+    Returns:
+        Indexed by number of `scans`: `cases`.
+    """
+    scans = slices.groupby("case")["scan"].nunique()
+    return scans.value_counts().sort_index().rename_axis("scans").to_frame("cases")
+
+
+def organ_counts(slices: pd.DataFrame) -> pd.DataFrame:
+    """Count the masks of each organ.
+
+    Returns:
+        Indexed by ORGANS: `masks`, `share` of all masks, `share_of_slices` that hold the organ.
+    """
+    masks = present(slices).sum()
+    table = pd.DataFrame({"masks": masks, "share": masks / max(masks.sum(), 1)})
+    table["share_of_slices"] = masks / max(len(slices), 1)
+    return table.rename_axis("organ")
+
+
+def cooccurrence(slices: pd.DataFrame, share: bool = False) -> pd.DataFrame:
+    """Count the slices that hold two organs together (the paper's table 5).
+
+    Args:
+        share: divide each row by its diagonal: of the slices with the row's organ, the share that also holds the
+            column's.
+
+    Returns:
+        Square, indexed by ORGANS both ways, with the organ's total on the diagonal.
+
+    >>> row = {"large_bowel": ["1 1", "1 1"], "small_bowel": ["1 1", ""], "stomach": ["", ""]}
+    >>> cooccurrence(pd.DataFrame(row)).loc["large_bowel"].tolist()
+    [2, 1, 0]
+    """
+    on = present(slices).to_numpy(np.int64)
+    together = on.T @ on
+    table = pd.DataFrame(together, index=list(ORGANS), columns=list(ORGANS))
+    return table.div(np.diag(together).clip(min=1), axis=0) if share else table
+
+
+def organs_per_slice(slices: pd.DataFrame) -> pd.DataFrame:
+    """Count the slices by exactly which organs they hold (the paper's figure 3).
+
+    Returns:
+        Indexed by combination, from "none" to "large_bowel+small_bowel+stomach": `organs` (0 to 3), `slices`, `share`
+        of all slices, `share_within` the slices with as many organs.
+    """
+    kinds = [(), *((organ,) for organ in ORGANS), *COMBINATIONS.values()]
+    bits = {organ: 1 << place for place, organ in enumerate(ORGANS)}
+    code = present(slices).to_numpy(np.int64) @ list(bits.values())
+    counts = np.bincount(code, minlength=2 ** len(ORGANS))
+    rows = [("+".join(kind) or "none", len(kind), counts[sum(bits[organ] for organ in kind)]) for kind in kinds]
+    table = pd.DataFrame(rows, columns=["combination", "organs", "slices"]).set_index("combination")
+    table["share"] = table["slices"] / max(len(slices), 1)
+    table["share_within"] = table["slices"] / table.groupby("organs")["slices"].transform("sum").clip(lower=1)
+    return table
+
+
+def image_sizes(slices: pd.DataFrame) -> pd.DataFrame:
+    """Count the image sizes and pixel spacings (the paper's table 6).
+
+    Returns:
+        One row per size and spacing, most frequent first: `height width spacing_mm slices scans cases`.
+    """
+    keys = [name for name in ("height", "width", "spacing_mm") if name in slices]
+    groups = slices.groupby(keys)
+    table = groups.agg(slices=("slice", "size"), scans=("scan", "nunique"), cases=("case", "nunique"))
+    return table.sort_values("slices", ascending=False).reset_index()
+
+
+def slice_positions(slices: pd.DataFrame) -> pd.DataFrame:
+    """Count the masks at each slice number (the paper's figure 6: "bells" along the body, slice 1 nearest to the head).
+
+    Returns:
+        Indexed by `slice`, from 1 to the highest number: one column of counts per organ.
+    """
+    counts = present(slices).groupby(slices["slice"].to_numpy()).sum()
+    return counts.reindex(range(1, int(slices["slice"].max()) + 1), fill_value=0).astype(np.int64).rename_axis("slice")
+
+
+def bells(slices: pd.DataFrame) -> pd.DataFrame:
+    """Describe the bell of each organ along the body: where it peaks, how wide it is and to which side it leans.
+
+    Returns:
+        Indexed by ORGANS: `peak` (slice number; the first one where several are equal) and `count` there, `mean` and
+        `spread` (standard deviation) in slices, `skew` (third standardised moment; negative = the long tail lies
+        before the peak), and the shares `before` and `after` the peak.
+    """
+    counts = slice_positions(slices)
+    position = counts.index.to_numpy(float)
+    rows = []
+    for organ in ORGANS:
+        weight = counts[organ].to_numpy(float)
+        peak, total = int(weight.argmax()), weight.sum()
+        if not total:
+            rows.append((pd.NA, 0, *[np.nan] * 5))
+            continue
+        mean = position @ weight / total
+        spread = np.sqrt((position - mean) ** 2 @ weight / total)
+        skew = (position - mean) ** 3 @ weight / total / spread**3 if spread else 0.0
+        sides = weight[:peak].sum() / total, weight[peak + 1 :].sum() / total
+        rows.append((int(position[peak]), int(weight[peak]), mean, spread, skew, *sides))
+    columns = ["peak", "count", "mean", "spread", "skew", "before", "after"]
+    table = pd.DataFrame(rows, index=pd.Index(ORGANS, name="organ"), columns=columns)
+    return table.astype({"peak": "Int64"})
+
+
+def overlap_areas(slices: pd.DataFrame) -> pd.DataFrame:
+    """Measure, on every slice, how many pixels belong to two organs, and how many to all three (the paper's figure 12).
+
+    Returns:
+        One row per slice, in the order of the table: `id scan slice`, then pixels per combination, such as
+        `large_bowel+stomach`.
+    """
+    table = measured(slices)
+    return table[[*(name for name in ("id", "scan", "slice") if name in table), *COMBINATIONS]].copy()
+
+
+def overlaps(slices: pd.DataFrame) -> pd.DataFrame:
+    """Sum up the overlaps: how often organs that share a slice share pixels, and how many.
+
+    Returns:
+        Indexed by combination: `together` (slices that hold all of its organs), `overlapping` and its `share` of them,
+        then pixels
+        on overlapping slices: `median`, `95 %`, `max`.
+    """
+    table, on = measured(slices), present(slices)
+    rows = {}
+    for name, organs in COMBINATIONS.items():
+        pixels = table.loc[table[name] > 0, name]
+        together = int(on[list(organs)].all(axis=1).sum())
+        median, high = pixels.quantile([0.5, 0.95])
+        rows[name] = (together, len(pixels), len(pixels) / max(together, 1), median, high, pixels.max())
+    columns = ["together", "overlapping", "share", "median", "95 %", "max"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("combination")
+
+
+def containment(slices: pd.DataFrame) -> pd.DataFrame:
+    """Count the masks of one organ that lie wholly inside the mask of another on the same slice.
+
+    Returns:
+        One row per ordered pair: `inner outer together inside share`, where `share` is that of all masks of the inner
+        organ.
+    """
+    table = measured(slices)
+    rows = []
+    for name, pair in PAIRS.items():
+        together = (table[[f"{organ}_px" for organ in pair]] > 0).all(axis=1)
+        for inner, outer in (pair, pair[::-1]):
+            area = table[f"{inner}_px"]
+            inside = int((together & (table[name] == area)).sum())
+            rows.append((inner, outer, int(together.sum()), inside, inside / max((area > 0).sum(), 1)))
+    return pd.DataFrame(rows, columns=["inner", "outer", "together", "inside", "share"])
+
+
+def organ_areas(slices: pd.DataFrame) -> pd.DataFrame:
+    """Describe the areas of each organ's masks.
+
+    Returns:
+        Indexed by ORGANS, in pixels: `masks mean min 5 % 25 % 50 % 75 % 95 % max`, and the median in `median_cm2`
+        where the pixel spacing is known.
+    """
+    table = measured(slices)
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    rows = {}
+    for organ in ORGANS:
+        area = table[f"{organ}_px"]
+        on = area > 0
+        area = area[on]
+        row = {"masks": len(area), "mean": area.mean(), "min": area.min()}
+        row |= {f"{level:.0%}".replace("%", " %"): area.quantile(level) for level in levels} | {"max": area.max()}
+        if "spacing_mm" in table:
+            row["median_cm2"] = (area * table.loc[on, "spacing_mm"] ** 2).median() / 100
+        rows[organ] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("organ")
+
+
+def centroids(slices: pd.DataFrame) -> pd.DataFrame:
+    """Say where each organ lies: the centroid of its masks as a share of the image, and its place along the scan.
+
+    Returns:
+        One row per organ and axis (`down` the rows, front to back; `across` the columns, the patient's right to left;
+        `along` the scan, head to feet): `5 % 50 % 95 %`, each from 0 to 1.
+    """
+    table = measured(slices)
+    place = {"along": relative_position(table)}
+    rows = {}
+    for organ in ORGANS:
+        place["down"] = (table[f"{organ}_row"] + 0.5) / table["height"]
+        place["across"] = (table[f"{organ}_column"] + 0.5) / table["width"]
+        for axis in ("down", "across", "along"):
+            rows[organ, axis] = place[axis][table[f"{organ}_px"] > 0].quantile([0.05, 0.5, 0.95]).tolist()
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["5 %", "50 %", "95 %"])
+    table.index = pd.MultiIndex.from_tuples(table.index, names=["organ", "axis"])
+    return table
+
+
+def fold_counts(slices: pd.DataFrame, part) -> pd.DataFrame:
+    """Count what each fold, or each part of any split, holds.
+
+    Args:
+        part: fold number or name per row of the table.
+
+    Returns:
+        Indexed by part: `cases scans slices`, slices with `0 organs` to `3 organs`, slices per image size such as
+        `310x360`, and `shared cases`, the cases that it has in common with other parts: 0 everywhere when nothing
+        leaks.
+    """
+    part = pd.Series(np.asarray(part), index=slices.index, name="part")
+    table = slices.groupby(part).agg(cases=("case", "nunique"), scans=("scan", "nunique"), slices=("slice", "size"))
+    organs = present(slices).sum(axis=1).rename("organs")
+    size = (slices["height"].astype(str) + "x" + slices["width"].astype(str)).rename("size")
+    by_organs = pd.crosstab(part, organs).rename(columns=lambda n: f"{n} organ" if n == 1 else f"{n} organs")
+    shared = slices["case"].map(part.groupby(slices["case"]).nunique()) > 1
+    leaks = slices["case"].where(shared).groupby(part).nunique().rename("shared cases")
+    return pd.concat([table, by_organs, pd.crosstab(part, size), leaks], axis=1)
+
+
+def relative_position(slices: pd.DataFrame) -> pd.Series:
+    """Place of each slice within its scan, from 0 (the first, at the head) to 1 (the last)."""
+    groups = slices.groupby("scan")["slice"]
+    return groups.cumcount() / (groups.transform("size") - 1).clip(lower=1)
+
+
+def measured(slices: pd.DataFrame) -> pd.DataFrame:
+    """The table itself when it has been measured already, else its measurements."""
+    return slices if f"{ORGANS[0]}_px" in slices else measure(slices)
+
+
+def present(slices: pd.DataFrame) -> pd.DataFrame:
+    """Which organs each slice holds: one bool column per organ.
+
+    Raises:
+        ValueError: the table says nothing about masks.
+    """
+    if f"{ORGANS[0]}_px" in slices:
+        return pd.DataFrame({organ: slices[f"{organ}_px"] > 0 for organ in ORGANS})
+    if not has_masks(slices):
+        raise ValueError("the slice table has no masks; read it with scans.read(root, split='train')")
+    return pd.DataFrame({organ: mask_texts(slices[organ]) != "" for organ in ORGANS}, slices.index)
+
+
+def annotated(slices: pd.DataFrame) -> pd.Series:
+    """Which slices have a mask of any organ."""
+    return present(slices).any(axis=1) if has_masks(slices) else slices["has_mask"].astype(bool)
+
+
+def has_masks(slices: pd.DataFrame) -> bool:
+    """Whether the table holds masks or their measurements."""
+    return ORGANS[0] in slices or f"{ORGANS[0]}_px" in slices
+
+
+def has_annotation(slices: pd.DataFrame) -> bool:
+    """Whether the table says which slices have a mask."""
+    return has_masks(slices) or "has_mask" in slices

@@ -1,0 +1,1 @@
+"""All pictures; the only room that imports Matplotlib."""

@@ -1,0 +1,143 @@
+"""Pictures of a score: conventions side by side, the pair of voxels that decides, the path of a tuning, the border."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from kitlib import contest
+from kitlib.data import inputs
+from kitlib.figures.style import (
+    COLORS,
+    INK,
+    LABELS,
+    PALE,
+    WIDTH,
+    box,
+    canvas,
+    look,
+    organ_legend,
+    overlay,
+    picture_axis,
+)
+from kitlib.scoring import distances, metric
+from kitlib.scoring.conventions import unit_steps
+
+
+@look
+def conventions(panel: pd.DataFrame) -> Figure:
+    """Draw one prediction's score in every convention, its interval, and what a perfect file would get."""
+    figure, axes = canvas(0.45 * len(panel) + 1)
+    axis, places = axes[0, 0], np.arange(len(panel))
+    axis.barh(places, panel["perfect"], color="#EEEEEE", height=0.62, label="a perfect file")
+    axis.barh(places, panel["value"], color="#7A8CA3", height=0.62, label="this prediction")
+    spread = np.abs(panel[["low", "high"]].sub(panel["value"], axis=0)).T.to_numpy()
+    axis.errorbar(panel["value"], places, xerr=spread, fmt="none", ecolor=INK, capsize=3, label="95 % over cases")
+    for place, value in zip(places, panel["value"], strict=True):
+        axis.text(0.01, place, f"{value:.3f}", va="center", color="white")
+    axis.set(yticks=places, yticklabels=panel.index, xlim=(0, 1.02), xlabel="score")
+    axis.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+@look
+def worst(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame, picks: pd.DataFrame) -> Figure:
+    """Mark the pair of voxels that makes the Hausdorff distance: a row per scan and organ.
+
+    Left the slice of the farthest voxel, right that of its nearest in the other mask; the two are often the same slice.
+
+    Args:
+        truth, prediction: rows of run-length text.
+        slices: the slice table, whose `path` gives the images.
+        picks: rows with `scan` and `organ`, such as the worst of `Score.scans`; an empty mask is said in words.
+    """
+    if picks.empty:
+        figure, axes = canvas(0.6)
+        picture_axis(axes[0, 0], "no volume in which both truth and prediction hold something")
+        return figure
+    figure, axes = canvas(WIDTH / 2.3 * len(picks), rows=len(picks), columns=2)
+    for row, scan, organ in zip(axes, picks["scan"], picks["organ"], strict=True):
+        _pair(row, truth, prediction, slices[slices["scan"] == scan], scan, organ)
+    organ_legend(figure, title="line: truth, dashed: prediction, filled dot: farthest voxel, ring: its nearest")
+    return figure
+
+
+def _pair(row, truth, prediction, part, scan, organ) -> None:
+    """Draw both ends of one distance."""
+    place = contest.ORGANS.index(organ)
+    one, other = (metric.scan_masks(rows, part, scan)[place] for rows in (truth, prediction))
+    if not (one.any() and other.any()):
+        empty = "truth" if not one.any() else "prediction"
+        for axis in row:
+            picture_axis(axis, f"{scan} {LABELS[organ]}: the {empty} is empty")
+        return
+    steps = unit_steps(len(part), one.shape[1:])
+    found = distances.symmetric(one, other, steps)
+    owner = "truth" if found.forward else "prediction"
+    ends = found.source, found.target
+    shown = (one | other)[[z for z, _, _ in ends]]
+    for _, y, x in ends:
+        shown[0, y, x] = True
+    rows, columns = box(shown, margin=20)
+    for axis, (z, _, _) in zip(row, ends, strict=True):
+        image = inputs.load([part["path"].iloc[z]])[0].astype(float)
+        masks = np.zeros((*image.shape, len(contest.ORGANS)), bool)
+        masks[..., place] = one[z]
+        overlay(axis, image, masks, fill=0)
+        if other[z].any():
+            axis.contour(other[z], levels=[0.5], colors=[COLORS[organ]], linewidths=1.2, linestyles="dashed")
+        for (depth, y, x), filled in zip(ends, (True, False), strict=True):
+            here = depth == z
+            axis.plot(x, y, "o", ms=9, mew=2, mfc="white" if filled else "none", mec="white", alpha=1 if here else 0.45)
+        axis.plot([x for _, _, x in ends], [y for _, y, _ in ends], color="white", linewidth=1, linestyle=":")
+        axis.set(xlim=(columns.start, columns.stop), ylim=(rows.stop, rows.start))
+    distance = found.distance / 3**0.5
+    row[0].set_title(f"{scan} {LABELS[organ]}: {distance:.3f}\nfarthest, in the {owner}, slice {ends[0][0] + 1}")
+    row[1].set_title(f"\nnearest in the other mask, slice {ends[1][0] + 1}")
+
+
+@look
+def tuning_steps(steps: pd.DataFrame) -> Figure:
+    """Draw the gain of each step on held-out cases with its interval; filled where the step was kept."""
+    figure, axes = canvas(0.22 * len(steps) + 1)
+    axis = axes[0, 0]
+    for place, step in enumerate(steps.itertuples()):
+        color = COLORS.get(step.organ, INK)
+        axis.plot([step.low, step.high], [place, place], color=color, linewidth=1.5)
+        axis.plot(step.gain, place, "o", color=color, mfc=color if step.kept else "white")
+    labels = [f"{step.setting.replace('_', ' ')} → {step.value}" for step in steps.itertuples()]
+    axis.axvline(0, color=PALE, zorder=0)
+    axis.set(yticks=range(len(steps)), yticklabels=labels, ylim=(len(steps) - 0.5, -0.5))
+    axis.set(xlabel="gain in host score on held-out cases", title="filled: kept")
+    axis.grid(axis="x")
+    organ_legend(figure)
+    return figure
+
+
+@look
+def border_bias(table: pd.DataFrame, chosen: float = 0.5) -> Figure:
+    """Draw what the threshold does to the border: median and mean signed distance, and the 5 to 95 % range.
+
+    A false piece far away moves the mean and hardly the median.
+
+    Args:
+        table: of `borders.bias_by_threshold`.
+        chosen: the threshold to mark.
+    """
+    figure, axes = canvas(3.4, columns=len(contest.ORGANS), sharey=True)
+    for axis, organ in zip(axes[0], contest.ORGANS, strict=True):
+        part = table.xs(organ, level="organ")
+        axis.fill_between(part.index, part["low_px"], part["high_px"], color=COLORS[organ], alpha=0.18, linewidth=0)
+        axis.plot(part.index, part["median_px"], "o-", color=COLORS[organ], ms=4)
+        axis.plot(part.index, part["mean_px"], "--", color=COLORS[organ], linewidth=1)
+        axis.axhline(0, color=INK, linewidth=0.8)
+        axis.axvline(chosen, color=PALE, linewidth=0.8, linestyle=":")
+        axis.set(title=LABELS[organ], xlabel="threshold")
+        axis.grid(axis="y")
+    axes[0, 0].set_ylabel("predicted border outside\nthe true one, pixels")
+    styles = [Line2D([], [], color=INK, marker="o", ms=4), Line2D([], [], color=INK, linestyle="--", linewidth=1)]
+    labels = ["median", "mean", "5 to 95 %"]
+    figure.legend([*styles, Patch(color=INK, alpha=0.18)], labels, loc="outside lower center", ncols=3)
+    return figure

@@ -1,0 +1,226 @@
+"""Losses that train the network: the paper's five (V.F), and three that the competition's winners used.
+
+Each is a function of (truth, probabilities) and a registered `keras.losses.Loss`. Overlaps are counted over the whole
+batch, not per slice: 57 % of the slices are empty, and a per-slice Dice says nothing on them. These losses are soft
+and per batch; the contest's score is hard and per scan and lives in `metric`.
+
+Shapes: truth (B, H, W, organs) with values in [0, 1] and any dtype; probabilities the same shape, or logits where
+`from_logits` says so; sample_weight (B,) or None, 0 for the samples that only pad a batch. Sums are at least float32.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import keras
+from keras import ops
+
+PACKAGE = "kitlib.layers.losses"  # losses and monitors share names
+
+
+def bce(truth, probabilities, sample_weight=None, from_logits=False, paper=False):
+    """Binary cross-entropy per pixel and organ, -(y log p + (1 - y) log(1 - p)), averaged over all of them.
+
+    Paper, V.F.1: divides by the pixels only and sums over the organs (`paper=True`): the same direction, `organs` times
+    as long. Smooth everywhere, but background pixels outweigh organs by far.
+    """
+    truth, probabilities, weight = _prepare(truth, probabilities, sample_weight)
+    values = ops.binary_crossentropy(truth, probabilities, from_logits=from_logits)
+    return _mean(values, weight) * (truth.shape[-1] if paper else 1)
+
+
+def dice(truth, probabilities, sample_weight=None, smooth=1.0, from_logits=False, paper=False):
+    """One minus the overlap of two sets, 1 - mean over organs of (2 sum(y p) + s) / (sum(y) + sum(p) + s).
+
+    The sums run over the batch.
+
+    Paper, V.F.2 (`paper=True`): sum over organs of 2 sum(y p) / (sum(y) + sum(p)) per slice, averaged over slices. The
+    paper finds that it "cannot be optimised", and its equation shows why: the sign is that of a score, so descending it
+    drives the overlap to 0; and on a slice without the organ it is 0 for every p, so that 57 % of the slices give no
+    gradient at all (0 / 0 counts as 0, as in V.A.1).
+    """
+    if paper:
+        return _paper_dice(truth, probabilities, sample_weight, from_logits)
+    return tversky(truth, probabilities, sample_weight, 0.5, 0.5, smooth / 2, from_logits)
+
+
+def soft_dice(truth, probabilities, sample_weight=None, from_logits=False, paper=False):
+    """Dice of every single pixel, -2 y p / (y^2 + p^2), averaged over pixels and organs; 0 / 0 counts as 0.
+
+    Paper, V.F.3, after UNet++: divides by the pixels only and sums over organs (`paper=True`). On a background pixel
+    (y = 0) it is 0 whatever p is: nothing holds false positives back, so it never trains a usable mask by itself.
+    """
+    truth, probabilities, weight = _prepare(truth, probabilities, sample_weight, from_logits)
+    squares = ops.square(truth) + ops.square(probabilities)
+    values = -2.0 * truth * probabilities / ops.where(squares > 0, squares, 1.0)
+    return _mean(values, weight) * (truth.shape[-1] if paper else 1)
+
+
+def bce_dice(truth, probabilities, sample_weight=None, bce_weight=1.0, dice_weight=1.0, smooth=1.0, from_logits=False):
+    """Weighted sum of `bce` and `dice`: the paper's V.F.4 (1, 1) and its best, V.F.5 (1, 0.5).
+
+    Both parts are means over organs, so their ratio is the paper's; `dice` is the form that trains, since the paper's
+    own sign would work against its cross-entropy.
+    """
+    cross = bce(truth, probabilities, sample_weight, from_logits)
+    overlap = dice(truth, probabilities, sample_weight, smooth, from_logits)
+    return bce_weight * cross + dice_weight * overlap
+
+
+def tversky(truth, probabilities, sample_weight=None, alpha=0.3, beta=0.7, smooth=0.5, from_logits=False):
+    """Dice with a price per kind of error: 1 - mean over organs of (TP + s) / (TP + alpha FP + beta FN + s).
+
+    alpha = beta = 0.5 is Dice; beta > alpha draws masks that rather miss nothing. Keras' own Tversky has no smoothing:
+    an absent organ costs 1 and has no gradient.
+    """
+    truth, probabilities, weight = _prepare(truth, probabilities, sample_weight, from_logits)
+    pixels = tuple(range(len(truth.shape) - 1))
+    hit = ops.sum(weight * truth * probabilities, pixels)
+    false = ops.sum(weight * probabilities, pixels) - hit
+    missed = ops.sum(weight * truth, pixels) - hit
+    return 1.0 - ops.sum((hit + smooth) / (hit + alpha * false + beta * missed + smooth)) / truth.shape[-1]
+
+
+def focal(truth, probabilities, sample_weight=None, gamma=2.0, alpha=None, from_logits=False):
+    """Cross-entropy that looks away from easy pixels: mean of (1 - p_t)^gamma * BCE, p_t = p if y = 1, else 1 - p.
+
+    `alpha` (None: off) weighs truth against background. Keras' own averages in float32 on some backends, and takes no
+    weights per sample.
+    Source: Lin et al., Focal loss (2017), the paper's reference [7].
+    """
+    truth, probabilities, weight = _prepare(truth, probabilities, sample_weight, from_logits)
+    wrong = truth * (1.0 - probabilities) + (1.0 - truth) * probabilities
+    wrong = ops.maximum(wrong, keras.config.epsilon())  # below gamma 1 a power has no slope at 0
+    values = ops.power(wrong, gamma) * ops.binary_crossentropy(truth, probabilities)
+    if alpha is not None:
+        values = values * (alpha * truth + (1.0 - alpha) * (1.0 - truth))
+    return _mean(values, weight)
+
+
+def lovasz_hinge(truth, probabilities, sample_weight=None, from_logits=False):
+    """The convex extension of the Jaccard loss, per organ over the whole batch, averaged over organs.
+
+    Hinge errors e = 1 - logit * (2 y - 1) are sorted, worst first, and max(e, 0) is weighed by how much the Jaccard
+    index drops when that pixel joins the wrong ones: J_k - J_(k-1), J_k = 1 - (|Y| - hits_k) / (|Y| + false_k).
+    Probabilities are turned back into logits. Where an organ is absent, the worst pixel alone counts.
+    Cost: one sort of the batch's pixels per organ.
+    Source: Berman et al., The Lovasz-softmax loss (CVPR 2018), equation 9 and section 3.1.
+    """
+    truth, scores, weight = _prepare(truth, probabilities, sample_weight)
+    if not from_logits:
+        scores = ops.clip(scores, 1e-6, 1 - 1e-6)
+        scores = ops.log(scores) - ops.log(1 - scores)
+    organs = truth.shape[-1]
+    real = ops.broadcast_to(weight, ops.shape(truth)) > 0
+    truth = ops.where(real & (truth > 0.5), 1.0, ops.zeros_like(truth))
+    errors = ops.where(real, 1.0 - scores * (2.0 * truth - 1.0), -1.0)  # padding ends up last, with no error
+    errors, truth = (ops.transpose(ops.reshape(x, (-1, organs))) for x in (errors, truth))
+    order = ops.argsort(-ops.stop_gradient(errors), axis=-1)
+    errors, truth = (ops.take_along_axis(x, order, axis=-1) for x in (errors, truth))
+    total = ops.sum(truth, axis=-1, keepdims=True)
+    jaccard = 1.0 - (total - ops.cumsum(truth, -1)) / (total + ops.cumsum(1.0 - truth, -1))
+    steps = ops.concatenate([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], axis=-1)
+    return ops.sum(ops.relu(errors) * steps) / organs
+
+
+def _paper_dice(truth, probabilities, sample_weight, from_logits):
+    truth, probabilities, weight = _prepare(truth, probabilities, sample_weight, from_logits)
+    pixels = tuple(range(1, len(truth.shape) - 1))
+    both = 2.0 * ops.sum(truth * probabilities, pixels, keepdims=True)
+    total = ops.sum(truth, pixels, keepdims=True) + ops.sum(probabilities, pixels, keepdims=True)
+    return _mean(ops.divide_no_nan(both, total), weight) * truth.shape[-1]
+
+
+def _prepare(truth, probabilities, sample_weight, from_logits=False):
+    """Give truth, probabilities and weight (B, 1, 1, 1) in one float dtype of at least 32 bits."""
+    probabilities = ops.convert_to_tensor(probabilities)
+    dtype = "float64" if keras.backend.standardize_dtype(probabilities.dtype) == "float64" else "float32"
+    probabilities, truth = ops.cast(probabilities, dtype), ops.cast(truth, dtype)
+    if from_logits:
+        probabilities = ops.sigmoid(probabilities)
+    rank = len(truth.shape)
+    if sample_weight is None:
+        return truth, probabilities, ops.ones((1,) * rank, dtype)
+    weight = ops.cast(sample_weight, dtype)
+    return truth, probabilities, ops.reshape(weight, (*ops.shape(weight), *(1,) * (rank - len(weight.shape))))
+
+
+def _mean(values, weight):
+    """Mean of values over everything that has weight; 0 where nothing has."""
+    weight = ops.broadcast_to(weight, ops.shape(values))
+    return ops.divide_no_nan(ops.sum(values * weight), ops.sum(weight))
+
+
+class BatchLoss(keras.losses.Loss):
+    """Base of the losses below: one number per batch that respects sample weights and the number of replicas.
+
+    Keras averages weights over per-sample losses, which a batch-wise overlap does not have: the weight must enter its
+    sums. And Keras divides by the number of replicas only where it reduces an axis: so the number travels as (1,).
+    """
+
+    function = None
+
+    def __init__(self, name=None, dtype=None, **settings):
+        super().__init__(name=name or type(self).function.__name__, dtype=dtype)
+        inspect.signature(type(self).function).bind(None, None, **settings)  # refuse unknown settings here, not later
+        self.settings = settings
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        weight = {} if sample_weight is None else {"weight": sample_weight}
+        return super().__call__({"truth": y_true, **weight}, y_pred)
+
+    def call(self, y_true, y_pred):
+        value = type(self).function(y_true["truth"], y_pred, y_true.get("weight"), **self.settings)
+        return ops.reshape(value, (1,))
+
+    def get_config(self):
+        return {"name": self.name, "dtype": keras.saving.serialize_keras_object(self._dtype_policy), **self.settings}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BCE(BatchLoss):
+    """`bce` as a loss for `compile`."""
+
+    function = staticmethod(bce)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Dice(BatchLoss):
+    """`dice` as a loss for `compile`."""
+
+    function = staticmethod(dice)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SoftDice(BatchLoss):
+    """`soft_dice` as a loss for `compile`."""
+
+    function = staticmethod(soft_dice)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BCEDice(BatchLoss):
+    """`bce_dice` as a loss for `compile`."""
+
+    function = staticmethod(bce_dice)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Tversky(BatchLoss):
+    """`tversky` as a loss for `compile`."""
+
+    function = staticmethod(tversky)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Focal(BatchLoss):
+    """`focal` as a loss for `compile`."""
+
+    function = staticmethod(focal)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LovaszHinge(BatchLoss):
+    """`lovasz_hinge` as a loss for `compile`."""
+
+    function = staticmethod(lovasz_hinge)

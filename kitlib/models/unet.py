@@ -1,0 +1,229 @@
+"""The paper's network: a U-Net with attention inside windows on its way down and external attention at the bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import keras
+from keras import layers, ops
+
+from kitlib.layers.attention import ChannelNormalization, ExternalAttention, LocalWindowAttention
+from kitlib.models.padding import MirrorBorder, SizeCheck, mirrored_border, skip_border
+
+PACKAGE = "kitlib"
+HEAD_SIZE = 8  # channels per head of the window attention; times expansion 4 that is 32 in the external one
+NO_ATTENTION = {"window_stages": (), "external_bottleneck": False}  # options that leave a plain U-Net
+
+
+def build_unet(
+    input_shape: tuple[int | None, int | None, int],
+    organs: int = 3,
+    levels: int = 4,
+    base: int = 16,
+    cap: int = 256,
+    window_stages: Sequence[int] = (0, 1, 2),
+    external_bottleneck: bool = True,
+    padding: str = "same",
+    mirror_border: bool = False,
+    window: int = 4,
+    batch_norm: bool = True,
+    dropout: float = 0.0,
+    deep_supervision: bool = False,
+    activation: str | None = "sigmoid",
+    encoder: Callable | None = None,
+    name: str = "unet",
+) -> keras.Model:
+    """Build the network from images (B, H, W, C) to probabilities (B, H, W, organs).
+
+    Down: two 3x3 convolutions with batch norm and ReLU per stage, then a 2x2 pool; up: a 2x2 up-convolution, the skip,
+    two convolutions again; a 1x1 head with a sigmoid per organ. An attention joins as maps + attention(norm(maps)).
+
+    The paper's networks (V.B.2, V.E) are the defaults with 4 and with 5 levels, on (128, 128, 5): 2,496,819 and
+    5,711,411 trainable parameters; 2,499,763 and 5,716,403 with the moving averages of the batch norms. The paper
+    reports 2.50 and 5.72 million and does not say where its attentions sit. That they sit so is our reading: window
+    attention on the three finest stages down, with heads of 8 channels, and external attention with 32 heads of 32 at
+    the bottom.
+
+    The original U-Net (Ronneberger et al., 2015; the paper's Figure 1) is `padding="valid", base=64, cap=1024,
+    window_stages=(), external_bottleneck=False, batch_norm=False`: 572 in, 388 out, 23 convolutions.
+
+    Args:
+        input_shape: height, width (None where it varies) and channels, which is the depth of a stack.
+        organs: masks to draw, each on its own, since organs overlap.
+        levels: poolings. Sides must divide by 2 ** levels, and those of a stage with windows by `window`.
+        base: channels of the finest stage; they double with every stage.
+        cap: the most channels that a stage gets.
+        window_stages: stages with window attention, 0 is the finest; () for none.
+        external_bottleneck: external attention at the bottom.
+        padding: "same", or "valid": skips are cropped and the output is smaller than the input.
+        mirror_border: with "valid", mirror the image's border outwards (the paper's Figure 2) until the output has the
+            image's size, whatever that is. Needs a fixed height and width.
+        window: side of a window, in pixels of its stage.
+        batch_norm: normalise after each convolution.
+        dropout: share of channels dropped at the bottom while training (`ResumableDropout`).
+        deep_supervision: give a list: the probabilities, then those of each coarser stage, grown to the same size, so
+            that all take the same masks. To keep after training: `keras.Model(model.input, model.outputs[0])`.
+        activation: "sigmoid", or None for logits. The head computes in float32, or in float64 if the policy does.
+        encoder: another way down: a callable from images to a list of levels + 1 maps, each half the side of the one
+            before, None for no skip. Maps of `window_stages` get their attention on the skip (or at the bottom) only.
+        name: of the model.
+
+    Raises:
+        ValueError: for sizes that do not fit, naming them, and for arguments that exclude each other.
+    """
+    stages = tuple(window_stages)
+    _check_arguments(levels, stages, padding, mirror_border, encoder)
+    blocks = _Blocks(padding, batch_norm, stages, window)
+    widths = [min(base * 2**stage, cap) for stage in range(levels + 1)]
+    images = maps = keras.Input(input_shape, name="images")
+    if mirror_border:
+        maps = MirrorBorder(*mirrored_border(input_shape[:2], levels, stages, window), name="mirror_border")(images)
+    if encoder is None:
+        maps = SizeCheck(levels, stages, window, padding, name="size_check")(maps)
+        *skips, maps = blocks.down(maps, widths)
+    else:
+        *skips, maps = blocks.foreign(images, encoder, levels)
+    if external_bottleneck:
+        maps = blocks.residual(maps, ExternalAttention(max(1, maps.shape[-1] // HEAD_SIZE), name="bottom_external"))
+    if dropout:
+        maps = ResumableDropout(dropout, name="bottom_dropout")(maps)
+    outputs = []
+    for stage in reversed(range(levels)):
+        maps = blocks.up(maps, skips[stage], widths[stage], stage, skip_border(stage, levels))
+        if stage == 0 or deep_supervision:
+            outputs.append(_head(maps, organs, activation, stage, padding))
+    if mirror_border:
+        outputs = [_crop_to(input_shape, output) for output in outputs]
+    return keras.Model(images, outputs[::-1] if deep_supervision else outputs[0], name=name)
+
+
+def receptive_field(levels: int) -> dict[str, list[int]]:
+    """Side in pixels of what one value sees, before each pooling and at the bottom, in both conventions.
+
+    Each 3x3 convolution adds 2 * jump, where jump = 2 ** poolings so far. "pool as stride" is the paper's Table 7: the
+    pool doubles the jump and adds nothing; "pool as 2x2" also counts the pool's own kernel, which adds one jump: what a
+    gradient finds.
+
+    >>> receptive_field(4)
+    {'pool as stride': [5, 13, 29, 61, 125], 'pool as 2x2': [5, 14, 32, 68, 140]}
+    """
+    fields = {}
+    for convention, kernel in (("pool as stride", 1), ("pool as 2x2", 2)):
+        side, jump, sides = 1, 1, []
+        for _ in range(levels + 1):
+            side += 2 * 2 * jump
+            sides.append(side)
+            side, jump = side + (kernel - 1) * jump, 2 * jump
+        fields[convention] = sides
+    return fields
+
+
+def _check_arguments(levels, stages, padding, mirror_border, encoder):
+    if padding not in ("same", "valid"):
+        raise ValueError(f"padding {padding!r} is neither 'same' nor 'valid'")
+    if mirror_border and padding != "valid":
+        raise ValueError("mirror_border needs padding='valid': with 'same' the output has the image's size already")
+    if encoder is not None and padding != "same":
+        raise ValueError("an encoder needs padding='same': how far its skips must be cropped is not known")
+    if levels < 1 or not set(stages) <= set(range(levels + 1)):
+        raise ValueError(f"window_stages {stages} of {levels} levels: there are the stages 0 to {levels}")
+
+
+class _Blocks:
+    """The two repeated pieces of the network."""
+
+    def __init__(self, padding: str, batch_norm: bool, stages: Sequence[int], window: int):
+        self.padding, self.batch_norm, self.stages, self.window = padding, batch_norm, stages, window
+
+    def convolutions(self, maps, width: int, name: str):
+        """Two 3x3 convolutions, each with batch norm and ReLU."""
+        for count in ("a", "b"):
+            maps = layers.Conv2D(width, 3, padding=self.padding, name=f"{name}{count}")(maps)
+            if self.batch_norm:
+                maps = layers.BatchNormalization(momentum=0.9, name=f"{name}{count}_norm")(maps)
+            maps = layers.ReLU(name=f"{name}{count}_relu")(maps)
+        return maps
+
+    def windows(self, maps, stage: int):
+        """Window attention, where the stage has one."""
+        if maps is None or stage not in self.stages:
+            return maps
+        heads = max(1, maps.shape[-1] // HEAD_SIZE)
+        return self.residual(maps, LocalWindowAttention(heads, self.window, name=f"down{stage}_window"))
+
+    def residual(self, maps, attention):
+        """maps + attention(norm(maps))."""
+        normal = ChannelNormalization(epsilon=1e-6, name=f"{attention.name}_norm")(maps)
+        return layers.Add(name=f"{attention.name}_add")([maps, attention(normal)])
+
+    def down(self, maps, widths: Sequence[int]) -> list:
+        """The maps of every stage on the way down."""
+        stages = []
+        for stage, width in enumerate(widths):
+            if stage:
+                maps = layers.MaxPooling2D(2, name=f"down{stage - 1}_pool")(maps)
+            maps = self.windows(self.convolutions(maps, width, f"down{stage}"), stage)
+            stages.append(maps)
+        return stages
+
+    def up(self, maps, skip, width: int, stage: int, border: int):
+        """Twice the size, beside the skip, through two convolutions."""
+        maps = layers.Conv2DTranspose(width, 2, strides=2, name=f"up{stage}_grow")(maps)
+        if skip is not None:
+            if self.padding == "valid":
+                skip = layers.Cropping2D(border, name=f"up{stage}_crop")(skip)
+            maps = layers.Concatenate(name=f"up{stage}_skip")([skip, maps])
+        return self.convolutions(maps, width, f"up{stage}")
+
+    def foreign(self, images, encoder: Callable, levels: int) -> list:
+        """The maps of every stage of another encoder."""
+        stages = list(encoder(images))
+        if len(stages) != levels + 1 or stages[-1] is None:
+            raise ValueError(
+                f"the encoder gives {len(stages)} maps; {levels} levels need {levels + 1}, the last not None"
+            )
+        for stage, maps in enumerate(stages):
+            for side, image in zip(maps.shape[1:3] if maps is not None else (), images.shape[1:3], strict=False):
+                if None not in (side, image) and side * 2**stage != image:
+                    raise ValueError(
+                        f"stage {stage} of the encoder has the side {side}; {image} / {2**stage} is expected"
+                    )
+        return [self.windows(maps, stage) for stage, maps in enumerate(stages)]
+
+
+def _head(maps, organs, activation, stage, padding):
+    """1x1 convolution to one map per organ; those of coarser stages are grown to the size of the finest."""
+    compute = keras.config.dtype_policy().compute_dtype
+    dtype = compute if compute == "float64" else "float32"
+    name = f"head{stage}" if stage else "head"
+    # An organ covers some 5 % of a slice: starting there saves the steps that would only learn it.
+    prior = keras.initializers.Constant(-3.0)
+    maps = layers.Conv2D(organs, 1, activation=activation, bias_initializer=prior, dtype=dtype, name=name)(maps)
+    if stage:
+        maps = layers.UpSampling2D(2**stage, interpolation="bilinear", dtype=dtype, name=f"{name}_grow")(maps)
+        if padding == "valid":
+            maps = layers.Cropping2D(2 * (2**stage - 1), dtype=dtype, name=f"{name}_crop")(maps)
+    return maps
+
+
+def _crop_to(shape, maps):
+    """Cut the middle of the given height and width out of the maps."""
+    spare = [have - want for have, want in zip(maps.shape[1:3], shape, strict=False)]
+    if not any(spare):
+        return maps
+    return layers.Cropping2D(tuple((total // 2, total - total // 2) for total in spare), dtype=maps.dtype)(maps)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ResumableDropout(layers.SpatialDropout2D):
+    """Drop whole channels, with a random state that is saved with the weights.
+
+    Keras forgets the state of its generators when it saves weights, so that a resumed training would draw other numbers
+    than an uninterrupted one. The replicas of a strategy draw the same channels: they hold different samples.
+    """
+
+    def save_own_variables(self, store):
+        store["state"] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        self.seed_generator.state.assign(store["state"])

@@ -1,0 +1,306 @@
+"""The paper's experiments: named trainings x seeds, each in a run folder of its own, and the tables made from them.
+
+Every table compares trainings that differ in one thing, but for the paper's first course (Figure 7), which differs in
+three. They share their base, so that thirteen trainings per seed serve Table 8, Figures 7, 9 and 10, the attentions and
+the number of neighbours.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from kitlib import runs, training
+from kitlib.data import folds, pipeline
+from kitlib.layers import losses, monitors
+from kitlib.models.unet import NO_ATTENTION, build_unet
+from kitlib.training import recipes
+from kitlib.training.budget import Budget
+
+BASE = "BCE + 0.5 Dice"
+FIRST = "the paper's first course"
+COLUMNS = {"Dice": "val_dice", "IoU": "val_iou", "accuracy": "val_paper_accuracy", "binary": "val_binary_accuracy"}
+
+
+def copied_slice(input_shape: tuple[int, int, int], copies: int = 3, **options) -> keras.Model:
+    """The paper's baseline (II.B): one slice, broadcast to so many channels, into the same network.
+
+    The sum over equal channels is one convolution with the summed weights, so that nothing can be expressed that a
+    single channel could not; initial weights and steps differ.
+    """
+    images = keras.Input(input_shape, name="images")
+    inside = build_unet((*input_shape[:2], input_shape[2] * copies), **options)
+    return keras.Model(images, inside(keras.layers.Concatenate()([images] * copies)), name="copied_slice")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training to run: its name, what differs from the base as keyword arguments of `fit_fold`, and the depth.
+
+    `network_options` are added to those of the base.
+    """
+
+    name: str
+    options: dict = field(default_factory=dict)
+    depth: int = 5
+
+
+TRIALS = {
+    trial.name: trial
+    for trial in (
+        Trial("BCE", {"loss": losses.BCE()}),
+        Trial("Dice, the paper's sign", {"loss": losses.Dice(paper=True)}),
+        Trial("Dice", {"loss": losses.Dice()}),
+        Trial("soft Dice", {"loss": losses.SoftDice()}),
+        Trial("BCE + Dice", {"loss": losses.BCEDice()}),
+        Trial(BASE),
+        Trial("5 levels", {"network_options": {"levels": 5}}),
+        Trial("no augmentation", {"augment": None}),
+        Trial(FIRST, {name: recipes.paper_first()[name] for name in ("loss", "augment", "patience")}),
+        Trial("no attention", {"network_options": NO_ATTENTION}),
+        Trial("one slice, 3 copies", {"network": copied_slice}, depth=1),
+        Trial("1 slice", depth=1),
+        Trial("3 slices", depth=3),
+    )
+}
+SETS = {  # what is compared: label -> trial
+    "losses": {name: name for name in list(TRIALS)[:6]},
+    "levels": {"4 levels": BASE, "5 levels": "5 levels"},
+    "augmentation": {"with": BASE, "without": "no augmentation", FIRST: FIRST},
+    "attention": {"with": BASE, "without": "no attention"},
+    "neighbours": {
+        "one slice, 3 copies": "one slice, 3 copies",
+        "1 slice": "1 slice",
+        "3 slices": "3 slices",
+        "5 slices": BASE,
+    },
+}
+
+
+def trials(sets: Iterable[str] = tuple(SETS)) -> list[Trial]:
+    """List the trainings that some comparisons need, each once; first the base, which all of them share.
+
+    Raises:
+        ValueError: names an unknown comparison.
+    """
+    unknown = set(sets) - set(SETS)
+    if unknown:
+        raise ValueError(f"no comparison {min(unknown)!r}; choose among {', '.join(SETS)}")
+    needed = dict.fromkeys(name for kind in sets for name in SETS[kind].values())
+    return sorted(
+        (TRIALS[name] for name in needed), key=lambda trial: (trial.name != BASE, list(TRIALS).index(trial.name))
+    )
+
+
+def tasks(
+    folder: str | os.PathLike, grid: Iterable[Trial], seeds: Iterable[int], packed: pipeline.Packed, **course
+) -> list[dict]:
+    """Make one set of arguments of `fit_fold` per training and seed; seed after seed, so that each is a whole table.
+
+    The course is the paper's (`presets.paper`) with its early stopping by the loss, changed by `course`; the host score
+    is left for the end.
+    """
+    base = recipes.paper(monitor="val_loss", score_every=10_000) | course
+    shared = base.pop("network_options", {})
+    jobs = []
+    for seed in seeds:
+        for trial in grid:
+            own = base | trial.options | {"seed": seed, "watch": (monitors.BinaryAccuracy(), monitors.PaperAccuracy())}
+            own["network_options"] = shared | trial.options.get("network_options", {})
+            own["spec"] = replace(packed.spec, depth=trial.depth)
+            place = trial.name.lower().translate(str.maketrans({" ": "-", ",": "", "'": "", "+": "and"}))
+            jobs.append(own | {"folder": Path(folder) / place / f"seed{seed}", "trial": trial.name})
+    return jobs
+
+
+def run(
+    slices: pd.DataFrame,
+    jobs: list[dict],
+    packed: pipeline.Packed,
+    held_out: pd.Series | None = None,
+    fit: Callable[..., runs.Run] = training.fit_fold,
+    deadline: float | None = None,
+    after: runs.Run | None = None,
+) -> dict[str, list[runs.Run]]:
+    """Train what is not trained yet, one after the other, and say how it goes; finished run folders are read.
+
+    When a training does not fit before the deadline, it says what is left; the same call goes on with that. One that
+    was stopped on its way is given as it stands. One that diverges in its first epoch is named, and the others go on;
+    one that diverges later keeps its best epoch.
+
+    Args:
+        slices: table of slices.
+        jobs: of `tasks`.
+        packed: the scans at the depth of the base.
+        held_out: True for the rows to validate on; None where each job has its own.
+        fit: trains one.
+        deadline: seconds of `time.time()` at which all should have ended.
+        after: a run beside them, by whose epochs the first training is judged to fit.
+
+    Returns:
+        Trial -> its runs, one per seed; those without an epoch that was finished and judged are left out.
+    """
+    budget, found, left, diverged, started = Budget(deadline=deadline), {}, [], [], time.perf_counter()
+    known = [job["folder"] for job in jobs] + ([after.folder] if after else [])
+    for number, job in enumerate(jobs, start=1):
+        if not budget.worth_beginning(job["folder"], known):
+            left.append(job)
+            continue
+        options = {"held_out": held_out} | {key: value for key, value in job.items() if key != "trial"}
+        try:
+            one = fit(slices, packed=packed.restacked(job["spec"]), deadline=budget.end, **options)
+        except FloatingPointError as reason:
+            diverged.append(job)
+            print(f"{number:3d}/{len(jobs)} {job['trial']}, seed {job['seed']}: {reason}", flush=True)
+            continue
+        finally:
+            keras.utils.clear_session()
+        if one.state != "finished":
+            left.append(job)
+        if one.history().get("val_loss", pd.Series(dtype=float)).notna().any():
+            found.setdefault(job["trial"], []).append(one)
+        gone = time.perf_counter() - started
+        print(
+            f"{number:3d}/{len(jobs)} {job['trial']}, seed {job['seed']}: Dice {one.score()['dice']:.3f}, "
+            f"{gone / 60:.1f} min, {gone / number * (len(jobs) - number) / 60:.1f} min left",
+            flush=True,
+        )
+    if diverged:
+        print(f"diverged: {len(diverged)} of {len(jobs)} trainings ({_names(diverged)}), tried again by the same call")
+    if left:
+        ends = f"{len(left)} of {len(jobs)} trainings are left ({_names(left)})"
+        print(f"out of time: {ends}; the same call goes on with them")
+    return found
+
+
+def _names(jobs: list[dict]) -> str:
+    return ", ".join(dict.fromkeys(job["trial"] for job in jobs))
+
+
+def measured(found: dict[str, list[runs.Run]]) -> pd.DataFrame:
+    """One row per run: best epoch (lowest loss) and epochs; each measure at its own best, and `at` the best epoch."""
+    lines = []
+    for name, members in found.items():
+        for one in members:
+            history = one.history()
+            best = history["val_loss"].idxmin()
+            line = {"trial": name, "seed": one.record["parameters"]["seed"], "epochs": len(history)}
+            line |= {"best epoch": int(history["epoch"][best])}
+            for title, column in COLUMNS.items():
+                line |= {title: history[column].max(), f"{title} at": history[column][best]}
+            lines.append(line | {"host score": one.score()["score"]})
+    return pd.DataFrame(lines)
+
+
+def table(found: dict[str, list[runs.Run]], labels: dict[str, str], confidence: float = 0.95) -> pd.DataFrame:
+    """Average over seeds, with half the width of the confidence interval of each mean as `... +-`.
+
+    A mean of two or three seeds has no interval of its own worth the name: the spread over seeds is pooled over the
+    rows of the table, t(rows * (seeds - 1)) * s / sqrt(seeds). It tells how sure the mean of many seeds is on these
+    held-out cases, not how it would be on others.
+
+    Args:
+        found: trial -> runs.
+        labels: row -> trial.
+    """
+    every = measured({label: found[trial] for label, trial in labels.items() if trial in found}).set_index("trial")
+    values = every.drop(columns="seed").groupby(level=0, sort=False)
+    count = values.size()
+    means, freedom = values.mean(), int((count - 1).sum())
+    squares = ((every.drop(columns="seed") - means.loc[every.index]) ** 2).sum()
+    spread = np.sqrt(squares / freedom) if freedom else squares * np.nan
+    half = stats.t.isf((1 - confidence) / 2, freedom) * np.outer(1 / np.sqrt(count), spread)
+    half = pd.DataFrame(half, means.index, [f"{name} +-" for name in means])
+    return means.join(half).assign(seeds=count).rename_axis("trained with")
+
+
+def ahead(values: pd.DataFrame, first: str, second: str, column: str = "Dice") -> str:
+    """Say whether one row of a table lies ahead of another by more than their intervals explain."""
+    missing = [name for name in (first, second) if name not in values.index]
+    if missing:
+        return f"{first} less {second}: {' and '.join(missing)} not trained yet"
+    gain, width = _gain(values, first, second, column)
+    if np.isnan(width):
+        return f"{first} less {second}: {gain:+.3f} in {column}; one seed cannot tell whether that is luck"
+    known = "more" if abs(gain) > width else "no more"
+    side = "ahead of" if gain > 0 else "behind"
+    return f"{first} is {side} {second} by {abs(gain):.3f} in {column}, {known} than seeds explain (±{width:.3f})"
+
+
+def _gain(values, first, second, column="Dice"):
+    """The difference of two rows, and the half width of its interval."""
+    width = np.hypot(values.at[first, f"{column} +-"], values.at[second, f"{column} +-"])
+    return values.at[first, column] - values.at[second, column], float(width)
+
+
+def why(found: dict[str, list[runs.Run]], better: str, worse: str) -> str:
+    """Say whether a row that the paper finds ahead is ahead here, and where it is not, what stands in the way.
+
+    What can stand in the way is measured: too few seeds; a course that ends while Dice still rises; and, for
+    augmentation, nothing learned by heart that it could prevent.
+    """
+    values = table(found, {better: better, worse: worse})
+    gain, width = _gain(values, better, worse)
+    if gain > width:
+        return f"As in the paper, {better} is ahead of {worse}: {gain:+.3f} (±{width:.3f})."
+    alone = np.isnan(width)
+    start = "One seed, which cannot tell" if alone else "Not as in the paper"
+    words = [f"{start}: {better} less {worse} is {gain:+.3f}{'' if alone else f' (±{width:.3f})'} in Dice."]
+    ends = {name: [run.history() for run in found[name]] for name in (better, worse)}
+    rising = {
+        name: float(np.mean([t["val_dice"].iloc[-1] - t["val_dice"].iloc[len(t) // 2] for t in tables]))
+        for name, tables in ends.items()
+    }
+    if max(rising.values()) > 0.01:
+        words.append("The course ends too early: in its second half held-out Dice still rises by ")
+        words[-1] += " and ".join(f"{rise:+.3f} ({name})" for name, rise in rising.items()) + "."
+    last = [t.iloc[-1] for t in ends[worse]]
+    heart = float(np.mean([end["dice"] - end["val_dice"] for end in last]))
+    words.append(f"{worse} is {heart:+.3f} better on what it learned from than on held-out slices.")
+    if abs(gain) <= width:
+        words.append("The interval holds zero: more seeds are needed to tell.")
+    return " ".join(words)
+
+
+def histories(found: dict[str, list[runs.Run]], labels: dict[str, str]) -> dict[str, list[pd.DataFrame]]:
+    """The curves of a comparison: label -> one table per seed."""
+    return {label: [one.history() for one in found[trial]] for label, trial in labels.items() if trial in found}
+
+
+def gap(curves: dict[str, list[pd.DataFrame]]) -> str:
+    """Say how far Dice on what was learned from lies above that on held-out slices, at the end of each course."""
+    ends = {name: [table.iloc[-1] for table in tables] for name, tables in curves.items()}
+    found = {name: np.mean([end["dice"] - end["val_dice"] for end in rows]) for name, rows in ends.items()}
+    return "Dice learned from less held out, last epoch: " + ", ".join(f"{k} {v:+.3f}" for k, v in found.items())
+
+
+def cross(
+    slices: pd.DataFrame,
+    folder: str | os.PathLike,
+    packed: pipeline.Packed,
+    count: int,
+    deadline: float | None = None,
+    after: runs.Run | None = None,
+    **course,
+) -> list[runs.Run]:
+    """Train the base once per fold, so that every scan is predicted by a network that has not seen its case.
+
+    Args:
+        packed: with the masks of `slices` (`Packed.remasked`, where they are not those that were packed).
+        count: folds, dealt once into the folder.
+        deadline, after: as for `run`; folds that do not fit are left for the next call.
+    """
+    table = folds.fold_table(slices, Path(folder) / "folds.csv", count)
+    base = tasks(folder, [TRIALS[BASE]], [0], packed, **course)[0]
+    jobs = [
+        base | {"trial": f"fold {fold}", "folder": Path(folder) / f"fold{fold}", "held_out": table == fold}
+        for fold in range(count)
+    ]
+    found = run(slices, jobs, packed, deadline=deadline, after=after)
+    return [one for members in found.values() for one in members]

@@ -1,0 +1,3 @@
+"""A synthetic competition in the official layout."""
+
+from phantom.files import write as write

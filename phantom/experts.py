@@ -1,0 +1,145 @@
+"""How experts outline the organs of the synthetic competition: habits that belong to people, not to anatomy.
+
+They draw a little outside the wall, never twice the same on neighbouring slices, end both bowels on one slice (the stop
+line), let touching organs overlap a little, and sometimes get a whole scan wrong (the planted faults).
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from kitlib.contest import ORGANS
+from phantom.anatomy import wander
+from phantom.geometry import FAR_MM
+
+SMALLEST_SHARE = {"large_bowel": 0.25, "small_bowel": 0.08, "stomach": 0.5}  # of the volume, for a piece in 3D
+SMALLEST_PX = 23  # the smallest mask seen in the real data
+LARGEST_HOLE_PX = {"large_bowel": 12, "small_bowel": 76, "stomach": 10_000}  # larger ones are left open
+OVERLAP_MM = {  # how far outlines of neighbours pass each other: mean and deviation over slices
+    ("large_bowel", "small_bowel"): (-1.9, 1.5),
+    ("small_bowel", "stomach"): (-1.7, 2.7),
+    ("large_bowel", "stomach"): (-2.3, 0.5),
+}
+FAULTS = ("shifted", "missing", "swapped", "half", "overdrawn")
+
+
+@dataclass(frozen=True)
+class Habit:
+    """One expert on one scan, in mm: how far outside the wall, how the hand trembles, how far outlines pass each other.
+
+    `overlap_mm`: pair of organs -> (D,), for each slice; negative where a gap is left between them.
+    """
+
+    generous_mm: float
+    tremble_mm: float
+    shift_mm: float
+    overlap_mm: dict[frozenset, np.ndarray]
+
+
+def habit(rng, slices: int) -> Habit:
+    """Draw an expert for a scan of so many slices."""
+    overlap = {frozenset(pair): mean + spread * wander(rng, slices, 2.5) for pair, (mean, spread) in OVERLAP_MM.items()}
+    return Habit(rng.uniform(0.6, 1.8), rng.uniform(0.7, 1.1), rng.uniform(0.1, 0.25), overlap)
+
+
+def outline(here: dict, expert: Habit, z: int, rng) -> np.ndarray:
+    """Masks (H, W, organs) of slice `z` from signed distances `here` (mm), name -> (H, W)."""
+    height, width = here["stomach"].shape
+    masks = np.zeros((height, width, len(ORGANS)), bool)
+    for channel, name in enumerate(ORGANS):
+        if name not in here or here[name].min() > 3:
+            continue
+        coarse = rng.standard_normal((max(3, height // 14), max(3, width // 14)), dtype=np.float32)
+        tremble = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        line = expert.generous_mm + expert.shift_mm * rng.standard_normal() + expert.tremble_mm * tremble
+        mask = here[name] < line
+        for other in ORGANS:
+            if other != name and other in here:
+                mask &= here[other] > -expert.overlap_mm[frozenset((name, other))][z] - 0.3 * tremble
+        masks[..., channel] = tidy(mask, LARGEST_HOLE_PX[name])
+    return masks
+
+
+def tidy(mask: np.ndarray, hole_px: int) -> np.ndarray:
+    """Drop specks and fill holes of up to `hole_px`, as a contour drawn by hand has neither; mask (H, W) bool."""
+    if not mask.any():
+        return mask
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    part = mask[box].copy()
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(part.view(np.uint8), connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] >= SMALLEST_PX
+    keep[0] = False
+    part = np.pad(keep[labels], 1)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~part).view(np.uint8), connectivity=4)
+    fill = stats[:, cv2.CC_STAT_AREA] <= hole_px
+    fill[labels[0, 0]] = False
+    whole = np.zeros_like(mask)
+    whole[box] = (part | (fill[labels] & ~part))[1:-1, 1:-1]
+    return whole
+
+
+def principal(distance: np.ndarray, share: float) -> np.ndarray:
+    """Leave out what an expert would: pieces below `share` of the organ's volume; distances (D, h, w) in mm."""
+    labels, count = ndimage.label(distance < -0.5, np.ones((3, 3, 3)))
+    if count < 2:
+        return distance
+    sizes = np.bincount(labels.ravel())
+    small = sizes < share * sizes[1:].sum()
+    small[0] = False
+    return np.where(ndimage.grey_dilation(small[labels], size=3), np.float32(FAR_MM), distance)
+
+
+def contiguous(masks: np.ndarray) -> np.ndarray:
+    """Keep, per organ, the run of slices that holds the most pixels; (D, H, W, organs)."""
+    for channel in range(masks.shape[-1]):
+        area = masks[..., channel].sum(axis=(1, 2))
+        runs = np.cumsum(np.diff(np.r_[0, area > 0].astype(int)) == 1) * (area > 0)
+        if runs.any():
+            best = np.bincount(runs, weights=area)[1:].argmax() + 1
+            masks[runs != best, ..., channel] = False
+    return masks
+
+
+def spoil(masks: np.ndarray, kind: str, rng) -> np.ndarray:
+    """Plant one kind of error in a scan's masks (D, H, W, organs); returns new masks.
+
+    shifted: all outlines displaced by 9 to 15 px, cut off at the border; missing: one of the organs that are there not
+    drawn on a third of its slices or more; swapped: large and small bowel exchanged; half: the annotator stopped half
+    way; overdrawn: 4 px outside the wall.
+
+    Raises:
+        ValueError: the kind is none of FAULTS, or changes nothing on these masks.
+    """
+    drawn, masks = masks, masks.copy()
+    if kind == "shifted":
+        step = rng.integers(9, 16) * rng.choice([-1, 1], 2)
+        masks = _shift(masks, *step)
+    elif kind == "missing":
+        channel = rng.choice(np.flatnonzero(masks.any(axis=(0, 1, 2)))) if masks.any() else 0
+        rows = np.flatnonzero(masks[..., channel].any(axis=(1, 2)))
+        masks[rows[: int(np.ceil(len(rows) * rng.uniform(0.35, 0.7)))], ..., channel] = False
+    elif kind == "swapped":
+        masks = masks[..., [1, 0, 2]]
+    elif kind == "half":
+        rows = np.flatnonzero(masks.any(axis=(1, 2, 3)))
+        masks[rows[len(rows) // 2 :]] = False
+    elif kind == "overdrawn":
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
+        masks = np.stack([cv2.dilate(part.astype(np.uint8), disc).reshape(part.shape) for part in masks]).astype(bool)
+    else:
+        raise ValueError(f"{kind!r} is no kind of fault; known: {', '.join(FAULTS)}")
+    if np.array_equal(masks, drawn):
+        pixels = dict(zip(ORGANS, drawn.sum(axis=(0, 1, 2)).tolist(), strict=True))
+        raise ValueError(f"fault {kind!r} changes nothing on masks of so many pixels: {pixels}; spoil another scan")
+    return masks
+
+
+def _shift(masks: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Masks (D, H, W, organs) displaced in plane; what leaves the image is lost, nothing comes in."""
+    moved = np.roll(masks, (down, right), axis=(1, 2))
+    moved[:, slice(0, down) if down > 0 else slice(down, None)] = False
+    moved[:, :, slice(0, right) if right > 0 else slice(right, None)] = False
+    return moved

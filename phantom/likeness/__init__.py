@@ -1,0 +1,1 @@
+"""How like the real data a phantom is."""

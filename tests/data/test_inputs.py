@@ -1,0 +1,96 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kitlib.data import inputs
+from kitlib.data.inputs import InputSpec
+
+
+def disc(shape, centre, radius):
+    rows, columns = np.indices(shape)
+    return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2
+
+
+def test_record_survives_json():
+    spec = InputSpec(height=96, width=160, depth=3, stride=2, low=0.5, high=99.5)
+    assert InputSpec.from_json(spec.to_json()) == spec
+
+
+def test_unknown_field_is_named():
+    with pytest.raises(ValueError, match="no field colour"):
+        InputSpec.from_json('{"height": 64, "colour": 1}')
+
+
+@pytest.mark.parametrize("wrong", [{"height": 0}, {"width": 1.5}, {"depth": 4}, {"stride": -1}, {"low": 99, "high": 1}])
+def test_bad_field_is_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        InputSpec(**wrong)
+
+
+@pytest.mark.parametrize("scale", [1, 7])
+def test_scale_of_the_scanner_does_not_matter(scale):
+    scan = np.random.default_rng(0).integers(0, 900, (3, 40, 60)).astype(np.uint16)
+    spec = InputSpec(20, 30)
+    np.testing.assert_allclose(inputs.prepare(scan * scale, spec), inputs.prepare(scan, spec), atol=1e-5)
+
+
+def test_prepared_values_lie_between_zero_and_the_ceiling():
+    scan = np.random.default_rng(0).exponential(500, (3, 40, 60)).astype(np.uint16)
+    prepared = inputs.prepare(scan, InputSpec(40, 60, ceiling=1.5))
+    assert prepared.dtype == np.float32
+    assert prepared.shape == scan.shape
+    assert prepared.min() == 0
+    assert prepared.max() == 1.5
+
+
+def test_flat_scan_becomes_zeros():
+    assert not inputs.prepare(np.full((2, 8, 8), 300, np.uint16), InputSpec(4, 4)).any()
+
+
+@pytest.mark.parametrize("shape", [(310, 360), (266, 266), (61, 47), (128, 128)])
+def test_disc_comes_back_where_it_was(shape):
+    centre, radius = (shape[0] * 0.4, shape[1] * 0.6), 0.2 * min(shape)
+    mask = disc(shape, centre, radius)
+    grid = inputs.prepare_masks(mask[None], InputSpec())
+    back = inputs.restore(grid[..., None].astype(np.float32), shape)[0, ..., 0] >= 0.5
+    assert (mask & back).sum() / (mask | back).sum() > 0.95
+    there = np.array([index.mean() for index in np.nonzero(back)])
+    here = np.array([index.mean() for index in np.nonzero(mask)])
+    np.testing.assert_allclose(there, here, atol=0.4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(8, 90), st.integers(8, 90))
+def test_restored_size_is_exact(height, width):
+    back = inputs.restore(np.ones((2, 16, 24, 3), np.float32), (height, width))
+    assert back.shape == (2, height, width, 3)
+    np.testing.assert_allclose(back, 1, atol=1e-6)
+
+
+def test_grid_of_the_same_size_changes_nothing():
+    probabilities = np.random.default_rng(0).random((2, 16, 24, 3)).astype(np.float32)
+    np.testing.assert_array_equal(inputs.restore(probabilities, (16, 24)), probabilities)
+
+
+def test_slices_are_loaded_as_they_lie(slices):
+    rows = slices[slices["scan"] == slices["scan"].iloc[0]]
+    scan = inputs.load(rows["path"].tolist())
+    assert scan.dtype == np.uint16
+    assert scan.shape == (len(rows), rows["height"].iloc[0], rows["width"].iloc[0])
+    np.testing.assert_array_equal(scan[1], cv2.imread(rows["path"].iloc[1], cv2.IMREAD_UNCHANGED))
+
+
+def test_unreadable_slices_are_named(tmp_path):
+    good, short, colour, other = (tmp_path / f"{name}.png" for name in ("good", "short", "colour", "other"))
+    cv2.imwrite(str(good), np.zeros((5, 7), np.uint16))
+    short.write_bytes(good.read_bytes()[:40])
+    cv2.imwrite(str(colour), np.zeros((5, 7, 3), np.uint8))
+    cv2.imwrite(str(other), np.zeros((7, 5), np.uint16))
+    for bad, reason in ((short, "cannot be decoded"), (colour, "16-bit grey"), (other, "is 7x5")):
+        with pytest.raises(ValueError, match=reason) as error:
+            inputs.load([good, bad])
+        assert bad.name in str(error.value)
+    with pytest.raises(ValueError, match="without slices"):
+        inputs.load([])

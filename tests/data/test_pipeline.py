@@ -1,0 +1,178 @@
+import numpy as np
+import pytest
+
+from kitlib import contest, rle
+from kitlib.data import inputs, pipeline, scans
+from kitlib.layers.augment import Augment
+
+SPEC = inputs.InputSpec(32, 24, depth=3, stride=2)
+
+
+@pytest.fixture(scope="module")
+def packed(slices):
+    return pipeline.pack(slices, SPEC)
+
+
+def take(dataset, count):
+    return [{key: value.numpy() for key, value in batch.items()} for batch in dataset.take(count)]
+
+
+def test_packed_scan_is_its_prepared_scan(packed, slices):
+    for _, rows in slices.groupby("scan"):
+        expected = inputs.prepare(inputs.load(rows["path"].tolist()), SPEC)
+        np.testing.assert_array_equal(packed.images[rows.index], expected.astype(np.float16))
+
+
+def test_bits_are_the_masks_of_the_organs(packed, slices):
+    for place in np.flatnonzero(scans.organ_count(slices) > 1)[:3]:
+        row = slices.iloc[place]
+        for bit, organ in enumerate(contest.ORGANS):
+            mask = rle.decode(row[organ], (row["height"], row["width"]))
+            np.testing.assert_array_equal(packed.masks[place] >> bit & 1, inputs.prepare_masks(mask[None], SPEC)[0])
+
+
+def test_training_batch_holds_stacks_and_the_masks_of_their_middles(packed, slices):
+    for batch in take(pipeline.dataset(slices, SPEC, 4, True, packed=packed), 3):
+        assert batch["images"].shape == (4, 32, 24, 3)
+        assert batch["images"].dtype == np.float32
+        assert batch["masks"].shape == (4, 32, 24, 3)
+        assert batch["masks"].dtype == np.uint8
+        assert batch["seed"].dtype == np.int32
+        for image, masks in zip(batch["images"], batch["masks"], strict=True):
+            here = [place for place in range(len(slices)) if (packed.images[place] == image[..., 1]).all()]
+            assert any(
+                (packed.images[packed.stacks[place]].transpose(1, 2, 0) == image).all()
+                and (packed.masks[place][..., None] >> np.arange(3) & 1 == masks).all()
+                for place in here
+            )
+
+
+def test_shapes_are_static(packed, slices):
+    for training in (True, False):
+        spec = pipeline.dataset(slices, SPEC, 4, training, packed=packed).element_spec
+        assert spec["images"].shape == (4, 32, 24, 3)
+        assert spec["masks"].shape == (4, 32, 24, 3)
+        assert spec["seed"].shape == spec["weight"].shape == (4,)
+
+
+def test_an_epoch_shows_each_slice_once_in_an_order_of_its_own(packed, slices):
+    steps = pipeline.steps(slices, 4)
+    seeds = [batch["seed"] for batch in take(pipeline.dataset(slices, SPEC, 4, True, packed=packed, seed=3), 2 * steps)]
+    first, second = np.concatenate(seeds[:steps]), np.concatenate(seeds[steps:])
+    assert len(np.unique(np.concatenate([first, second]))) == 8 * steps
+
+
+def test_order_and_seeds_depend_on_run_seed_epoch_and_row_alone(packed, slices):
+    steps = pipeline.steps(slices, 4)
+    whole = take(pipeline.dataset(slices, SPEC, 4, True, packed=packed, seed=3), 2 * steps)
+    resumed = take(pipeline.dataset(slices, SPEC, 4, True, packed=packed, seed=3, first_epoch=1), steps)
+    other = take(pipeline.dataset(slices, SPEC, 4, True, packed=packed, seed=4), 1)
+    for one, again in zip(whole[steps:], resumed, strict=True):
+        for key in one:
+            np.testing.assert_array_equal(one[key], again[key])
+    assert (whole[0]["seed"] != other[0]["seed"]).any()
+
+
+def test_chances_give_the_share_asked_for_each_time_with_another_seed(packed, slices):
+    filled = (scans.organ_count(slices) > 0).to_numpy()
+    chances = np.where(filled, 0.8 / filled.sum(), 0.2 / (~filled).sum())
+    steps = pipeline.steps(slices, 4)
+    drawn = take(pipeline.dataset(slices, SPEC, 4, True, packed=packed, seed=3, chances=chances), 5 * steps)
+    share = np.mean([masks.any() for batch in drawn for masks in batch["masks"]])
+    visible = np.mean(packed.masks[filled].any(axis=(1, 2)))
+    assert share == pytest.approx(0.8 * visible, abs=0.06)
+    seeds = np.concatenate([batch["seed"] for batch in drawn])
+    assert len(np.unique(seeds)) == len(seeds)
+    resumed = take(
+        pipeline.dataset(slices, SPEC, 4, True, packed=packed, seed=3, chances=chances, first_epoch=2), steps
+    )
+    for one, again in zip(drawn[2 * steps : 3 * steps], resumed, strict=True):
+        np.testing.assert_array_equal(one["images"], again["images"])
+        np.testing.assert_array_equal(one["seed"], again["seed"])
+
+
+def test_augmentation_in_the_batches_is_that_of_the_training_step(packed, slices):
+    layer = Augment()
+    plain = take(pipeline.dataset(slices, SPEC, 4, True, packed=packed), 2)
+    moved = take(pipeline.dataset(slices, SPEC, 4, True, packed=packed, augment=layer), 2)
+    for before, after in zip(plain, moved, strict=True):
+        images, masks = layer(before["images"], before["masks"], before["seed"], training=True)
+        np.testing.assert_allclose(after["images"], images, atol=1e-4)
+        np.testing.assert_array_equal(after["masks"], masks)
+
+
+def test_augmentation_in_the_batches_needs_tensorflow(packed, slices, monkeypatch):
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match="jax backend"):
+        pipeline.dataset(slices, SPEC, 4, True, packed=packed, augment=Augment())
+
+
+def test_validation_shows_each_slice_once_and_fills_up_with_weight_zero(packed, slices):
+    part = slices.iloc[:10]
+    batches = list(pipeline.dataset(part, SPEC, 4, False, packed=packed).as_numpy_iterator())
+    assert [batch["weight"].tolist() for batch in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
+    shown = np.concatenate([batch["images"][..., 1] for batch in batches])[:10]
+    np.testing.assert_array_equal(shown, packed.images[:10])
+
+
+def test_neighbours_come_from_the_whole_scan(packed, slices):
+    place = 4
+    batch = next(pipeline.dataset(slices.iloc[[place]], SPEC, 1, False, packed=packed).as_numpy_iterator())
+    np.testing.assert_array_equal(batch["images"][0].transpose(2, 0, 1), packed.images[packed.stacks[place]])
+
+
+def test_mapped_scans_are_the_same_and_are_found_again(packed, slices, tmp_path, monkeypatch):
+    mapped = pipeline.pack(slices, SPEC, tmp_path)
+    assert isinstance(mapped.images, np.memmap)
+    np.testing.assert_array_equal(mapped.images, packed.images)
+    np.testing.assert_array_equal(mapped.masks, packed.masks)
+    monkeypatch.setattr(pipeline, "_fill", None)
+    np.testing.assert_array_equal(pipeline.pack(slices, SPEC, tmp_path).masks, packed.masks)
+    assert not [file for file in tmp_path.iterdir() if file.suffix != ".npy"]
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_batches_are_cut_from_the_packed_memory_itself(slices, tmp_path, mapped):
+    own = pipeline.pack(slices, SPEC, tmp_path if mapped else None)
+    batches = pipeline.dataset(slices.iloc[[4]], SPEC, 1, False, packed=own)
+    before = next(batches.as_numpy_iterator())["images"]
+    own.images[4, 0, 0] += 1
+    after = next(batches.as_numpy_iterator())["images"]
+    assert after[0, 0, 0, 1] == pytest.approx(before[0, 0, 0, 1] + 1, abs=1e-3)
+    again = pipeline.pack(slices, SPEC, tmp_path if mapped else None)
+    np.testing.assert_array_equal(again.images[4, 0, 0], before[0, 0, 0, 1])
+
+
+def test_memory_that_cannot_be_shared_is_copied(packed, slices):
+    frozen = pipeline.Packed(slices, SPEC, packed.images[:].copy(), packed.masks[:].copy(), packed.stacks)
+    frozen.images.flags.writeable = False
+    here, there = (
+        next(pipeline.dataset(slices, SPEC, 4, False, packed=one).as_numpy_iterator()) for one in (packed, frozen)
+    )
+    np.testing.assert_array_equal(here["images"], there["images"])
+
+
+def test_other_masks_are_packed_anew(slices, tmp_path):
+    pipeline.pack(slices, SPEC, tmp_path)
+    bare = pipeline.pack(slices.assign(stomach=""), SPEC, tmp_path)
+    assert not (bare.masks >> 2).any()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_broken_slice_is_named_and_leaves_no_file(slices, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    spoiled = slices.copy()
+    spoiled.loc[3, "path"] = str(broken)
+    with pytest.raises(ValueError, match=r"broken\.png cannot be decoded"):
+        pipeline.pack(spoiled, SPEC, tmp_path / "packed")
+    assert not list((tmp_path / "packed").iterdir())
+
+
+def test_wrong_calls_are_explained(packed, slices):
+    with pytest.raises(ValueError, match="do not fill a batch of 8"):
+        pipeline.dataset(slices.iloc[:5], SPEC, 8, True, packed=packed)
+    with pytest.raises(ValueError, match="were packed for"):
+        pipeline.dataset(slices, inputs.InputSpec(), 4, True, packed=packed)
+    with pytest.raises(ValueError, match="is not among the packed slices"):
+        pipeline.dataset(slices.assign(id="case1_day99_slice_0001"), SPEC, 4, True, packed=packed)

@@ -1,0 +1,99 @@
+"""Pictures of a score: they hold what they are said to hold."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import phantom
+from kitlib import contest
+from kitlib.data import scans
+from kitlib.figures import scoring
+from kitlib.postprocess import rescoring
+from kitlib.scoring import borders, distances, metric
+from phantom import standin
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Slices, truth and stand-in rows of a very small phantom."""
+    root = phantom.write(tmp_path_factory.mktemp("score") / "phantom", cases=3, days=1, slices=14, sizes=((60, 72),))
+    slices = scans.read(root)
+    truth = scans.rows(slices)
+    made = standin.StandIn(truth, slices, 48, 48)
+    return slices, truth, made, rescoring.rows(made, slices)
+
+
+def draw(figure):
+    """Force everything to be laid out."""
+    figure.canvas.draw()
+    return figure
+
+
+def test_conventions_show_one_bar_and_number_per_convention(scored):
+    slices, truth, _, predicted = scored
+    panel = metric.panel(truth, predicted, slices)
+    axis = draw(scoring.conventions(panel)).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(panel.index)
+    assert {text.get_text() for text in axis.texts} == {f"{value:.3f}" for value in panel["value"]}
+
+
+def test_the_worst_pair_is_marked_where_it_lies(scored):
+    slices, truth, _, predicted = scored
+    scores = metric.score(truth, predicted, slices).scans
+    pick = scores[scores["hausdorff"] < 1].sort_values("hausdorff").tail(1)
+    figure = draw(scoring.worst(truth, predicted, slices, pick))
+    assert f"{pick['hausdorff'].iloc[0]:.3f}" in figure.axes[0].get_title(loc="left")
+    left, right = ([line.get_xydata()[0] for line in axis.lines if len(line.get_xydata()) == 1] for axis in figure.axes)
+    place = contest.ORGANS.index(pick["organ"].iloc[0])
+    masks = [metric.scan_masks(rows, slices, pick["scan"].iloc[0])[place] for rows in (truth, predicted)]
+    pair = distances.symmetric(*masks, 1 / np.array(masks[0].shape))
+    for drawn in (left, right):
+        np.testing.assert_array_equal(drawn, [pair.source[:0:-1], pair.target[:0:-1]])
+
+
+def test_an_organ_that_is_missing_altogether_says_so(scored):
+    slices, truth, _, predicted = scored
+    blank = predicted.assign(predicted="")
+    pick = pd.DataFrame({"scan": slices["scan"].iloc[:1], "organ": ["large_bowel"]})
+    figure = draw(scoring.worst(truth, blank, slices, pick))
+    assert "the prediction is empty" in figure.axes[0].get_title(loc="left")
+
+
+def test_no_volume_to_draw_says_so(scored):
+    slices, truth, _, predicted = scored
+    picks = pd.DataFrame({"scan": [], "organ": []})
+    figure = draw(scoring.worst(truth, predicted, slices, picks))
+    assert "no volume in which both" in figure.axes[0].get_title(loc="left")
+
+
+def test_tuning_steps_fill_what_was_kept():
+    steps = pd.DataFrame(
+        {
+            "setting": ["threshold", "stop"],
+            "organ": ["stomach", "bowels"],
+            "value": ["0.4", "mean"],
+            "gain": [0.01, -0.01],
+            "low": [0.005, -0.02],
+            "high": [0.02, 0.001],
+            "kept": [True, False],
+        }
+    )
+    axis = draw(scoring.tuning_steps(steps)).axes[0]
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [dot.get_markerfacecolor() == dot.get_color() for dot in dots] == [True, False]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["threshold → 0.4", "stop → mean"]
+
+
+def test_border_bias_has_an_axis_per_organ_with_medians_and_means(scored):
+    slices, truth, made, _ = scored
+    table = borders.bias_by_threshold(made, truth, slices, (0.3, 0.5))
+    axes = draw(scoring.border_bias(table)).axes
+    assert len(axes) == len(contest.ORGANS)
+    for axis, organ in zip(axes, contest.ORGANS, strict=True):
+        part = table.xs(organ, level="organ")
+        for line, name in zip(axis.lines[:2], ("median_px", "mean_px"), strict=True):
+            np.testing.assert_allclose(line.get_ydata(), part[name])

@@ -1,0 +1,371 @@
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from kitlib import inference, postprocess, runs, submission
+from kitlib.data import inputs, scans
+from kitlib.inference import networks, rescue
+from kitlib.inference.clock import Deadline
+from kitlib.inference.faults import Faults
+from kitlib.models import unet
+from kitlib.runs import manifest
+
+SPEC = inputs.InputSpec(32, 32, depth=3)
+
+
+def save_run(folder, seed, spec=SPEC):
+    """Write a run with an untrained network."""
+    keras.utils.set_random_seed(seed)
+    folder.mkdir()
+    unet.build_unet(spec.shape, levels=2, base=4, window_stages=(0,)).save(folder / "model.keras")
+    runs.write_record(folder, {"parameters": {}, "input_spec": json.loads(spec.to_json()), "wall_seconds": 0})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return [save_run(root / "a", 0), save_run(root / "b", 1, inputs.InputSpec(48, 32, depth=5))]
+
+
+@pytest.fixture(scope="module")
+def hidden(competition):
+    return scans.read(competition, "test")
+
+
+def test_each_scan_comes_once_at_the_size_of_its_files(folders, hidden):
+    found = dict(inference.predict(folders[:1], hidden, batch_size=4, progress=False))
+    assert list(found) == hidden["scan"].unique().tolist()
+    for name, probabilities in found.items():
+        rows = hidden[hidden["scan"] == name]
+        assert probabilities.shape == (len(rows), rows["height"].iloc[0], rows["width"].iloc[0], 3)
+        assert probabilities.dtype == np.float32
+        assert 0 <= probabilities.min() <= probabilities.max() <= 1
+
+
+def test_runs_are_averaged(folders, hidden):
+    some = hidden[hidden["scan"] == hidden["scan"].iloc[0]]
+    one, other, both = (
+        next(inference.predict(chosen, some, 4, progress=False))[1] for chosen in (folders[:1], folders[1:], folders)
+    )
+    np.testing.assert_allclose(both, (one + other) / 2, atol=1e-5)
+
+
+def test_batch_size_does_not_matter(folders, hidden):
+    some = hidden[hidden["scan"] == hidden["scan"].iloc[0]]
+    one, other = (next(inference.predict(folders[:1], some, size, progress=False))[1] for size in (3, 16))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_prediction_of_a_slice_uses_its_own_stack(folders, hidden):
+    some = hidden[hidden["scan"] == hidden["scan"].iloc[0]]
+    prepared = inputs.prepare(inputs.load(some["path"].tolist()), SPEC)
+    network = inference.load(folders[0])
+    whole = inference.predict_scan(network, prepared, some, SPEC, 4)
+    stack = prepared[scans.stacks(some, SPEC.depth)[2]].transpose(1, 2, 0)[None]
+    np.testing.assert_allclose(whole[2], network.predict_on_batch(stack)[0], atol=1e-5)
+
+
+def test_missing_runs_and_models_are_named(folders, hidden, tmp_path):
+    with pytest.raises(ValueError, match="no run folder"):
+        next(inference.predict([], hidden))
+    with pytest.raises(FileNotFoundError, match=r"no run\.json"):
+        next(inference.predict([tmp_path], hidden))
+    runs.write_record(tmp_path, runs.read(folders[0]).record)
+    with pytest.raises(FileNotFoundError, match=r"no model\.keras"):
+        next(inference.predict([tmp_path], hidden))
+
+
+def test_no_scans_give_no_predictions(folders, hidden):
+    assert list(inference.predict(folders[:1], hidden.iloc[:0], progress=False)) == []
+
+
+class Standin:
+    """A network of no weights: bright pixels are organs, more so on the left."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def __call__(self, images):
+        self.shapes.append(images.shape)
+        middle = images[..., images.shape[-1] // 2]
+        slope = np.linspace(1, 0.2, images.shape[2], dtype=np.float32)
+        return np.stack([np.clip(middle * slope * share, 0, 1) for share in (1, 0.8, 0.6)], axis=-1)
+
+
+def member(run=None, name="standin", spec=SPEC):
+    return networks.Member(name, spec, run or Standin())
+
+
+def first_scan(hidden):
+    return hidden[hidden["scan"] == hidden["scan"].iloc[0]]
+
+
+def test_flip_averages_with_the_mirrored_slice(hidden):
+    some = first_scan(hidden)
+    plain, both = (next(inference.predict([member()], some, flip=flip))[1] for flip in (False, True))
+    mirrored = member(lambda images: Standin()(images[:, :, ::-1])[:, :, ::-1])
+    other = next(inference.predict([mirrored], some))[1]
+    np.testing.assert_allclose(both, (plain + other) / 2, atol=1e-5)
+    assert np.abs(plain - other).max() > 0.1
+
+
+def test_a_larger_grid_is_covered_by_tiles_of_the_network(hidden):
+    some, run = first_scan(hidden), Standin()
+    whole = next(inference.predict([member(lambda images: images[..., :1].repeat(3, -1))], some, grid=(64, 80)))[1]
+    prepared = inputs.prepare(inputs.load(some["path"].tolist()), inputs.InputSpec(64, 80, depth=3))
+    before = prepared[np.maximum(np.arange(len(some)) - 1, 0)]
+    np.testing.assert_allclose(whole[..., 0], inputs.restore(before[..., None], whole.shape[1:3])[..., 0], atol=1e-4)
+    next(inference.predict([member(run)], some, grid=(64, 80)))
+    assert {shape[1:3] for shape in run.shapes} == {(32, 32)}
+    with pytest.raises(ValueError, match="smaller than a tile"):
+        next(inference.predict([member(run)], some, grid=(16, 16)))
+
+
+def test_submission_is_valid_before_the_first_network_opens_and_in_sample_order(hidden, tmp_path):
+    target, seen = tmp_path / "submission.csv", []
+    sample = submission.expected_rows(hidden).iloc[::-1].reset_index(drop=True)
+
+    def run(images):
+        seen.append(submission.check(target, hidden, sample))
+        return Standin()(images)
+
+    rows = inference.submit([member(run)], hidden, sample, target, progress=False)
+    assert seen[0] == []
+    assert submission.check(target, hidden, sample) == []
+    assert (submission.read(target)["predicted"] != "").sum() == (rows["predicted"] != "").sum() > 0
+
+
+def test_repeated_runs_write_the_same_bytes(folders, hidden, tmp_path):
+    files = [tmp_path / "one.csv", tmp_path / "other.csv"]
+    for target in files:
+        inference.submit(folders, hidden, submission.expected_rows(hidden), target, flip=True, progress=False)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_model_that_fails_is_left_out_and_named(hidden, tmp_path):
+    def broken(images):
+        raise RuntimeError("no such kernel")
+
+    nan = member(lambda images: np.full((*images.shape[:3], 3), np.nan, np.float32), "blind")
+    faults = Faults(strict=False)
+    found = dict(inference.predict([member(), member(broken, "broken"), nan], hidden, faults=faults, progress=False))
+    alone = dict(inference.predict([member()], hidden, progress=False))
+    for name in alone:
+        np.testing.assert_allclose(found[name], alone[name], atol=1e-6)
+    named = [(name, one) for name in alone for one in ("broken", "blind")]
+    assert [tuple(where.split(", ")) for where, *_ in faults.entries] == named
+    with pytest.raises(ValueError, match="broken"):
+        next(inference.predict([member(broken, "broken")], hidden))
+
+
+def test_a_pass_that_fails_on_one_scan_comes_back_on_the_next(hidden):
+    count = hidden["scan"].nunique()
+    calls = []
+
+    def moody(images):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("the device was busy")
+        return Standin()(images) / 2
+
+    faults, clock = Faults(strict=False), Deadline(None)
+    members = [member(moody, "moody"), member()]
+    found = dict(inference.predict(members, hidden, 64, faults=faults, clock=clock, progress=False))
+    alone = dict(inference.predict([member()], hidden, 64, progress=False))
+    for number, name in enumerate(alone):
+        np.testing.assert_allclose(found[name], alone[name] * (0.75 if number else 1.0), atol=1e-6)
+    first = (f"{next(iter(alone))}, moody", "RuntimeError: the device was busy", "this pass is left out of this scan")
+    assert faults.entries == [first]
+    assert clock.log()["passes"].tolist() == [1] + [2] * (count - 1)
+
+
+def test_a_pass_that_never_fits_into_memory_is_left_out_for_good_and_one_alone_is_not(hidden):
+    def huge(images):
+        calls.append(len(images))
+        raise MemoryError("too large")
+
+    calls, faults, count = [], Faults(strict=False), hidden["scan"].nunique()
+    found = dict(inference.predict([member(huge, "huge"), member()], hidden, 4, faults=faults, progress=False))
+    assert len(found) == count
+    assert calls == [4, 2, 1]
+    assert faults.entries[-1][::2] == ("huge", "left out from here on")
+    calls, faults = [], Faults(strict=False)
+    assert not dict(inference.predict([member(huge, "huge")], hidden, 1, faults=faults, progress=False))
+    assert len(calls) == count
+    assert [remedy for *_, remedy in faults.entries].count("left empty") == count
+
+
+def test_what_has_failed_is_the_first_to_be_shed_until_it_works_again(hidden):
+    orders, calls = [], []
+
+    class Watched(Deadline):
+        def plan(self, plan, *rest):
+            orders.append([one.model for one in plan])
+            return super().plan(plan, *rest)
+
+    def moody(images):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("the device was busy")
+        return Standin()(images)
+
+    options = {"faults": Faults(strict=False), "clock": Watched(None), "progress": False}
+    list(inference.predict([member(moody), member()], hidden, 64, **options))
+    assert orders == [[0, 1], [1, 0], *[[0, 1]] * (hidden["scan"].nunique() - 2)]
+
+
+def test_memory_that_runs_out_costs_time_and_no_scan(hidden):
+    def hungry(images):
+        if len(images) > 3:
+            raise MemoryError("too many")
+        return Standin()(images)
+
+    faults = Faults(strict=False)
+    some = first_scan(hidden)
+    found = next(inference.predict([member(hungry)], some, faults=faults))[1]
+    np.testing.assert_allclose(found, next(inference.predict([member()], some))[1], atol=1e-6)
+    assert [remedy for *_, remedy in faults.entries] == [
+        "again with 8 slices at a time",
+        "again with 4 slices at a time",
+        "again with 2 slices at a time",
+    ]
+    with pytest.raises(MemoryError):
+        next(inference.predict([member(hungry)], some))
+
+
+def test_a_scan_larger_than_memory_stays_empty(hidden, tmp_path, monkeypatch):
+    monkeypatch.setattr(rescue, "_BYTES_PER_VOXEL", 1 << 40)
+    faults, target = Faults(strict=False), tmp_path / "submission.csv"
+    inference.submit([member()], hidden, submission.expected_rows(hidden), target, faults=faults, progress=False)
+    assert submission.check(target, hidden) == []
+    assert len(faults) == hidden["scan"].nunique()
+    assert "MiB" in str(faults)
+
+
+def test_the_deadline_leaves_scans_empty_and_says_so(hidden, tmp_path):
+    faults, target = Faults(strict=False), tmp_path / "submission.csv"
+    seconds = iter(range(0, 10**6, 600))
+    clock = Deadline(1.0, now=lambda: next(seconds), spent=0.0)
+    inference.submit(
+        [member()], hidden, submission.expected_rows(hidden), target, faults=faults, clock=clock, progress=False
+    )
+    assert submission.check(target, hidden) == []
+    assert "deadline" in str(faults)
+    assert 0 < len(clock.log()) < hidden["scan"].nunique() + 1
+
+
+def test_settings_that_fail_give_way_to_a_plain_threshold(hidden, tmp_path):
+    needs_more = postprocess.Settings(presence=(0.5, 0.5, 0.5))
+    faults = Faults(strict=False)
+    sample = submission.expected_rows(hidden)
+    options = {"settings": needs_more, "progress": False}
+    rows = inference.submit([member()], hidden, sample, tmp_path / "a.csv", faults=faults, **options)
+    plain = inference.submit([member()], hidden, sample, tmp_path / "b.csv", settings=postprocess.Settings())
+    pd.testing.assert_frame_equal(rows, plain)
+    assert len(faults) == hidden["scan"].nunique()
+
+
+def test_settings_of_runs_that_disagree_are_those_of_the_best(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder, score, gap in zip(folders, (0.7, 0.8), (1, 2), strict=True):
+        runs.write_record(folder, {"parameters": {}})
+        (folder / "score.json").write_text(f'{{"score": {score}}}')
+        (folder / "settings.json").write_text(postprocess.Settings(gap=(gap, 0, 0)).to_json())
+    assert networks.choose_settings(folders).gap == (2, 0, 0)
+    assert networks.choose_settings(folders[:1]).gap == (1, 0, 0)
+    (tmp_path / "settings.json").write_text(postprocess.Settings(gap=(3, 0, 0)).to_json())
+    assert networks.choose_settings(folders).gap == (3, 0, 0)
+    assert networks.choose_settings(folders[:1]).gap == (1, 0, 0)
+    (folders[0] / "settings.json").unlink()
+    assert networks.choose_settings(folders[:1]).gap == (3, 0, 0), "one fold left of a cross-validation"
+    assert networks.choose_settings([]) == postprocess.HABITS
+
+
+def test_all_folds_of_the_newest_cross_validation_are_chosen(tmp_path):
+    for place, ended in (("alone", "1"), ("cv/fold0", "2"), ("cv/fold1", "3")):
+        runs.write_record(tmp_path / place, {"parameters": {}, "ended": ended})
+        (tmp_path / place / "model.keras").write_bytes(b"")
+    names = lambda *given: [path.relative_to(tmp_path).as_posix() for path in networks.choose(tmp_path, *given)]  # noqa: E731
+    assert names() == ["cv/fold1"]
+    (tmp_path / "cv/folds.csv").write_text("case,fold\n")
+    assert names() == ["cv/fold0", "cv/fold1"]
+    assert names("alone") == ["alone"]
+    assert names("cv") == ["cv/fold0", "cv/fold1"]
+    manifest.write(tmp_path)
+    assert names() == ["alone", "cv/fold0", "cv/fold1"]
+    with pytest.raises(FileNotFoundError, match="no run 'none'"):
+        networks.choose(tmp_path, "none")
+
+
+def test_a_run_without_a_finished_epoch_is_left_out_by_name_unless_it_is_alone(tmp_path, capsys):
+    for place, weights in (("cv/fold0", "epoch 3"), ("cv/fold1", "unfinished epoch"), ("cv/fold2", "epoch 1")):
+        runs.write_record(tmp_path / place, {"parameters": {}, "ended": place, "best_weights": weights})
+        (tmp_path / place / "model.keras").write_bytes(b"")
+    (tmp_path / "cv/folds.csv").write_text("case,fold\n")
+    trained = [tmp_path / "cv/fold0", tmp_path / "cv/fold2"]
+    assert networks.choose(tmp_path) == trained
+    assert f"left out: {tmp_path / 'cv/fold1'}, stopped before" in capsys.readouterr().out
+    assert networks.choose(tmp_path, "cv/fold1") == [tmp_path / "cv/fold1"]
+    assert "taken, as there is no other" in capsys.readouterr().out
+    manifest.write(tmp_path)
+    assert networks.choose(tmp_path) == trained
+    capsys.readouterr()
+    assert networks.choose(tmp_path, "cv/fold0") == trained[:1]
+    assert capsys.readouterr().out == ""
+
+
+def test_without_one_network_that_opens_there_is_an_error_in_the_rerun_too(hidden, tmp_path):
+    runs.write_record(tmp_path / "a", {"parameters": {}})
+    (tmp_path / "a/model.keras").write_bytes(b"no model")
+    target = tmp_path / "submission.csv"
+    with pytest.raises(ValueError, match="none of the 1 runs"):
+        inference.submit(
+            [tmp_path / "a"], hidden, submission.expected_rows(hidden), target, faults=Faults(strict=False)
+        )
+    assert submission.check(target, hidden) == []
+
+
+def newer(folder, target, value):
+    """Copy a run as a newer Keras might have written it: with settings that this one does not know."""
+    runs.write_record(target, runs.read(folder).record)
+    with zipfile.ZipFile(folder / "model.keras") as source, zipfile.ZipFile(target / "model.keras", "w") as copy:
+        for name in source.namelist():
+            data = source.read(name)
+            if name == "config.json":
+                network = json.loads(data)
+                for layer in network["config"]["layers"]:
+                    if layer["class_name"] == "Conv2D":
+                        layer["config"] |= {"swirl": value, "swirl_rate": 0.9}
+                        layer["config"]["kernel_initializer"]["config"]["new_axes"] = None
+                data = json.dumps(network).encode()
+            copy.writestr(name, data)
+    return target
+
+
+def test_a_network_of_a_newer_keras_loads_where_its_new_settings_are_off(folders, hidden, tmp_path):
+    wanted = dict(inference.predict(folders[:1], first_scan(hidden), progress=False))
+    found = dict(inference.predict([newer(folders[0], tmp_path / "off", False)], first_scan(hidden), progress=False))
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name])
+    with pytest.raises((TypeError, ValueError), match="swirl"):
+        inference.load(newer(folders[0], tmp_path / "on", True))
+
+
+def test_a_record_that_cannot_be_read_costs_one_run_where_there_is_no_manifest(tmp_path):
+    for name in ("a", "b"):
+        runs.write_record(tmp_path / name, {"parameters": {}, "ended": "1"})
+        (tmp_path / name / "model.keras").write_bytes(b"")
+    (tmp_path / "b/run.json").write_text("{")
+    faults = Faults(strict=False)
+    assert networks.choose(tmp_path, faults=faults) == [tmp_path / "a"]
+    assert "b/run.json" in str(faults)
+    with pytest.raises(ValueError, match=r"b/run\.json"):
+        networks.choose(tmp_path)
+    assert networks._held_out(tmp_path / "b") == -1
+    (tmp_path / "a/score.json").write_text('{"score": null}')
+    assert networks._held_out(tmp_path / "a") == -1

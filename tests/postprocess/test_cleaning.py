@@ -1,0 +1,203 @@
+"""Probabilities to masks: hand-made volumes, one step at a time, and laws that hold for all of them."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kitlib.postprocess import cleaning
+from kitlib.postprocess.cleaning import Settings
+
+
+def volume(shape=(9, 12, 14), **boxes):
+    """Zeros with boxes z0 z1 y0 y1 x0 x1 of a probability."""
+    result = np.zeros(shape, np.float32)
+    for z0, z1, y0, y1, x0, x1, value in boxes.values():
+        result[z0:z1, y0:y1, x0:x1] = value
+    return result
+
+
+def test_all_off_is_the_plain_threshold():
+    probabilities = np.random.default_rng(1).random((5, 7, 11, 3), np.float32)
+    assert np.array_equal(cleaning.masks(probabilities), probabilities >= 0.5)
+    settings = Settings(threshold=(0.2, 0.5, 0.9))
+    assert np.array_equal(cleaning.masks(probabilities, settings), probabilities >= np.float32([0.2, 0.5, 0.9]))
+
+
+def test_hysteresis_keeps_what_touches_a_sure_voxel():
+    probabilities = volume(sure=(1, 4, 1, 4, 1, 4, 0.4), top=(2, 3, 2, 3, 2, 3, 0.9), weak=(6, 8, 7, 9, 7, 9, 0.4))
+    mask = cleaning.hysteresis(probabilities, 0.3, 0.8)
+    assert mask.sum() == 27
+    assert mask[1:4, 1:4, 1:4].all()
+
+
+def test_gate_empties_slices_below_the_count_and_no_others():
+    probabilities = volume(big=(1, 3, 0, 6, 0, 6, 0.9), small=(5, 6, 0, 2, 0, 2, 0.9))
+    settings = Settings(gate_pixels=(5, 0, 0), gate_level=(0.8, 0.5, 0.5))
+    mask = cleaning.organ_mask(probabilities, settings, 0)
+    assert np.flatnonzero(mask.any(axis=(1, 2))).tolist() == [1, 2]
+    assert mask.sum() == 72
+
+
+def test_gate_counts_the_whole_slice_not_the_box_of_the_threshold():
+    probabilities = np.zeros((1, 30, 30, 3), np.float32)
+    probabilities[0, :15, :15, 2] = 0.6
+    probabilities[0, 20:22, 20:22, 2] = 0.9
+    settings = Settings(threshold=(0.8,) * 3, gate_pixels=(50,) * 3, gate_level=(0.5,) * 3)
+    assert cleaning.masks(probabilities, settings)[..., 2].sum() == 4
+
+
+def test_presence_score_of_the_model_gates_slices():
+    probabilities = np.full((4, 3, 5, 3), 0.7, np.float32)
+    presence = np.array([[0.9, 0.9, 0.9], [0.1, 0.9, 0.9], [0.9, 0.1, 0.9], [0.9, 0.9, 0.9]])
+    mask = cleaning.masks(probabilities, Settings(presence=(0.5, 0.5, 0.0)), presence)
+    assert np.array_equal(mask.any(axis=(1, 2)), [[1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]])
+
+
+def test_presence_setting_without_scores_is_an_error():
+    with pytest.raises(ValueError, match="needs the model's presence scores"):
+        cleaning.masks(np.ones((2, 3, 4, 3)), Settings(presence=(0.5, 0, 0)))
+
+
+def test_islands_of_a_slice_go_below_the_size_and_stay_at_it():
+    mask = volume(five=(0, 1, 0, 1, 0, 5, 1), four=(0, 1, 5, 7, 5, 7, 1)) > 0
+    assert cleaning.drop_islands(mask, 5).sum() == 5
+    assert cleaning.drop_islands(mask, 4).sum() == 9
+    assert cleaning.drop_islands(mask, 6).sum() == 0
+
+
+def test_a_diagonal_neighbour_belongs_to_the_island():
+    mask = np.eye(6, dtype=bool)[None]
+    assert cleaning.drop_islands(mask, 6).sum() == 6
+
+
+def test_largest_component_is_judged_in_3d():
+    mask = volume(tall=(0, 6, 0, 2, 0, 2, 1), wide=(0, 1, 5, 9, 5, 10, 1)) > 0  # 24 and 20 voxels
+    assert np.array_equal(cleaning.drop_islands_3d(mask, 0, largest=True)[..., :2], mask[..., :2])
+    assert cleaning.drop_islands_3d(mask, 0, largest=True).sum() == 24
+    assert cleaning.drop_islands_3d(mask, 21).sum() == 24
+    assert cleaning.drop_islands_3d(mask, 20).sum() == 44
+
+
+def test_smoothing_drops_a_lone_slice_and_keeps_a_run():
+    mask = volume(run=(0, 4, 2, 5, 2, 5, 1), lone=(6, 7, 2, 5, 2, 5, 1)) > 0
+    filled = cleaning.smooth_presence(mask, 1).any(axis=(1, 2))
+    assert np.flatnonzero(filled).tolist() == [0, 1, 2, 3]
+
+
+def test_gaps_up_to_the_length_are_filled_with_a_shape_between():
+    mask = volume(one=(1, 2, 4, 6, 4, 6, 1), two=(4, 5, 2, 8, 2, 8, 1)) > 0
+    filled = cleaning.fill_gaps(mask, 2)
+    areas = filled.sum(axis=(1, 2))
+    assert (areas[1], areas[4]) == (4, 36)
+    assert 4 <= areas[2] < areas[3] <= 36
+    assert np.array_equal(cleaning.fill_gaps(mask, 1), mask)
+
+
+def test_shapes_that_do_not_meet_are_bridged_by_the_nearer_one():
+    mask = volume(one=(1, 2, 0, 2, 0, 2, 1), two=(3, 4, 9, 11, 9, 11, 1)) > 0
+    assert np.array_equal(cleaning.fill_gaps(mask, 1)[2], mask[1])
+
+
+@pytest.mark.parametrize(("stop", "line"), [("earlier", 4), ("mean", 5), ("later", 6)])
+def test_bowels_end_on_one_slice(stop, line):
+    large, small = volume(a=(1, 7, 0, 3, 0, 3, 1)) > 0, volume(a=(2, 5, 5, 9, 5, 9, 1)) > 0
+    one, other = cleaning.common_stop(large, small, stop)
+    for mask, before in ((one, large), (other, small)):
+        assert np.flatnonzero(mask.any(axis=(1, 2)))[-1] == line
+        assert np.array_equal(mask[:5], before[:5])
+    assert np.array_equal(other[line], small[4])
+
+
+def test_stop_line_leaves_a_scan_without_small_bowel_alone():
+    large = volume(a=(1, 7, 0, 3, 0, 3, 1)) > 0
+    assert cleaning.common_stop(large, np.zeros_like(large), "earlier")[0] is large
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"seed": 0.95}, {"gate_pixels": 50}, {"island": 50}, {"island_3d": 500}, {"smoothing": 3}, {"presence": 0.9}],
+    ids=str,
+)
+def test_no_step_takes_an_organ_away_altogether(fields):
+    probabilities = np.zeros((9, 8, 8, 3), np.float32)
+    probabilities[4, 2:5, 2:5] = 0.7
+    settings = Settings(**{name: (value,) * 3 for name, value in fields.items()})
+    found = cleaning.masks(probabilities, settings, np.full((9, 3), 0.1))
+    assert np.array_equal(found, probabilities > 0.5)
+
+
+def test_a_stop_line_before_an_organ_leaves_it():
+    mask = volume(a=(5, 8, 0, 3, 0, 3, 1)) > 0
+    assert np.array_equal(cleaning.end_on(mask, 3), mask)
+    assert cleaning.last_slice(cleaning.end_on(mask, 5)) == 5
+
+
+def test_settings_survive_json_and_refuse_what_they_do_not_know():
+    settings = Settings(threshold=(0.3, 0.4, 0.5), largest=(False, False, True), stop="mean", gap=(1, 2, 3))
+    assert Settings.from_json(settings.to_json()) == settings
+    with pytest.raises(ValueError, match="gap=3: expected a tuple of one entry per organ"):
+        Settings.from_json('{"gap": 3}')
+    with pytest.raises(ValueError, match="no field treshold"):
+        Settings.from_json('{"treshold": [0.5, 0.5, 0.5]}')
+    with pytest.raises(ValueError, match="expected an object of fields"):
+        Settings.from_json("[0.5, 0.5, 0.5]")
+
+
+def test_numbers_of_numpy_are_settings_too():
+    settings = Settings(gap=tuple(np.arange(3)), largest=tuple(np.arange(3) > 1), threshold=(np.float32(0.5),) * 3)
+    assert Settings.from_json(settings.to_json()) == settings
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"threshold": (0.5, 0.5)},
+        {"threshold": 0.5},
+        {"threshold": ("half", 0.5, 0.5)},
+        {"threshold": (0.5, None, 0.5)},
+        {"seed": (2, 0, 0)},
+        {"presence": (0.1, float("nan"), 0.1)},
+        {"gap": (-1, 0, 0)},
+        {"gap": (1, 1.5, 1)},
+        {"island": (20, "20", 20)},
+        {"largest": (False, "no", True)},
+        {"stop": "soon"},
+        {"stop": 3},
+    ],
+    ids=str,
+)
+def test_settings_name_the_field_that_is_wrong(fault):
+    ((name, value),) = fault.items()
+    with pytest.raises(ValueError, match=re.escape(f"Settings {name}={value!r}")):
+        Settings(**fault)
+
+
+def test_probabilities_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"\(D, H, W, 3\), got \(2, 3, 4\)"):
+        cleaning.masks(np.zeros((2, 3, 4)))
+
+
+def test_presence_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"presence of shape \(2, 3\), got \(3, 3\)"):
+        cleaning.masks(np.ones((2, 3, 4, 3)), Settings(presence=(0.5, 0, 0)), np.ones((3, 3)))
+
+
+def test_probabilities_in_bytes_are_refused_and_not_all_on():
+    with pytest.raises(ValueError, match="got uint8; divide bytes by 255"):
+        cleaning.masks(np.ones((2, 3, 4, 3), np.uint8))
+
+
+@given(st.integers(0, 2**31), st.sampled_from(["island", "island_3d", "smoothing", "gate_pixels", "seed", "largest"]))
+def test_taking_away_never_adds_and_twice_is_once(seed, name):
+    random = np.random.default_rng(seed)
+    probabilities = np.kron(random.random((4, 3, 3), np.float32), np.ones((2, 2, 3), np.float32))
+    value = {"seed": 0.8, "largest": True, "smoothing": 1}.get(name, 7)
+    settings = Settings(**{name: (value,) * 3})
+    mask = cleaning.organ_mask(probabilities, settings, 1)
+    assert not (mask & (probabilities < 0.5)).any()
+    if name != "smoothing":
+        again = cleaning.organ_mask(np.where(mask, probabilities, 0), settings, 1)
+        assert np.array_equal(again, mask)

@@ -1,0 +1,101 @@
+import json
+import os
+
+import numpy as np
+import pytest
+
+from kitlib import runs
+from kitlib.data.inputs import InputSpec
+from kitlib.postprocess.cleaning import HABITS, Settings
+
+
+def record(ended="2026-01-01T00:00:00", **parameters):
+    spec = json.loads(InputSpec(64, 96).to_json())
+    return {"parameters": parameters, "input_spec": spec, "wall_seconds": 90, "ended": ended}
+
+
+def finish(folder, score=0.5, **options):
+    runs.write_record(folder, record(**options))
+    (folder / "model.keras").write_bytes(b"")
+    runs.write_text(folder / "history.csv", "epoch,loss\n1,0.5\n2,0.25\n")
+    runs.write_text(folder / "score.json", json.dumps({"score": score}))
+
+
+def test_what_is_written_is_read(tmp_path):
+    runs.write_record(tmp_path / "run", record(epochs=3))
+    run = runs.read(tmp_path / "run")
+    assert run.record["parameters"] == {"epochs": 3}
+    assert run.spec == InputSpec(64, 96)
+    assert run.score() == {}
+
+
+def test_probabilities_come_back_within_half_a_step(tmp_path):
+    runs.write_record(tmp_path, record())
+    probabilities = np.random.default_rng(0).random((4, 5, 6, 3)).astype(np.float32)
+    runs.write_probabilities(tmp_path, "case1_day0", probabilities)
+    run = runs.read(tmp_path)
+    assert run.scans == ["case1_day0"]
+    np.testing.assert_allclose(run.probabilities("case1_day0"), probabilities, atol=0.5 / 255 + 1e-6)
+    assert (tmp_path / "oof/case1_day0.npy").stat().st_size < 600
+
+
+def test_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no run\.json"):
+        runs.read(tmp_path)
+
+
+def test_runs_are_found_newest_last_and_only_with_a_model(tmp_path):
+    finish(tmp_path / "b/fold0", ended="2026-01-02")
+    finish(tmp_path / "a", ended="2026-01-03")
+    runs.write_record(tmp_path / "unfinished", record())
+    assert [run.folder.name for run in runs.find(tmp_path)] == ["fold0", "a"]
+
+
+def test_comparison_has_a_row_per_run(tmp_path):
+    finish(tmp_path / "a", score=0.7, epochs=2)
+    finish(tmp_path / "b/fold0", score=0.6, epochs=2, ended="2027")
+    table = runs.compare(tmp_path)
+    assert table.index.tolist() == ["a", "b/fold0"]
+    assert table["score"].tolist() == [0.7, 0.6]
+    assert table["minutes"].tolist() == [1.5, 1.5]
+    assert table["epochs run"].tolist() == [2, 2]
+    assert runs.compare(tmp_path / "nothing").empty
+
+
+def test_run_that_was_stopped_in_its_first_epoch_is_compared_like_any_other(tmp_path):
+    finish(tmp_path / "a")
+    runs.write_text(tmp_path / "a/history.csv", "")
+    assert runs.read(tmp_path / "a").history().empty
+    assert runs.compare(tmp_path)["epochs run"].tolist() == [0]
+
+
+def test_settings_are_habits_until_they_are_tuned(tmp_path):
+    runs.write_record(tmp_path, record())
+    assert runs.read(tmp_path).settings == HABITS
+    tuned = Settings(threshold=(0.3, 0.4, 0.5), stop="mean")
+    runs.write_text(tmp_path / "settings.json", tuned.to_json())
+    assert runs.read(tmp_path).settings == tuned
+
+
+def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    runs.write_text(tmp_path / "score.json", "old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        runs.write_text(tmp_path / "score.json", "new")
+    assert (tmp_path / "score.json").read_text() == "old"
+
+
+def test_missing_git_costs_only_the_hash(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert runs.surroundings()["git"] is None
+
+
+def test_surroundings_name_versions():
+    found = runs.surroundings()
+    assert found["versions"]["keras"]
+    assert found["versions"]["kitlib"]
+    json.dumps(found)

@@ -1,0 +1,179 @@
+import sys
+import types
+
+import keras
+import pytest
+
+from kitlib import session
+
+
+def test_devices_say_what_was_chosen_and_why():
+    found = session.devices()
+    assert found.precision in {"float32", "mixed_float16", "mixed_bfloat16"}
+    assert found.precision in str(found)
+    if not found.accelerators:
+        assert "no GPU" in str(found)
+        assert ("no XLA" in str(found)) == (keras.backend.backend() == "tensorflow")
+
+
+@pytest.mark.parametrize(
+    ("found", "precision", "words"),
+    [
+        ([("Tesla T4", (7, 5))] * 2, "mixed_float16", "2 x Tesla T4: share each batch"),
+        ([("Tesla T4", (7, 5))], "mixed_float16", "Tesla T4: compute capability 7.5"),
+        ([("Tesla T4", (7, 5))], "mixed_float16", "compiled by XLA"),
+        ([("Tesla P100", (6, 0))], "float32", "no 16-bit tensor cores"),
+        ([("L4", (8, 9))], "mixed_bfloat16", "bfloat16"),
+        ([("L4", (8, 9)), ("Tesla T4", (7, 5))], "mixed_float16", "L4 and Tesla T4: share"),
+    ],
+)
+def test_gpus_get_the_precision_that_the_oldest_of_them_can_do(found, precision, words):
+    chosen = session._gpus(found)
+    assert chosen.precision == precision
+    assert words in str(chosen)
+    assert len(chosen.shared) == (len(found) if len(found) > 1 else 0)
+
+
+def test_one_device_needs_no_strategy():
+    assert session.Devices(1, "float32", "one").strategy() is None
+    assert session.Devices(1, "float32", "one").xla == "auto"
+    with session.scope(None):
+        pass
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="MirroredStrategy is TensorFlow's")
+def test_devices_that_share_a_batch_go_without_xla(monkeypatch):
+    monkeypatch.setattr(session, "_mirrored", lambda names: names)
+    assert session.Devices(2, "float32", "two", ("GPU:0", "GPU:1")).xla is False
+
+
+def test_a_backend_that_errs_where_there_is_no_gpu_is_a_cpu(monkeypatch):
+    def none(kind):
+        raise RuntimeError(f"Unknown backend: {kind!r} requested")
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(keras.distribution, "list_devices", none)
+    assert session.listed("gpu") == []
+    assert session.devices().accelerators == 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [("7.5", "mixed_float16"), ("8.0", "mixed_bfloat16"), ("6.0", "float32"), ("gfx90a", "float32")],
+)
+def test_jax_gets_the_precision_of_the_chip_and_says_that_one_of_two_is_used(monkeypatch, capability, precision):
+    gpu = types.SimpleNamespace(device_kind="a GPU", compute_capability=capability)
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(devices=lambda kind: [gpu, gpu]))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(session, "listed", lambda kind: ["gpu:0", "gpu:1"] if kind == "gpu" else [])
+    chosen = session.devices()
+    assert chosen.precision == precision
+    assert "2 x a GPU: one of 2 is used" in str(chosen)
+    assert chosen.shared == ()
+
+
+def test_a_tpu_is_for_jax_and_tensorflow_says_so(monkeypatch):
+    monkeypatch.setattr(session, "listed", lambda kind: [f"tpu:{k}" for k in range(8)] if kind == "tpu" else [])
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    with pytest.raises(RuntimeError, match="TPU, which the kit uses on JAX alone: set KERAS_BACKEND=jax"):
+        session.devices()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    chosen = session.devices()
+    assert chosen.precision == "mixed_bfloat16"
+    assert "one of 8 is used" in str(chosen)
+
+
+def test_chosen_precision_is_used():
+    before = keras.config.dtype_policy()
+    try:
+        chosen = session.Devices(1, "mixed_bfloat16", "a test")
+        assert session.use(chosen) is chosen
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_competition_is_named_for_what_it_is(competition, capsys):
+    assert session.competition(str(competition)) == competition
+    assert capsys.readouterr().out.startswith("PHANTOM")
+
+
+def test_named_folder_without_data_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing_here"):
+        session.competition(str(tmp_path / "nothing_here"))
+
+
+def test_kaggle_is_known_by_its_variable(monkeypatch):
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    assert session.on_kaggle()
+
+
+def test_versions_name_kit_and_keras():
+    text = session.versions()
+    assert text.startswith("kitlib ")
+    assert "keras " in text
+
+
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    """A notebook that is being saved on Kaggle: an empty test folder, a sample without rows."""
+    for name in ("KAGGLE_IS_COMPETITION_RERUN", "KAGGLE_KERNEL_RUN_TYPE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(session.scans, "KAGGLE_INPUT", tmp_path)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "sample_submission.csv").write_text("id,class,predicted\n")
+    return tmp_path
+
+
+def test_public_version_is_a_batch_and_a_filled_test_set_a_rerun(kaggle, monkeypatch):
+    assert session.mode(kaggle) == "batch"
+    (kaggle / "test/case1").mkdir()
+    assert session.mode(kaggle) == "rerun"
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    assert session.mode(kaggle) == "rerun"
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    assert session.mode(kaggle) == "interactive"
+
+
+def test_a_filled_sample_alone_is_a_rerun_too(kaggle):
+    (kaggle / "test").rmdir()
+    assert session.mode(kaggle) == "batch"
+    (kaggle / "sample_submission.csv").write_text("id,class,predicted\ncase1_day0_slice_0001,stomach,\n")
+    assert session.mode(kaggle) == "rerun"
+    (kaggle / "sample_submission.csv").unlink()
+    assert session.mode(kaggle) == "batch"
+    assert session.mode() == "batch"
+
+
+def test_kaggles_own_variable_decides_where_it_is_set(kaggle, monkeypatch):
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    assert session.mode(kaggle) == "rerun"
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "False")
+    assert session.mode(kaggle) == "batch"
+
+
+def test_a_laptop_is_interactive_whatever_the_sample_holds(kaggle, monkeypatch):
+    (kaggle / "test/case1").mkdir()
+    monkeypatch.setattr(session.scans, "KAGGLE_INPUT", kaggle / "nowhere")
+    assert session.mode(kaggle) == "interactive"
+
+
+@pytest.mark.parametrize("place", ["kit-bundle", "datasets/somebody/kit-bundle"])
+def test_bundle_is_found_at_both_mount_points(kaggle, place):
+    assert session.bundle() is None
+    (kaggle / place).mkdir(parents=True)
+    (kaggle / place / "kitlib-0.1.0-py3-none-any.whl").touch()
+    assert session.bundle() == kaggle / place
+
+
+def test_run_folders_lie_where_kaggle_keeps_them_and_trainings_end_before_its_session(monkeypatch, tmp_path):
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.setattr(session.scans, "KAGGLE_INPUT", tmp_path / "none")
+    monkeypatch.setattr(session.time, "time", lambda: 1000.0)
+    assert session.run_folders("", "experiments").as_posix() == "../runs/experiments"
+    assert session.ends_at() is None
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    assert session.run_folders("", "experiments").as_posix() == "runs/experiments"
+    assert session.run_folders("elsewhere", "experiments").as_posix() == "elsewhere"
+    assert session.ends_at() == 1000 + 11 * 3600
+    assert session.ends_at(0.5) == 1000 + 1800

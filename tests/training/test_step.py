@@ -1,0 +1,167 @@
+"""The training step elsewhere: two devices, half precision, and JAX, each in a process of its own on tiny shapes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+COMMON = """
+import json, keras, numpy as np
+from kitlib.layers import augment
+from kitlib.layers import losses
+from kitlib.layers import monitors
+from kitlib.training import step as steps
+from kitlib.models import unet
+
+keras.utils.set_random_seed(0)
+SMALL = {"input_shape": (16, 16, 5), "levels": 1, "base": 4, "window_stages": (0,)}
+found = {"backend": keras.backend.backend()}
+
+def data(count=12, seed=0):
+    rng = np.random.default_rng(seed)
+    masks = (rng.random((count, 16, 16, 3)) > 0.7).astype("uint8")
+    masks[: count // 3] = 0
+    return {"images": rng.random((count, 16, 16, 5)).astype("float32"), "masks": masks,
+            "seed": np.arange(count, dtype="int32"), "weight": np.repeat(np.float32([1, 0]), [count - 2, 2])}
+
+def model(loss, optimizer="adam", layer=None, weights=None, watched=(), **options):
+    network = unet.build_unet(**SMALL, **options)
+    if weights is not None:
+        network.set_weights(weights)
+    made = steps.AugmentedModel(network, layer)
+    made.compile(optimizer, loss, weighted_metrics=list(watched))
+    return made
+
+def fits(policy, layer):
+    keras.config.set_dtype_policy(policy)
+    made = model(losses.BCEDice(dice_weight=0.5), layer=layer, watched=[monitors.Dice()])
+    history = made.fit(feed(data(8)), validation_data=feed(data(8, seed=1)), epochs=1, verbose=0).history
+    keras.config.set_dtype_policy("float32")
+    found[policy] = {name: values[-1] for name, values in history.items()}
+"""
+
+TENSORFLOW = (
+    COMMON
+    + """
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+def feed(batch, size=4):
+    return tf.data.Dataset.from_tensor_slices(batch).batch(size)
+
+def twice(loss):
+    '''One batch on one device and on two: what evaluate says, and the weights after a step.'''
+    weights = unet.build_unet(**SMALL, batch_norm=False).get_weights()
+    weights[-1][:] = 0  # the head's bias: else no pixel is predicted, and there is little to count
+    settings = {"optimizer": keras.optimizers.SGD(1.0), "weights": weights, "batch_norm": False}
+    alone = model(loss, layer=augment.paper(), watched=monitors.panel(), **settings)
+    with two.scope():
+        settings["optimizer"] = keras.optimizers.SGD(1.0)
+        mirrored = model(loss, layer=augment.paper(), watched=monitors.panel(), **settings)
+    batch = data(8)
+    batch["weight"][:] = 1
+    results = []
+    for one in (alone, mirrored):
+        said = one.evaluate(feed(batch, 8), verbose=0, return_dict=True)
+        one.fit(feed(batch, 8), epochs=1, verbose=0)
+        results.append((said, np.concatenate([np.ravel(weight) for weight in one.network.get_weights()])))
+    before = np.concatenate([np.ravel(weight) for weight in weights])
+    alone.network.set_weights(weights)
+    parts = [{name: values[part] for name, values in batch.items()} for part in (slice(4), slice(4, 8))]
+    return {
+        "one": results[0][0],
+        "two": results[1][0],
+        "halves": [alone.evaluate(feed(part, 4), verbose=0, return_dict=True)["loss"] for part in parts],
+        "moved": float(np.abs(results[0][1] - before).max()),
+        "apart": float(np.abs(results[0][1] - results[1][1]).max()),
+    }
+
+found["bce"] = twice(losses.BCE())
+found["dice"] = twice(losses.Dice())
+with two.scope():
+    for policy in ("mixed_float16", "mixed_bfloat16"):
+        fits(policy, augment.Augment())
+print(json.dumps(found))
+"""
+)
+
+JAX = (
+    COMMON
+    + """
+class Batches(keras.utils.PyDataset):
+    def __init__(self, batch, size=4):
+        super().__init__()
+        self.batch, self.size = batch, size
+    def __len__(self):
+        return len(self.batch["seed"]) // self.size
+    def __getitem__(self, i):
+        return ({name: values[i * self.size : (i + 1) * self.size] for name, values in self.batch.items()},)
+
+feed = Batches
+for policy in ("float32", "mixed_bfloat16"):
+    fits(policy, augment.paper())
+print(json.dumps(found))
+"""
+)
+
+
+def run(script, backend):
+    """What a script prints as its last line, in a process with the backend."""
+    surroundings = {
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    done = subprocess.run([sys.executable, "-c", script], env=surroundings, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.pop("backend") == backend
+    return found
+
+
+@pytest.fixture(scope="module")
+def on_two_devices():
+    """What a process with two virtual devices found."""
+    pytest.importorskip("tensorflow")
+    return run(TENSORFLOW, "tensorflow")
+
+
+def test_two_devices_say_and_learn_what_one_does(on_two_devices):
+    found = on_two_devices["bce"]
+    assert len(found["one"]) == 11
+    assert found["two"] == pytest.approx(found["one"], rel=1e-4)
+    assert found["one"]["dice"] > 0.1
+    assert found["moved"] > 1e-3
+    assert found["apart"] < 1e-3 * found["moved"]
+
+
+def test_on_two_devices_an_overlap_is_the_mean_of_both_halves(on_two_devices):
+    found = on_two_devices["dice"]
+    assert found["two"].pop("loss") == pytest.approx(np.mean(found["halves"]), rel=1e-4)
+    assert found["one"].pop("loss") != pytest.approx(np.mean(found["halves"]), rel=1e-4)
+    assert found["two"] == pytest.approx(found["one"], rel=1e-4)  # the monitors count over both
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_two_devices_train_with_augmentation_in_half_precision(on_two_devices, policy):
+    history = on_two_devices[policy]
+    assert sorted(history) == ["dice", "loss", "val_dice", "val_loss"]
+    assert all(0 <= value < 10 for value in history.values())
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_another_backend_trains_with_augmentation_and_validates(backend):
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
+    found = run(JAX, backend)
+    assert list(found) == ["float32", "mixed_bfloat16"]
+    for history in found.values():
+        assert sorted(history) == ["dice", "loss", "val_dice", "val_loss"]
+        assert all(0 <= value < 10 for value in history.values())
