@@ -189,7 +189,7 @@ def main() -> None:
     text += "\n" + " ".join(__doc__.split("\n\n")[-1].split()) + "\n"
     if options.save:
         draft = RESULTS.with_suffix(".tmp")
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
         os.replace(draft, RESULTS)
 
 

@@ -81,7 +81,7 @@ def main() -> None:
     print(text)
     if given.save:
         draft = RESULTS.with_suffix(".tmp")
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
         os.replace(draft, RESULTS)
         training.gaps({name: run.history() for name, run in compared.items()}).savefig(PICTURE, dpi=80)
 

@@ -75,7 +75,7 @@ def main():
         text = compare(Path(folder), given)
     print(text)
     if given.save:
-        (RESULTS / "difficulty.md").write_text(text)
+        (RESULTS / "difficulty.md").write_text(text, encoding="utf-8")
 
 
 def compare(folder: Path, given: argparse.Namespace) -> str:

@@ -339,7 +339,7 @@ def main() -> None:
         print("\n" + text, flush=True)
         if options.save:
             draft = (RESULTS / name).with_suffix(".tmp")
-            draft.write_text(text)
+            draft.write_text(text, encoding="utf-8")
             os.replace(draft, RESULTS / name)
 
 

@@ -150,7 +150,7 @@ def timed(search, pairs, steps):
 def remembered(search, pairs, steps):
     """Give seconds, distances, and the rise of the peak memory in MiB where the system tells it."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         before = resident("VmRSS")
         return *timed(search, pairs, steps), (resident("VmHWM") - before) / 1024
     except OSError:
@@ -159,7 +159,7 @@ def remembered(search, pairs, steps):
 
 def resident(name):
     """Read a line of the process' memory in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
@@ -319,11 +319,11 @@ def machine(volumes):
 
 def save(heading, text):
     """Put a section into the results and keep the others, in the order of PARTS."""
-    old = RESULTS.read_text().split("\n## ")[1:] if RESULTS.is_file() else []
+    old = RESULTS.read_text(encoding="utf-8").split("\n## ")[1:] if RESULTS.is_file() else []
     sections = dict(section.split("\n", 1) for section in old) | {heading: text}
     order = [name for name, _ in PARTS.values() if name in sections]
     written = [f"## {name}\n\n{sections[name].strip()}\n" for name in order]
-    RESULTS.write_text("\n".join(["# Hausdorff distance and score\n", *written]))
+    RESULTS.write_text("\n".join(["# Hausdorff distance and score\n", *written]), encoding="utf-8")
 
 
 def main():

@@ -36,7 +36,7 @@ def measure(cases: int, days: int, processes: int) -> tuple[int, float, float]:
     """Write a phantom in a fresh process: slices, seconds, and the largest resident memory of one process in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "measured.py"
-        script.write_text(MEASURED)
+        script.write_text(MEASURED, encoding="utf-8")
         command = [sys.executable, str(script), str(Path(folder) / "phantom"), *map(str, (cases, days, processes))]
         seconds, memory = map(float, subprocess.check_output(command, text=True).split())
     return sum(scan.slices for scan in phantom.plan(cases, days=days, slices=144)), seconds, memory
@@ -71,7 +71,7 @@ def main():
     text = table()
     print(text)
     if given.save:
-        (RESULTS / "phantom.md").write_text(text)
+        (RESULTS / "phantom.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

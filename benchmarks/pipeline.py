@@ -308,7 +308,7 @@ def main():
     print(text)
     if chosen.save:
         building = RESULTS.with_suffix(".tmp")
-        building.write_text(text + "\n")
+        building.write_text(text + "\n", encoding="utf-8")
         os.replace(building, RESULTS)
 
 

@@ -132,7 +132,7 @@ def main():
         text = table(*measure(root))
     print(text)
     if given.save:
-        (RESULTS / "rle.md").write_text(text)
+        (RESULTS / "rle.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -140,9 +140,9 @@ def with_pycocotools(slices: pd.DataFrame) -> pd.DataFrame:
 def machine() -> str:
     """The processor's name and how many there are."""
     try:
-        name = next(x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")).split(
-            ": "
-        )[1]
+        name = next(
+            x for x in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if x.startswith("model name")
+        ).split(": ")[1]
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{name} x {os.cpu_count()}"
@@ -219,7 +219,7 @@ def main() -> None:
     print(text)
     if options.save:
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(text + "\n")
+        RESULTS.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -224,7 +224,7 @@ def main() -> None:
     if options.save:
         target = RESULTS.with_name("compiled.md") if options.long else RESULTS
         draft = target.with_suffix(".tmp")
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
         os.replace(draft, target)
 
 

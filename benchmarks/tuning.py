@@ -70,10 +70,10 @@ def machine():
 
 def save(heading, text):
     """Put a section into the results and keep the others."""
-    old = RESULTS.read_text().split("\n## ")[1:] if RESULTS.is_file() else []
+    old = RESULTS.read_text(encoding="utf-8").split("\n## ")[1:] if RESULTS.is_file() else []
     sections = dict(section.strip().split("\n", 1) for section in old) | {heading: f"\n{text}"}
     written = [f"## {name}\n\n{body.strip()}\n" for name, body in sections.items()]
-    RESULTS.write_text("\n".join(["# Tuning of post-processing\n", *written]))
+    RESULTS.write_text("\n".join(["# Tuning of post-processing\n", *written]), encoding="utf-8")
 
 
 def main():

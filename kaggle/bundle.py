@@ -118,7 +118,7 @@ def _take(folder: Path, target: Path) -> None:
 
 
 def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def newest(root: Path) -> list[Path]:

@@ -73,7 +73,7 @@ def make_environment(folder: Path) -> Path:
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     own = next(folder.glob("lib/python*/site-packages"))
-    (own / "image.pth").write_text(packages + "\n")
+    (own / "image.pth").write_text(packages + "\n", encoding="utf-8")
     return folder / "bin/python"
 
 
@@ -112,7 +112,7 @@ def run_notebook(python: Path, notebook: Path, mounts: Path, working: Path) -> t
 
 def printed(working: Path) -> str:
     """All that an executed notebook printed."""
-    notebook = json.loads((working / "executed.ipynb").read_text())
+    notebook = json.loads((working / "executed.ipynb").read_text(encoding="utf-8"))
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
     return "\n".join("".join(text) for text in texts)
@@ -160,7 +160,7 @@ def tiny_runs(root: Path, folder: Path) -> list[Path]:
     run = runs.read(folder / "fold0")
     probabilities = np.concatenate([run.probabilities(name).reshape(-1, 3) for name in run.scans])
     levels = tuple(float(level) for level in np.quantile(probabilities, 0.9, axis=0))
-    (folder / "settings.json").write_text(postprocess.Settings(threshold=levels).to_json())
+    (folder / "settings.json").write_text(postprocess.Settings(threshold=levels).to_json(), encoding="utf-8")
     return [folder]
 
 
@@ -190,11 +190,11 @@ def main() -> int:
     keep = shutil.ignore_patterns("truth.csv", "phantom.json", "faults.csv")
     shutil.copytree(hidden, competition, ignore=keep)
     shutil.copytree(hidden, public, ignore=shutil.ignore_patterns("truth.csv", "phantom.json", "faults.csv", "test"))
-    (public / "sample_submission.csv").write_text("id,class,predicted\n")
+    (public / "sample_submission.csv").write_text("id,class,predicted\n", encoding="utf-8")
 
     place = mount(out / "input", public, dataset, new=False)
     file, seconds = run_notebook(python, notebook, out / "input", out / "working-public")
-    assert file.read_text() == "id,class,predicted\n", file.read_text()[:200]
+    assert file.read_text(encoding="utf-8") == "id,class,predicted\n", file.read_text(encoding="utf-8")[:200]
     text = printed(file.parent)
     assert str(out / "environment") in text, "the kit did not come from the bundle"
     assert "batch:" in text
@@ -232,7 +232,7 @@ def main() -> int:
     problems = submission.check(file, whole, submission.read(competition / "sample_submission.csv"))
     assert not problems, problems
     text = printed(file.parent)
-    report = (file.parent / "faults.csv").read_text()
+    report = (file.parent / "faults.csv").read_text(encoding="utf-8")
     missing = [name for name in wanted if name not in report]
     assert not missing, f"not reported: {missing}\n{text}"
     score = metric.score(truth, submission.read(file), whole).value

@@ -33,13 +33,13 @@ def main() -> int:
         if "--check" in sys.argv:
             print(f"{script.with_suffix('.ipynb')} is not what {script.name} says; run `make notebooks`")
         else:
-            script.with_suffix(".ipynb").write_text(generate(script))
+            script.with_suffix(".ipynb").write_text(generate(script), encoding="utf-8")
             print(f"wrote {script.with_suffix('.ipynb')}")
     return 1 if stale and "--check" in sys.argv else 0
 
 
 def _read(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 if __name__ == "__main__":

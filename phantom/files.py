@@ -182,7 +182,7 @@ def write(
                 bar.update(scan.slices)
         _write_tables(building, scans, tables)
         made = {"what": "synthetic data, not of patients", "cases": int(cases), "seed": int(seed), "scans": len(scans)}
-        (building / MARKER).write_text(json.dumps(made) + "\n")
+        (building / MARKER).write_text(json.dumps(made) + "\n", encoding="utf-8")
         if root.exists():
             shutil.rmtree(root)
         os.replace(building, root)

@@ -46,13 +46,15 @@ def cross_validation(tmp_path):
         (tmp_path / name / "model.keras").write_bytes(b"weights")
         (tmp_path / name / "oof").mkdir()
         (tmp_path / name / "oof/case1_day0.npy").write_bytes(b"large")
-    (tmp_path / "cv/folds.csv").write_text("case,fold\n")
+    (tmp_path / "cv/folds.csv").write_text("case,fold\n", encoding="utf-8")
     return tmp_path / "cv"
 
 
 def test_everything_that_importing_the_kit_needs_is_in_kaggles_image():
     for path in [*(ROOT / "kitlib").glob("*.py"), *(ROOT / "notebooks").glob("0[1-4]_*.py")]:
-        for node in ast.parse(path.read_text()).body:  # what a function imports when asked to is its user's affair
+        for node in ast.parse(
+            path.read_text(encoding="utf-8")
+        ).body:  # what a function imports when asked to is its user's affair
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in {name.split(".")[0] for name in names}:
@@ -70,12 +72,12 @@ def test_bundle_holds_wheel_runs_and_descriptions(cross_validation, tmp_path):
     folds = [f"cv/fold{fold}/{name}" for fold in (0, 1) for name in ("model.keras", "run.json")]
     assert found == ["cv/fold0/model.keras", *folds[1:], "cv/folds.csv", "manifest.json"]
     assert manifest.check(dataset / "runs") == {}
-    about = json.loads((dataset / "dataset-metadata.json").read_text())
+    about = json.loads((dataset / "dataset-metadata.json").read_text(encoding="utf-8"))
     assert about["id"] == "somebody/uwm-kit-bundle"
     for notebook in (ROOT / "notebooks").glob("0*.ipynb"):
         folder = target / "kernels" / notebook.stem
-        about = json.loads((folder / "kernel-metadata.json").read_text())
-        assert (folder / about["code_file"]).read_text() == notebook.read_text()
+        about = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))
+        assert (folder / about["code_file"]).read_text(encoding="utf-8") == notebook.read_text(encoding="utf-8")
 
 
 def test_inference_has_no_internet_and_two_pinned_gpus():
@@ -99,7 +101,7 @@ def test_notebooks_that_train_get_the_output_to_go_on_with():
 
 
 def test_the_newest_cross_validation_keeps_the_settings_of_all_its_folds(cross_validation, tmp_path, monkeypatch):
-    (cross_validation / "settings.json").write_text("{}")
+    (cross_validation / "settings.json").write_text("{}", encoding="utf-8")
     bundle = load()
     monkeypatch.setattr(bundle, "_wheel", lambda target: None)
     assert bundle.newest(tmp_path) == [cross_validation]

@@ -204,7 +204,7 @@ def untrained(competition, tmp_path):
         for name in names[fold::2]:
             depth = (scans.read(competition)["scan"] == name).sum()
             runs.write_probabilities(folder, name, np.full((depth, 8, 9, 3), 0.3))
-    (tmp_path / "runs" / "cv" / "folds.csv").write_text("case,fold\n")
+    (tmp_path / "runs" / "cv" / "folds.csv").write_text("case,fold\n", encoding="utf-8")
     return tmp_path / "runs"
 
 
@@ -246,7 +246,7 @@ def test_a_page_is_named_by_its_heading_and_its_pictures_by_the_text_above(tmp_p
         notebook.cells += [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("1", outputs=[picture])]
     nbformat.write(notebook, tmp_path / "trial.ipynb")
     load("execute")._render(tmp_path / "trial.ipynb")
-    page = bs4.BeautifulSoup((tmp_path / "trial.html").read_text(), "html.parser")
+    page = bs4.BeautifulSoup((tmp_path / "trial.html").read_text(encoding="utf-8"), "html.parser")
     assert page.title.text == "9 · Trial"
     assert [image["alt"] for image in page.select("img")] == [
         "9 · Trial",

@@ -125,7 +125,7 @@ def test_real_scans_as_a_hidden_test_set_go_through_the_notebook_and_are_scored(
     )
     probabilities = run.probabilities("case16_day0").reshape(-1, 3)
     levels = tuple(float(level) for level in np.quantile(probabilities, 0.95, axis=0))  # one epoch reaches no half
-    (run.folder / "settings.json").write_text(postprocess.Settings(threshold=levels).to_json())
+    (run.folder / "settings.json").write_text(postprocess.Settings(threshold=levels).to_json(), encoding="utf-8")
     target = tmp_path / "submission.csv"
     command = [sys.executable, str(ROOT / "notebooks/execute.py"), "03_inference"]
     given = {"DATA": hidden, "RUNS": tmp_path / "runs", "OUTPUT": target, "HOURS": 1.0}

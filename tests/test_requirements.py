@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = {"scikit-learn": "sklearn", "pytest-xdist": "xdist", "opencv-python-headless": "cv2"}
-LINES = (ROOT / "requirements.txt").read_text().splitlines()
+LINES = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
 PACKAGES = [re.split("[<>=]", line)[0] for line in LINES if line and line[0] not in "#-"]
 
 
@@ -39,7 +39,7 @@ def test_constraints_lie_within_the_ranges():
     from packaging.requirements import Requirement
 
     ranges = {Requirement(line).name: Requirement(line).specifier for line in LINES if line and line[0] not in "#-"}
-    pins = (ROOT / "constraints-kaggle.txt").read_text().splitlines()
+    pins = (ROOT / "constraints-kaggle.txt").read_text(encoding="utf-8").splitlines()
     for line in pins:
         if line and not line.startswith("#"):
             name, version = line.split("==")

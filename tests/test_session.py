@@ -121,7 +121,7 @@ def kaggle(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(session.scans, "KAGGLE_INPUT", tmp_path)
     (tmp_path / "test").mkdir()
-    (tmp_path / "sample_submission.csv").write_text("id,class,predicted\n")
+    (tmp_path / "sample_submission.csv").write_text("id,class,predicted\n", encoding="utf-8")
     return tmp_path
 
 
@@ -138,7 +138,9 @@ def test_public_version_is_a_batch_and_a_filled_test_set_a_rerun(kaggle, monkeyp
 def test_a_filled_sample_alone_is_a_rerun_too(kaggle):
     (kaggle / "test").rmdir()
     assert session.mode(kaggle) == "batch"
-    (kaggle / "sample_submission.csv").write_text("id,class,predicted\ncase1_day0_slice_0001,stomach,\n")
+    (kaggle / "sample_submission.csv").write_text(
+        "id,class,predicted\ncase1_day0_slice_0001,stomach,\n", encoding="utf-8"
+    )
     assert session.mode(kaggle) == "rerun"
     (kaggle / "sample_submission.csv").unlink()
     assert session.mode(kaggle) == "batch"

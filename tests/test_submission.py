@@ -43,10 +43,10 @@ def test_rows_follow_the_sample_and_missing_ones_are_empty(good, slices, tmp_pat
 
 def test_empty_sample_gives_a_header_alone(slices, tmp_path):
     sample = tmp_path / "sample_submission.csv"
-    sample.write_text("id,class,predicted\n")
+    sample.write_text("id,class,predicted\n", encoding="utf-8")
     nothing = submission.expected_rows(slices.iloc[:0]).assign(predicted="")
     path = submission.write(tmp_path / "s.csv", nothing, submission.read(sample))
-    assert path.read_text() == "id,class,predicted\n"
+    assert path.read_text(encoding="utf-8") == "id,class,predicted\n"
     assert submission.check(path, slices.iloc[:0], submission.read(sample)) == []
 
 
@@ -78,7 +78,7 @@ def test_mask_given_twice_is_an_error(good, slices, tmp_path):
 
 def test_failed_writing_leaves_the_old_file(good, tmp_path, monkeypatch):
     path = submission.write(tmp_path / "submission.csv", good)
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
 
     def fail(*_):
         raise OSError("disk full")
@@ -86,7 +86,7 @@ def test_failed_writing_leaves_the_old_file(good, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         submission.write(path, good.assign(predicted=""))
-    assert path.read_text() == before
+    assert path.read_text(encoding="utf-8") == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["submission.csv"]
 
 
@@ -125,9 +125,9 @@ def test_problem_is_named(kind, good, slices, tmp_path):
 def test_files_that_are_no_tables_are_named(slices, tmp_path):
     path = tmp_path / "submission.csv"
     assert "submission.csv" in submission.check(path, slices)[0]
-    path.write_text("")
+    path.write_text("", encoding="utf-8")
     assert "is empty" in submission.check(path, slices)[0]
-    path.write_text("id,class,predicted\na,b,c\na,b,c,d\n")
+    path.write_text("id,class,predicted\na,b,c\na,b,c,d\n", encoding="utf-8")
     assert "a row has 3 fields" in submission.check(path, slices)[0]
 
 

@@ -174,7 +174,7 @@ def choose_settings(run_folders: Sequence[str | os.PathLike], faults: Faults | N
         path = folder / "settings.json"
         if path.is_file() and path not in broken:
             with faults.survive(path, "these settings are left out"):
-                found[folder] = postprocess.Settings.from_json(path.read_text())
+                found[folder] = postprocess.Settings.from_json(path.read_text(encoding="utf-8"))
     shared = [found[folder] for folder in common if len(common) == 1 and folder in found]
     if len(folders) == 1 and folders[0] in found:
         shared = []

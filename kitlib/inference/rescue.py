@@ -150,13 +150,17 @@ def memory_left(root: str | os.PathLike = "/") -> int | None:
         with contextlib.suppress(OSError, KeyError, ValueError):  # a limit of "max" is none
             found = _pairs(folder / "memory.stat")
             kept = sum(int(found[f"{files}{kind}_file"]) for kind in ("active", "inactive"))
-            left.append(int((folder / limit).read_text()) - int((folder / used).read_text()) + kept)
+            left.append(
+                int((folder / limit).read_text(encoding="utf-8"))
+                - int((folder / used).read_text(encoding="utf-8"))
+                + kept
+            )
     return max(min(left), 0) if left else None
 
 
 def _pairs(path: Path) -> dict[str, str]:
     """Read a name and a number from each line."""
-    return dict(line.split()[:2] for line in path.read_text().splitlines())
+    return dict(line.split()[:2] for line in path.read_text(encoding="utf-8").splitlines())
 
 
 def _read_sample(path: Path, slices: pd.DataFrame, faults: Faults) -> pd.DataFrame:

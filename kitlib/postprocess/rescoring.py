@@ -202,7 +202,7 @@ class _Ledger:
     def __init__(self, path: str | Path | None):
         self.path, self.known = Path(path) if path else None, {}
         if self.path and self.path.is_file():
-            for line in self.path.read_text().splitlines():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
                 try:
                     key, totals = json.loads(line)
                     self.known[key] = tuple(map(float, totals))
@@ -214,5 +214,5 @@ class _Ledger:
         self.known |= scores
         if self.path and scores:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a") as file:
+            with open(self.path, "a", encoding="utf-8") as file:
                 file.write("\n" + "\n".join(json.dumps(line) for line in scores.items()))

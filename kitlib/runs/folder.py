@@ -70,12 +70,12 @@ class Run:
     def settings(self) -> Settings:
         """How probabilities become masks: as tuned, or by the annotators' habits before that."""
         path = self.folder / "settings.json"
-        return Settings.from_json(path.read_text()) if path.is_file() else HABITS
+        return Settings.from_json(path.read_text(encoding="utf-8")) if path.is_file() else HABITS
 
     def score(self) -> dict:
         """Read the score on the scans held out; empty before there is one."""
         path = self.folder / "score.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def read(folder: str | os.PathLike) -> Run:
@@ -88,7 +88,7 @@ def read(folder: str | os.PathLike) -> Run:
     path = folder / "run.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no run.json; train first, or name another folder")
-    return Run(folder, json.loads(path.read_text()))
+    return Run(folder, json.loads(path.read_text(encoding="utf-8")))
 
 
 def finished(folder: str | os.PathLike) -> bool:
@@ -150,9 +150,9 @@ def write_history(folder: str | os.PathLike, rows: Sequence[dict]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [",".join(columns), *(",".join(_cell(row.get(name)) for name in columns) for row in rows)] if rows else []
     text = "".join(f"{line}\n" for line in lines)
-    old = path.read_text() if path.is_file() else ""
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
     if old and text.startswith(old) and old.endswith("\n"):
-        with open(path, "a") as file:
+        with open(path, "a", encoding="utf-8") as file:
             file.write(text[len(old) :])
     else:
         write_text(path, text)
@@ -168,7 +168,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    draft.write_text(text)
+    draft.write_text(text, encoding="utf-8")
     os.replace(draft, path)
 
 

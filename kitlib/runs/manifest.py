@@ -38,7 +38,7 @@ def check(root: str | os.PathLike) -> dict[Path, str]:
     if not listing.is_file():
         return {}
     try:
-        sums = dict(json.loads(listing.read_text()).items())
+        sums = dict(json.loads(listing.read_text(encoding="utf-8")).items())
     except (OSError, ValueError, AttributeError) as error:
         return {listing: f"is no table of check sums: {error}"}
     problems = {}

@@ -65,7 +65,7 @@ def save(folder: Path, model: keras.Model, state: State, mean: Sequence[np.ndarr
     model.save_weights(draft / "model.weights.h5")
     if mean is not None:
         np.savez(draft / "mean.npz", *mean)
-    (draft / "state.json").write_text(json.dumps(asdict(state)))
+    (draft / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(draft, target)
     _tidy(folder, state)
@@ -93,7 +93,7 @@ def load(folder: Path, model: keras.Model) -> tuple[State, list[np.ndarray] | No
 def read_state(folder: Path) -> State:
     """Read the state after the last finished epoch; a fresh one when there is none."""
     place = latest(folder)
-    return State() if place is None else State(**json.loads((place / "state.json").read_text()))
+    return State() if place is None else State(**json.loads((place / "state.json").read_text(encoding="utf-8")))
 
 
 def latest(folder: Path) -> Path | None:

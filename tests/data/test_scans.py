@@ -133,7 +133,7 @@ def test_problems_are_listed_when_asked(copy):
 
 
 def test_wrong_columns_and_missing_tables_are_named(copy):
-    (copy / "train.csv").write_text("id,segmentation\n")
+    (copy / "train.csv").write_text("id,segmentation\n", encoding="utf-8")
     with pytest.raises(ValueError, match="columns are"):
         scans.read(copy)
     (copy / "train.csv").unlink()
@@ -163,7 +163,7 @@ def test_root_is_found_in_data_here_or_above(competition, tmp_path, monkeypatch)
         assert scans.find_root().resolve() == (tmp_path / "data/phantom").resolve()
     real = tmp_path / "data" / scans.SLUG
     real.mkdir()
-    (real / "sample_submission.csv").write_text("id,class,predicted\n")
+    (real / "sample_submission.csv").write_text("id,class,predicted\n", encoding="utf-8")
     assert scans.find_root().resolve() == real.resolve()
     assert not scans.is_phantom(real)
     assert scans.is_phantom(tmp_path / "data/phantom")

@@ -83,7 +83,7 @@ def test_documented_grid_is_the_long_form_of_the_notebook_in_its_precision(slice
     monkeypatch.setattr(scans, "folds", lambda slices, count=5: slices["case"] % count)
     monkeypatch.setattr(pipeline, "pack", lambda slices, spec: types.SimpleNamespace(spec=spec))
     monkeypatch.setattr(cluster, "train", train)
-    page = (Path(__file__).parents[2] / "docs/cluster.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8")
     policy = keras.config.dtype_policy()
     try:
         exec(page.split("```python\n")[1].split("```")[0], {})
@@ -130,7 +130,7 @@ def test_a_killed_worker_costs_its_task_only(slices, tmp_path):
             time.sleep(0.1)
         for process in children(os.getpid()):
             try:
-                name = Path(f"/proc/{process}/cmdline").read_text()
+                name = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8")
             except OSError:
                 continue
             if name.startswith("ray::fit"):

@@ -186,7 +186,7 @@ def test_readme_pictures_are_small_and_refuse_data_of_patients(competition, tmp_
     paths = draw.draw(competition, tmp_path / "pictures")
     assert len(paths) == 6
     assert all(path.stat().st_size < 200_000 for path in paths)
-    (tmp_path / "train.csv").write_text("id,class,segmentation\n")
+    (tmp_path / "train.csv").write_text("id,class,segmentation\n", encoding="utf-8")
     with pytest.raises(ValueError, match="is not a phantom"):
         draw.draw(tmp_path, tmp_path / "pictures")
 

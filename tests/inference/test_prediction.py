@@ -274,11 +274,11 @@ def test_settings_of_runs_that_disagree_are_those_of_the_best(tmp_path):
     folders = [tmp_path / name for name in ("a", "b")]
     for folder, score, gap in zip(folders, (0.7, 0.8), (1, 2), strict=True):
         runs.write_record(folder, {"parameters": {}})
-        (folder / "score.json").write_text(f'{{"score": {score}}}')
-        (folder / "settings.json").write_text(postprocess.Settings(gap=(gap, 0, 0)).to_json())
+        (folder / "score.json").write_text(f'{{"score": {score}}}', encoding="utf-8")
+        (folder / "settings.json").write_text(postprocess.Settings(gap=(gap, 0, 0)).to_json(), encoding="utf-8")
     assert networks.choose_settings(folders).gap == (2, 0, 0)
     assert networks.choose_settings(folders[:1]).gap == (1, 0, 0)
-    (tmp_path / "settings.json").write_text(postprocess.Settings(gap=(3, 0, 0)).to_json())
+    (tmp_path / "settings.json").write_text(postprocess.Settings(gap=(3, 0, 0)).to_json(), encoding="utf-8")
     assert networks.choose_settings(folders).gap == (3, 0, 0)
     assert networks.choose_settings(folders[:1]).gap == (1, 0, 0)
     (folders[0] / "settings.json").unlink()
@@ -292,7 +292,7 @@ def test_all_folds_of_the_newest_cross_validation_are_chosen(tmp_path):
         (tmp_path / place / "model.keras").write_bytes(b"")
     names = lambda *given: [path.relative_to(tmp_path).as_posix() for path in networks.choose(tmp_path, *given)]  # noqa: E731
     assert names() == ["cv/fold1"]
-    (tmp_path / "cv/folds.csv").write_text("case,fold\n")
+    (tmp_path / "cv/folds.csv").write_text("case,fold\n", encoding="utf-8")
     assert names() == ["cv/fold0", "cv/fold1"]
     assert names("alone") == ["alone"]
     assert names("cv") == ["cv/fold0", "cv/fold1"]
@@ -306,7 +306,7 @@ def test_a_run_without_a_finished_epoch_is_left_out_by_name_unless_it_is_alone(t
     for place, weights in (("cv/fold0", "epoch 3"), ("cv/fold1", "unfinished epoch"), ("cv/fold2", "epoch 1")):
         runs.write_record(tmp_path / place, {"parameters": {}, "ended": place, "best_weights": weights})
         (tmp_path / place / "model.keras").write_bytes(b"")
-    (tmp_path / "cv/folds.csv").write_text("case,fold\n")
+    (tmp_path / "cv/folds.csv").write_text("case,fold\n", encoding="utf-8")
     trained = [tmp_path / "cv/fold0", tmp_path / "cv/fold2"]
     assert networks.choose(tmp_path) == trained
     assert f"left out: {tmp_path / 'cv/fold1'}, stopped before" in capsys.readouterr().out
@@ -360,12 +360,12 @@ def test_a_record_that_cannot_be_read_costs_one_run_where_there_is_no_manifest(t
     for name in ("a", "b"):
         runs.write_record(tmp_path / name, {"parameters": {}, "ended": "1"})
         (tmp_path / name / "model.keras").write_bytes(b"")
-    (tmp_path / "b/run.json").write_text("{")
+    (tmp_path / "b/run.json").write_text("{", encoding="utf-8")
     faults = Faults(strict=False)
     assert networks.choose(tmp_path, faults=faults) == [tmp_path / "a"]
     assert "b/run.json" in str(faults)
     with pytest.raises(ValueError, match=r"b/run\.json"):
         networks.choose(tmp_path)
     assert networks._held_out(tmp_path / "b") == -1
-    (tmp_path / "a/score.json").write_text('{"score": null}')
+    (tmp_path / "a/score.json").write_text('{"score": null}', encoding="utf-8")
     assert networks._held_out(tmp_path / "a") == -1

@@ -77,9 +77,9 @@ def test_untouched_test_set_meets_no_fault(pristine, tmp_path):
 
 
 def test_public_competition_gives_a_header(pristine, tmp_path):
-    (tmp_path / "sample_submission.csv").write_text("id,class,predicted\n")
+    (tmp_path / "sample_submission.csv").write_text("id,class,predicted\n", encoding="utf-8")
     faults, slices, _ = submit(tmp_path, tmp_path / "submission.csv", strict=True)
-    assert (tmp_path / "submission.csv").read_text() == "id,class,predicted\n"
+    assert (tmp_path / "submission.csv").read_text(encoding="utf-8") == "id,class,predicted\n"
     assert (len(faults), len(slices)) == (0, 0)
 
 
@@ -176,7 +176,7 @@ def test_memory_left_is_the_smaller_of_system_and_container(tmp_path, files, lef
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text + "\n")
+        (tmp_path / name).write_text(text + "\n", encoding="utf-8")
     assert rescue.memory_left(tmp_path) == left
     assert rescue.memory_left(tmp_path / "elsewhere") is None
 
@@ -216,13 +216,13 @@ def test_sample_without_rows_or_file_takes_the_order_of_the_files(root, tmp_path
     for text in (None, "", "id,class,predicted\n"):
         (root / "sample_submission.csv").unlink()
         if text is not None:
-            (root / "sample_submission.csv").write_text(text)
+            (root / "sample_submission.csv").write_text(text, encoding="utf-8")
         faults, _, sample = submit(root, tmp_path / "b.csv", strict=False)
         pd.testing.assert_frame_equal(sample, expected)
         assert len(faults) > 0
         with pytest.raises((ValueError, OSError), match=r"sample_submission\.csv"):
             submit(root, tmp_path / "c.csv", strict=True)
-        (root / "sample_submission.csv").write_text("")
+        (root / "sample_submission.csv").write_text("", encoding="utf-8")
 
 
 def corruptions(root, rng):
@@ -288,7 +288,7 @@ def test_forty_corrupted_run_folders_cost_one_network(root, tmp_path, monkeypatc
     for name in ("a", "b"):
         runs.write_record(folder / name, {"parameters": {}, "input_spec": json.loads(SPEC.to_json())})
         (folder / name / "model.keras").write_bytes(rng.randbytes(500))
-        (folder / name / "settings.json").write_text("{}")
+        (folder / name / "settings.json").write_text("{}", encoding="utf-8")
     manifest.write(folder)
     monkeypatch.setattr(networks, "load", lambda folder: None)
     monkeypatch.setattr(networks, "Engine", type("Engine", (), {"kind": "", "__init__": lambda *_: None}))
@@ -376,6 +376,6 @@ def test_killing_the_process_at_any_step_leaves_a_valid_file(pristine, tmp_path)
 
 def test_drafts_of_a_killed_process_are_swept_away(pristine, tmp_path):
     draft = tmp_path / ".submission.csv.12345.part"
-    draft.write_text("half a li")
+    draft.write_text("half a li", encoding="utf-8")
     submit(pristine, tmp_path / "submission.csv", strict=True)
     assert not draft.exists()

@@ -26,7 +26,7 @@ def made(folder, packed, seed=0, dice=(0.2, 0.5, 0.4), probabilities=None):
     history = history.assign(epoch=range(1, len(dice) + 1), val_dice=dice, val_loss=1 - np.array(dice), seconds=1.0)
     folder.mkdir(parents=True)
     history.to_csv(folder / "history.csv", index=False)
-    (folder / "score.json").write_text(json.dumps({"score": 0.5, "dice": max(dice)}))
+    (folder / "score.json").write_text(json.dumps({"score": 0.5, "dice": max(dice)}), encoding="utf-8")
     runs.write_record(folder, {"parameters": {"seed": seed}, "input_spec": json.loads(SPEC.to_json())})
     for scan, rows in packed.slices.groupby("scan"):
         truth = evidence.truth_of(packed, rows).astype(np.float32)
@@ -136,7 +136,7 @@ def test_a_run_without_a_finished_epoch_stands_in_no_table_and_ends_the_grid(
         run = made(folder, packed)
         if folder.parent.name == "one-slice-3-copies":
             clock[0] = deadline - 1
-            (folder / "history.csv").write_text("")
+            (folder / "history.csv").write_text("", encoding="utf-8")
             runs.write_record(folder, run.record | {"state": "stopped"})
         return runs.read(folder)
 

@@ -96,7 +96,7 @@ def test_faults_are_listed_by_scan_and_kind(root):
 
 def test_mark_says_that_no_patient_is_in_it(root):
     assert scans.is_phantom(root)
-    assert "synthetic" in json.loads((root / phantom.MARKER).read_text())["what"]
+    assert "synthetic" in json.loads((root / phantom.MARKER).read_text(encoding="utf-8"))["what"]
 
 
 def test_same_seed_gives_the_same_files_with_any_number_of_processes(tmp_path):
@@ -112,15 +112,15 @@ def test_another_seed_gives_another_competition(tmp_path):
 
 
 def test_folder_of_something_else_is_refused(tmp_path):
-    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(FileExistsError, match="not a phantom"):
         phantom.write(tmp_path, **SMALL)
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
 
 
 def test_phantom_is_replaced_as_a_whole(tmp_path):
     root = phantom.write(tmp_path / "p", cases=2, days=1, slices=2, sizes=[(31, 47)], seed=1)
-    (root / "stale.txt").write_text("old")
+    (root / "stale.txt").write_text("old", encoding="utf-8")
     phantom.write(root, cases=2, days=1, slices=2, sizes=[(31, 47)], seed=1)
     assert not (root / "stale.txt").exists()
 
@@ -218,11 +218,11 @@ def test_link_to_a_phantom_stays_a_link(tmp_path):
     (tmp_path / "link").symlink_to(target)
     assert phantom.write(tmp_path / "link", **tiny, seed=2) == tmp_path / "link"
     assert (tmp_path / "link").is_symlink()
-    assert json.loads((target / phantom.MARKER).read_text())["seed"] == 2
+    assert json.loads((target / phantom.MARKER).read_text(encoding="utf-8"))["seed"] == 2
 
 
 def test_file_in_place_of_the_folder_is_refused(tmp_path):
-    (tmp_path / "p").write_text("notes")
+    (tmp_path / "p").write_text("notes", encoding="utf-8")
     with pytest.raises(FileExistsError, match="not a phantom"):
         phantom.write(tmp_path / "p", **SMALL)
 

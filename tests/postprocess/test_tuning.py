@@ -217,12 +217,12 @@ def test_probabilities_in_bytes_give_the_same_as_in_floats(competition):
 def test_a_search_goes_on_from_its_ledger_and_comes_to_the_same(competition, tmp_path):
     ledger = tmp_path / "deep" / "tuning.jsonl"
     first = tune(competition, slice(0, 3), ledger=ledger)
-    lines = ledger.read_text()
-    ledger.write_text(lines[: len(lines) // 2])  # killed in the middle of a line
+    lines = ledger.read_text(encoding="utf-8")
+    ledger.write_text(lines[: len(lines) // 2], encoding="utf-8")  # killed in the middle of a line
     second = tune(competition, slice(0, 3), ledger=ledger)
     assert second.settings == first.settings
     assert second.steps.equals(first.steps)
-    assert {line for line in ledger.read_text().splitlines() if line in set(lines.splitlines())} == set(
+    assert {line for line in ledger.read_text(encoding="utf-8").splitlines() if line in set(lines.splitlines())} == set(
         lines.splitlines()
     )
 
@@ -240,7 +240,7 @@ def test_other_probabilities_do_not_meet_old_scores(competition, tmp_path):
     slices, truth, made = competition
     weaker = {scan: grid * np.float32(0.9) for scan, grid in made.items()}
     tune((slices, truth, weaker), slice(0, 2), ledger=ledger, grid=GRID[-1:])
-    keys = [json.loads(json.loads(line)[0])[:2] for line in ledger.read_text().splitlines() if line]
+    keys = [json.loads(json.loads(line)[0])[:2] for line in ledger.read_text(encoding="utf-8").splitlines() if line]
     assert len({tuple(key) for key in keys}) == 2 * len({scan for scan, _ in keys})
 
 

@@ -86,7 +86,7 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         runs.write_text(tmp_path / "score.json", "new")
-    assert (tmp_path / "score.json").read_text() == "old"
+    assert (tmp_path / "score.json").read_text(encoding="utf-8") == "old"
 
 
 def test_missing_git_costs_only_the_hash(monkeypatch):

@@ -6,7 +6,7 @@ from kitlib.runs import manifest
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a/run.json").write_text('{"epochs": 1}')
+    (tmp_path / "a/run.json").write_text('{"epochs": 1}', encoding="utf-8")
     (tmp_path / "a/model.keras").write_bytes(bytes(range(256)))
     manifest.write(tmp_path)
     return tmp_path
@@ -34,7 +34,7 @@ def test_missing_files_are_named(folder):
 
 @pytest.mark.parametrize("text", ["", "[1", "[1, 2]", "7"])
 def test_a_manifest_that_is_none_is_a_problem(folder, text):
-    (folder / manifest.NAME).write_text(text)
+    (folder / manifest.NAME).write_text(text, encoding="utf-8")
     assert list(manifest.check(folder)) == [folder / manifest.NAME]
 
 

@@ -24,7 +24,7 @@ def root(tmp_path):
     """A cross-validation of two folds, a newer single run of two cases, and the newest of one case."""
     make(tmp_path, "cv/a", ["case1_day0", "case2_day0"], "2026-01-01")
     make(tmp_path, "cv/bb", ["case3_day0", "case3_day4"], "2026-01-03")
-    (tmp_path / "cv" / "folds.csv").write_text("case,fold\n")
+    (tmp_path / "cv" / "folds.csv").write_text("case,fold\n", encoding="utf-8")
     make(tmp_path, "deep/single", ["case1_day0", "case3_day0"], "2026-01-02")
     make(tmp_path, "lonely", ["case5_day0", "case5_day9"], "2026-01-04")
     return tmp_path

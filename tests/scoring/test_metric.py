@@ -541,7 +541,9 @@ def test_command_prints_the_panel_and_the_worst_scans(files, capsys):
     ],
 )
 def test_command_names_the_row_and_the_fault(files, capsys, fault, named):
-    files["submission"].write_text(fault(files["submission"].read_text()), errors="surrogateescape")
+    files["submission"].write_text(
+        fault(files["submission"].read_text(encoding="utf-8")), errors="surrogateescape", encoding="utf-8"
+    )
     assert run(files) == 1
     printed = capsys.readouterr().out
     assert named in printed
@@ -556,7 +558,7 @@ def test_command_names_a_size_that_is_none(files, capsys, size):
 
 
 def test_command_names_a_truth_row_with_too_many_fields(files, capsys):
-    files["truth"].write_text("id,class,segmentation\ncase1_day0_slice_0001,stomach,1,2\n")
+    files["truth"].write_text("id,class,segmentation\ncase1_day0_slice_0001,stomach,1,2\n", encoding="utf-8")
     assert run(files) == 1
     assert "row 'case1_day0_slice_0001,stomach,1,2' has more fields" in capsys.readouterr().out
 
@@ -570,7 +572,7 @@ def test_command_says_what_millimetres_need(files, capsys):
 
 
 def test_command_names_a_slice_without_a_size(files, capsys):
-    files["sizes"].write_text("\n".join(files["sizes"].read_text().splitlines()[:-1]))
+    files["sizes"].write_text("\n".join(files["sizes"].read_text(encoding="utf-8").splitlines()[:-1]), encoding="utf-8")
     assert run(files) == 1
     assert "no size for 1 of 24 slices of the truth, first case3_day0_slice_0012" in capsys.readouterr().out
 
@@ -578,14 +580,14 @@ def test_command_names_a_slice_without_a_size(files, capsys):
 def test_command_refuses_a_truth_that_leaves_slices_out(files, capsys):
     """Else a truth without its empty slices would make each scan less deep, and every distance along z longer."""
     for name in ("truth", "submission"):
-        lines = files[name].read_text().splitlines(keepends=True)
-        files[name].write_text("".join(line for line in lines if "case2_day0_slice_0005" not in line))
+        lines = files[name].read_text(encoding="utf-8").splitlines(keepends=True)
+        files[name].write_text("".join(line for line in lines if "case2_day0_slice_0005" not in line), encoding="utf-8")
     assert run(files) == 1
     assert "the truth leaves out slices of its scans, 1 in all, first case2_day0_slice_0005" in capsys.readouterr().out
 
 
 def test_command_names_a_truth_without_masks(files, capsys):
-    files["truth"].write_text("id,class\n")
+    files["truth"].write_text("id,class\n", encoding="utf-8")
     assert run(files) == 1
     assert "has no column segmentation" in capsys.readouterr().out
 

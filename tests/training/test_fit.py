@@ -212,7 +212,7 @@ def test_cross_validation_holds_out_every_case_once_and_skips_what_is_done(slice
     ended = [run.record["ended"] for run in folds]
     again = training.cross_validate(slices, tmp_path, count=2, **options)
     assert [run.record["ended"] for run in again] == ended
-    (tmp_path / "folds.csv").write_text("case,fold\n1,0\n")
+    (tmp_path / "folds.csv").write_text("case,fold\n1,0\n", encoding="utf-8")
     with pytest.raises(ValueError, match="lacks cases"):
         training.cross_validate(slices, tmp_path, count=2, **options)
     assert len(runs.compare(tmp_path)) == 2
@@ -240,7 +240,7 @@ def test_cross_validation_gives_every_finished_fold_however_little_time_is_left(
     assert len(training.cross_validate(slices, tmp_path, count=3)) == 3
     found = training.cross_validate(slices, tmp_path, count=3, time_limit=60)
     assert [run.folder.name for run in found] == ["fold0", "fold1", "fold2"]
-    (tmp_path / "fold1/run.json").write_text('{"state": "stopped"}')
+    (tmp_path / "fold1/run.json").write_text('{"state": "stopped"}', encoding="utf-8")
     folders.clear()
     assert len(training.cross_validate(slices, tmp_path, count=3, time_limit=60)) == 3
     assert folders == ["fold0", "fold2"]

@@ -40,7 +40,7 @@ def children(process: int) -> set[int]:
     parents = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parents[int(entry.parent.name)] = int(entry.read_text().rsplit(")", 1)[1].split()[1])
+            parents[int(entry.parent.name)] = int(entry.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
         except OSError:
             continue
     found = {child for child, parent in parents.items() if parent == process}
@@ -49,7 +49,7 @@ def children(process: int) -> set[int]:
 
 def alive(process: int) -> bool:
     try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
 

@@ -65,15 +65,17 @@ def test_second_call_in_the_same_process_is_refused_until_the_first_has_failed(t
     with pytest.raises(RuntimeError, match=f"process {os.getpid()} "):
         hold_twice()
     with locks.hold(tmp_path):
-        assert (tmp_path / locks.NAME).read_text().startswith(f"process {os.getpid()} ")
+        assert (tmp_path / locks.NAME).read_text(encoding="utf-8").startswith(f"process {os.getpid()} ")
 
 
 def test_line_of_a_killed_process_is_not_taken_for_that_of_the_holder(tmp_path, monkeypatch):
     path = tmp_path / locks.NAME
-    path.write_text("process 1 on a lost machine")
-    with open(path) as first:
+    path.write_text("process 1 on a lost machine", encoding="utf-8")
+    with open(path, encoding="utf-8") as first:
         fcntl.flock(first, fcntl.LOCK_EX)
-        monkeypatch.setattr(locks.time, "sleep", lambda _: path.write_text("process 2 on this machine"))
+        monkeypatch.setattr(
+            locks.time, "sleep", lambda _: path.write_text("process 2 on this machine", encoding="utf-8")
+        )
         with pytest.raises(locks.Held, match="process 2 on this machine"), locks.hold(tmp_path):
             pass
         monkeypatch.setattr(locks.time, "sleep", lambda _: path.unlink())
@@ -105,7 +107,7 @@ def test_drive_without_locks_refuses_nobody(tmp_path, monkeypatch):
 
 
 def test_folder_that_cannot_be_made_is_left_to_its_writer(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with locks.hold(tmp_path / "file/run"):
         pass
 

@@ -136,7 +136,7 @@ def test_a_start_from_nothing_says_what_the_nearest_attached_run_lacks(trained, 
 
 def test_competitions_and_pictures_are_not_searched_for_runs(tmp_path):
     runs.write_record(tmp_path / "competitions/uw-madison/train/case1", {})
-    (tmp_path / "competitions/uw-madison/train.csv").write_text("id,class,segmentation\n")
+    (tmp_path / "competitions/uw-madison/train.csv").write_text("id,class,segmentation\n", encoding="utf-8")
     runs.write_record(tmp_path / "a/scans/run", {})
     runs.write_record(tmp_path / "a/b/run", {})
     assert runs.attached([tmp_path, tmp_path / "nothing"]) == [tmp_path / "a/b/run"]
@@ -144,10 +144,16 @@ def test_competitions_and_pictures_are_not_searched_for_runs(tmp_path):
 
 def test_attached_table_of_folds_is_kept(slices, tmp_path):
     dealt = folds.fold_table(slices, tmp_path / "old/folds.csv", 2)
-    turned = (tmp_path / "old/folds.csv").read_text().replace(",0", ",x").replace(",1", ",0").replace(",x", ",1")
-    (tmp_path / "old/folds.csv").write_text(turned)
+    turned = (
+        (tmp_path / "old/folds.csv")
+        .read_text(encoding="utf-8")
+        .replace(",0", ",x")
+        .replace(",1", ",0")
+        .replace(",x", ",1")
+    )
+    (tmp_path / "old/folds.csv").write_text(turned, encoding="utf-8")
     (tmp_path / "strange").mkdir()
-    (tmp_path / "strange/folds.csv").write_text("case,fold\n999,0\n998,1\n")
+    (tmp_path / "strange/folds.csv").write_text("case,fold\n999,0\n998,1\n", encoding="utf-8")
     runs.write_text(tmp_path / "another/folds.csv", "patient,part\n1,2\n")
     runs.write_text(tmp_path / "empty/folds.csv", "")
     folds.adopt_table(slices, tmp_path / "new/folds.csv", 2, runs.attached([tmp_path], "folds.csv"))

@@ -239,12 +239,12 @@ def test_figures_that_were_not_taken_after_every_epoch_keep_their_columns(tmp_pa
 def test_torn_or_missing_lines_of_the_history_are_mended(tmp_path):
     rows = [{"epoch": epoch, "loss": 0.1 * epoch, "score": float("nan")} for epoch in (1, 2, 3)]
     runs.write_history(tmp_path, rows[:1])
-    first = (tmp_path / "history.csv").read_text()
+    first = (tmp_path / "history.csv").read_text(encoding="utf-8")
     runs.write_history(tmp_path, rows[:2])
-    second = (tmp_path / "history.csv").read_text()
+    second = (tmp_path / "history.csv").read_text(encoding="utf-8")
     assert second.startswith(first)
     for torn in (second + "3,0.30000", second[:-1], second + "3,0.5,\n4,0.4,\n", first, ""):
-        (tmp_path / "history.csv").write_text(torn)
+        (tmp_path / "history.csv").write_text(torn, encoding="utf-8")
         runs.write_history(tmp_path, rows)
         table = pd.read_csv(tmp_path / "history.csv")
         assert table["epoch"].tolist() == [1, 2, 3]

@@ -205,7 +205,7 @@ def test_tables_beside_the_pictures_change_no_figure(folder, coarse, tmp_path):
 
 
 def test_tables_without_a_scan_are_refused_by_name(tmp_path):
-    (tmp_path / "train.csv").write_text("id,class,segmentation\n")
+    (tmp_path / "train.csv").write_text("id,class,segmentation\n", encoding="utf-8")
     with pytest.raises(ValueError, match=f"{tmp_path}: .*not one scan"):
         measures.read(tmp_path)
 
