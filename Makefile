@@ -1,52 +1,55 @@
 # The kit's commands; `make help` lists them. README.md has the same without make.
 .DEFAULT_GOAL := help
-PYTHON ?= python3
+SUITS := -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))"
+PYTHON ?= $(firstword $(shell for p in python3 python3.13 python3.12 python3.11; do $$p $(SUITS) 2>/dev/null && echo $$p; done))
 PYTHON312 ?= $(firstword $(shell for p in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python3.12; do $$p -c "" 2>/dev/null && echo $$p; done))
 VENV := .venv
 BIN := $(VENV)/bin
+# an environment belongs to one version of Python: another one, given as PYTHON=..., replaces it
+STAMP := $(VENV)/.python-$(shell $(or $(PYTHON),false) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null)
 DATA ?= data/phantom
-NOTEBOOKS := $(wildcard notebooks/*.py)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-demo: $(VENV)/.stamp $(DATA)/train.csv  ## synthetic competition, three notebooks, a scored submissions/submission.csv
-	$(BIN)/python notebooks/execute.py 01_eda 02_train 03_inference --set DATA=$(abspath $(DATA)) --set RUNS=$(abspath runs/demo)
+demo: $(STAMP) $(DATA)/train.csv  ## synthetic competition, three notebooks, a scored submissions/submission.csv
+	$(BIN)/python notebooks/execute.py 01_eda 02_train 03_inference --set "DATA=$(abspath $(DATA))" --set "RUNS=$(abspath runs/demo)"
 	$(BIN)/python -m kitlib.postprocess $(DATA) submissions/submission.csv
 	@echo "Open pages/01_eda.html, pages/02_train.html and pages/03_inference.html; the run lies below runs/demo."
 
 # two processes, each test file in one of them
 PARALLEL := -n 2 --dist loadfile
-test: $(VENV)/.stamp  ## all tests
+test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-kaggle: .venv-kaggle/.stamp  ## all tests on the versions of Kaggle's image
 	.venv-kaggle/bin/python -m pytest $(PARALLEL)
 
-JAX_TESTS := tests/layers tests/models
-test-jax: $(VENV)/.jax  ## the tests of the pure-Keras modules on the JAX backend
-	KERAS_BACKEND=jax $(BIN)/python -m pytest $(JAX_TESTS)
+test-jax: $(VENV)/.jax  ## the tests of the pure-Keras rooms on the JAX backend
+	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/layers tests/models
 
-check: $(VENV)/.stamp  ## style, and notebooks that match their scripts
+check: $(STAMP)  ## style, and notebooks that match their scripts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python notebooks/generate.py --check
 
-fix: $(VENV)/.stamp  ## mend style
+fix: $(STAMP)  ## mend style
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-notebooks: $(VENV)/.stamp  ## generate each ipynb from its script
+notebooks: $(STAMP)  ## generate each ipynb from its script
 	$(BIN)/python notebooks/generate.py
 
-pages: $(VENV)/.stamp $(DATA)/train.csv  ## run all notebooks and render them to pages/*.html
+pages: $(STAMP) $(DATA)/train.csv  ## run all notebooks and render them to pages/*.html
 	$(BIN)/python notebooks/execute.py
 
-figures: $(VENV)/.stamp $(DATA)/train.csv  ## the pictures of README.md, from the phantom and its pages (make demo)
-	$(BIN)/python -P docs/draw.py $(DATA) docs/pictures
+figures: $(STAMP) $(DATA)/train.csv  ## the pictures of README.md, from the phantom and its pages (make demo)
+	$(BIN)/python docs/draw.py $(DATA) docs/pictures
 	$(BIN)/python -m phantom.figures $(DATA) data/pictures
 	@if [ -d pages/previews ]; then cp pages/previews/*.png docs/pictures/; fi
 
-bench: .venv-bench/.stamp  ## run the benchmarks beside their peers, tables into benchmarks/results/ (not the two that train for an hour)
-	@for script in $(filter-out benchmarks/difficulty.py benchmarks/comparison.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv-bench/bin/python -P $$script --save || exit 1; done
+# not the benchmarks that train for half an hour or more: run those by name
+LONG := benchmarks/difficulty.py benchmarks/comparison.py
+bench: .venv-bench/.stamp  ## run the benchmarks beside their peers, tables into benchmarks/results/
+	@for script in $(filter-out $(LONG),$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv-bench/bin/python -P $$script --save || exit 1; done
 
-bundle: $(VENV)/.stamp  ## what goes to Kaggle, into kaggle/bundle: RUNS="runs/..." KAGGLE_USER=name
-	$(BIN)/python kaggle/bundle.py $(RUNS) --user $(or $(KAGGLE_USER),USERNAME)
+bundle: $(STAMP)  ## what goes to Kaggle, into kaggle/bundle: RUNS="runs/..." KAGGLE_USER=name
+	$(BIN)/python kaggle/bundle.py $(RUNS) --user "$(KAGGLE_USER)"
 
 kaggle-check: .venv-kaggle/.stamp  ## run the inference notebook offline as Kaggle would: public, rerun, hostile rerun
 	.venv-kaggle/bin/python kaggle/check.py $(RUNS)
@@ -57,18 +60,19 @@ clean:  ## remove environments, caches, pages and the phantom; data, runs and su
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/.stamp: requirements.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
+$(STAMP): requirements.txt pyproject.toml
+	@$(or $(PYTHON),false) $(SUITS) || { echo "PYTHON=$(PYTHON): the kit needs Python 3.11, 3.12 or 3.13; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@[ -e $@ ] || { $(PYTHON) -m venv --clear $(VENV) && $(BIN)/python -m pip install -q --upgrade pip; }
 	$(BIN)/python -m pip install -q -r requirements.txt
 	$(BIN)/python -m pip install -q --no-deps -e .
 	@touch $@
 
-$(VENV)/.jax: $(VENV)/.stamp
+$(VENV)/.jax: $(STAMP)
 	$(BIN)/python -m pip install -q "jax>=0.6"
 	@touch $@
 
 .venv-kaggle/.stamp: requirements.txt constraints-kaggle.txt pyproject.toml
+	@[ -n "$(or $(PYTHON312),$(PYTHON))" ] || { echo "no Python 3.12 found; name one: make PYTHON312=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(or $(PYTHON312),$(PYTHON)) -m venv .venv-kaggle
 	.venv-kaggle/bin/python -m pip install -q -r requirements.txt -c constraints-kaggle.txt
 	.venv-kaggle/bin/python -m pip install -q --no-deps -e .
@@ -80,7 +84,7 @@ $(VENV)/.jax: $(VENV)/.stamp
 	.venv-bench/bin/python -m pip install -q --no-deps -e .
 	@touch $@
 
-$(DATA)/train.csv: | $(VENV)/.stamp
+$(DATA)/train.csv: | $(STAMP)
 	$(BIN)/python -m phantom $(DATA) --cases 16 --days 2 --processes 2
 
 .PHONY: demo test test-kaggle test-jax check fix notebooks pages figures bench bundle kaggle-check clean help
