@@ -1,22 +1,22 @@
-"""kitlib: the package behind the notebooks of the UW-Madison GI tract segmentation kit.
+"""A Keras kit for the UW-Madison GI Tract Image Segmentation competition.
 
-Import modules by name (`from kitlib import rle, scans`); nothing is re-exported, and importing the package is instant.
-A module imports only from its own floor and those below.
+Import from the rooms: `from kitlib.data import scans`, `from kitlib.layers import ExternalAttention`. A room imports
+only the rooms above it in this list.
 
-    facts    contest  rle
-             phantom (cohort geometry anatomy contrast annotation)
-    tables   scans (splits)  inputs  submission  runs  baselines
-             statistics (areas habits published intensities)
-             metric (hausdorff conventions bootstrap borders scorecard)
-             postprocess  tuning (rescoring heldout standin)
-             rescue (faults)  tiling  deadline  manifest
-             likeness (census traits guesses)
-    tensors  pipeline  augment  elastic (splines sampling randomness)
-    models   unet (sides)  attention  losses  monitors  folding
-    acts     training (presets schedules steps epochs judging averages checkpoints closing records locks budget
-             workers trackers command)  inference (ensemble engine)  runtime
-             experiments (evidence)  cluster
-    pictures figures  figures_*
+    contest rle files submission   names and ids; run-length text and masks; safe files; submission.csv
+    session                        Kaggle or not, the type of session, the competition's folder
+    data                           a folder -> one table; splits; PNG <-> the network's grid; tf.data batches
+    layers models                  Keras layers, losses and networks in pure keras.ops
+    scoring                        masks -> score, and where the points went
+    eda                            the statistics of the data set
+    postprocess                    probabilities -> masks, chosen by the score
+    runs                           the run folder, and which run answers
+    inference                      runs -> submission.csv
+    figures                        all pictures
+    training                       packed scans -> a run folder
+    paper                          the paper's experiments
+
+The synthetic competition is the package `phantom` beside this one.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
