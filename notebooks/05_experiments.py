@@ -54,7 +54,7 @@ from IPython.display import display
 from kitlib.paper import evidence, experiments
 from kitlib.figures import paper
 from kitlib.data import inputs, pipeline, scans
-from kitlib.eda import published
+from kitlib.eda import planted, published
 
 kept, ends = session.run_folders(RUNS, "experiments"), session.ends_at(HOURS)
 
@@ -242,9 +242,9 @@ print(f"nearest to the published pair: {best}, IoU off by {reading.at[best, 'off
 # came with faults; networks that never saw a case then say how far they disagree with its outlines.
 
 # %%
-known = evidence.planted(root)
+known = planted.read(root)
 count = FAULTS or max(1, slices["scan"].nunique() // 5)
-spoiled, known = (slices, known) if len(known) else evidence.plant(slices, count)
+spoiled, known = (slices, known) if len(known) else planted.plant(slices, count)
 display(known)
 
 # %% [markdown]

@@ -22,7 +22,6 @@ OVERLAP_MM = {  # how far outlines of neighbours pass each other: mean and devia
     ("small_bowel", "stomach"): (-1.7, 2.7),
     ("large_bowel", "stomach"): (-2.3, 0.5),
 }
-FAULTS = ("shifted", "missing", "swapped", "half", "overdrawn")
 
 
 @dataclass(frozen=True)
@@ -101,45 +100,3 @@ def contiguous(masks: np.ndarray) -> np.ndarray:
             best = np.bincount(runs, weights=area)[1:].argmax() + 1
             masks[runs != best, ..., channel] = False
     return masks
-
-
-def spoil(masks: np.ndarray, kind: str, rng) -> np.ndarray:
-    """Plant one kind of error in a scan's masks (D, H, W, organs); returns new masks.
-
-    shifted: all outlines displaced by 9 to 15 px, cut off at the border; missing: one of the organs that are there not
-    drawn on a third of its slices or more; swapped: large and small bowel exchanged; half: the annotator stopped half
-    way; overdrawn: 4 px outside the wall.
-
-    Raises:
-        ValueError: the kind is none of FAULTS, or changes nothing on these masks.
-    """
-    drawn, masks = masks, masks.copy()
-    if kind == "shifted":
-        step = rng.integers(9, 16) * rng.choice([-1, 1], 2)
-        masks = _shift(masks, *step)
-    elif kind == "missing":
-        channel = rng.choice(np.flatnonzero(masks.any(axis=(0, 1, 2)))) if masks.any() else 0
-        rows = np.flatnonzero(masks[..., channel].any(axis=(1, 2)))
-        masks[rows[: int(np.ceil(len(rows) * rng.uniform(0.35, 0.7)))], ..., channel] = False
-    elif kind == "swapped":
-        masks = masks[..., [1, 0, 2]]
-    elif kind == "half":
-        rows = np.flatnonzero(masks.any(axis=(1, 2, 3)))
-        masks[rows[len(rows) // 2 :]] = False
-    elif kind == "overdrawn":
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
-        masks = np.stack([cv2.dilate(part.astype(np.uint8), disc).reshape(part.shape) for part in masks]).astype(bool)
-    else:
-        raise ValueError(f"{kind!r} is no kind of fault; known: {', '.join(FAULTS)}")
-    if np.array_equal(masks, drawn):
-        pixels = dict(zip(ORGANS, drawn.sum(axis=(0, 1, 2)).tolist(), strict=True))
-        raise ValueError(f"fault {kind!r} changes nothing on masks of so many pixels: {pixels}; spoil another scan")
-    return masks
-
-
-def _shift(masks: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Masks (D, H, W, organs) displaced in plane; what leaves the image is lost, nothing comes in."""
-    moved = np.roll(masks, (down, right), axis=(1, 2))
-    moved[:, slice(0, down) if down > 0 else slice(down, None)] = False
-    moved[:, :, slice(0, right) if right > 0 else slice(right, None)] = False
-    return moved

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from kitlib import rle
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
+from kitlib.eda import planted
 from phantom import anatomy, experts, geometry, scanner
 from phantom.cohort import Scan, plan, whole
 
@@ -72,7 +73,7 @@ def annotate(scan: Scan, organs: dict[str, np.ndarray], stop: int) -> np.ndarray
     masks = experts.contiguous(masks)
     if scan.fault:
         try:
-            masks = experts.spoil(masks, scan.fault, rng)
+            masks = planted.spoil(masks, scan.fault, rng)
         except ValueError as problem:
             raise ValueError(f"{scan.name}: {problem}") from None
     return np.zeros_like(masks) if scan.empty else masks

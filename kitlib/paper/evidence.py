@@ -3,19 +3,16 @@
 Everything is measured on the network's grid, from the out-of-fold probabilities of run folders.
 """
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kitlib import contest, rle, runs
+from kitlib import contest, runs
 from kitlib.data import scans
 from kitlib.data.pipeline import Packed
 from kitlib.layers import monitors
 from kitlib.scoring import borders
-from phantom import experts
 
 AREAS = ["both", "truth", "predicted"]
 
@@ -172,43 +169,6 @@ def near(table: pd.DataFrame, dice: float = 0.7006, iou: float = 0.7699) -> pd.D
     implied = one_set + spread
     implied[table.index.str.contains("background")] = (one_set + 1) / 2
     return table.assign(**{"IoU of that Dice": implied, "off": implied - iou, "possible": table["ceiling"] >= dice})
-
-
-def planted(root: str | os.PathLike) -> pd.DataFrame:
-    """Read the faults that a phantom was written with (`python -m phantom ROOT --faults N`): `scan fault`."""
-    path = Path(root) / "faults.csv"
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["scan", "fault"])
-
-
-def plant(slices: pd.DataFrame, count: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Spoil the annotation of some scans on purpose, each kind of `annotation.FAULTS` in turn.
-
-    Returns:
-        A copy of the table with those masks replaced, and the faults: `scan fault`.
-
-    Raises:
-        ValueError: `count` is negative or more than the scans with masks, or a fault would not show on a scan.
-    """
-    rng = np.random.default_rng(seed)
-    spoiled, planted = slices.copy(), []
-    areas_of = slices[list(contest.ORGANS)].map(rle.area).sum(axis=1).groupby(slices["scan"]).sum()
-    marked = areas_of.index[areas_of > 0].to_numpy()
-    if not 0 <= count <= len(marked):
-        raise ValueError(f"count={count}: {len(marked)} scans have masks to spoil")
-    drawn = rng.permutation(marked)[:count]
-    for turn, scan in enumerate(drawn):
-        rows = slices[slices["scan"] == scan]
-        shape = int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
-        masks = np.stack([rle.decode_stack(rows[organ].tolist(), shape) for organ in contest.ORGANS], axis=-1)
-        kind = experts.FAULTS[turn % len(experts.FAULTS)]
-        try:
-            masks = experts.spoil(masks, kind, rng)
-        except ValueError as problem:
-            raise ValueError(f"{scan}: {problem}") from None
-        for channel, organ in enumerate(contest.ORGANS):
-            spoiled.loc[rows.index, organ] = rle.encode_stack(np.ascontiguousarray(masks[..., channel]))
-        planted.append((scan, kind))
-    return spoiled, pd.DataFrame(planted, columns=["scan", "fault"])
 
 
 def disagreement(counts: pd.DataFrame, faults: pd.DataFrame) -> pd.DataFrame:

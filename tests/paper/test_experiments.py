@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import contest, runs
-from kitlib.data import inputs, pipeline, scans
-from kitlib.eda import published
+from kitlib import runs
+from kitlib.data import inputs, pipeline
+from kitlib.eda import planted, published
 from kitlib.figures import paper
 from kitlib.paper import evidence, experiments
 from kitlib.training import recipes
@@ -250,7 +250,7 @@ def test_readings_by_hand():
 
 
 def test_planted_faults_are_found_by_a_perfect_judge(packed, slices, tmp_path):
-    spoiled, known = evidence.plant(slices, 2)
+    spoiled, known = planted.plant(slices, 2)
     assert (spoiled.loc[~spoiled["scan"].isin(known["scan"])] == slices.loc[~slices["scan"].isin(known["scan"])]).all(
         axis=None
     )
@@ -262,7 +262,7 @@ def test_planted_faults_are_found_by_a_perfect_judge(packed, slices, tmp_path):
     paper.ranking(ranked)
     for count in (-1, 99):
         with pytest.raises(ValueError, match=f"count={count}"):
-            evidence.plant(slices, count)
+            planted.plant(slices, count)
 
 
 def test_new_masks_leave_the_packed_images_alone(packed, slices):
@@ -280,10 +280,3 @@ def test_three_copies_of_a_slice_are_its_own_network():
     images = np.random.default_rng(0).random((2, 32, 32, 1), np.float32)
     inside = network.layers[-1]
     np.testing.assert_allclose(network(images), inside(np.repeat(images, 3, -1)), atol=1e-6)
-
-
-def test_a_phantom_names_its_planted_faults(competition, tmp_path):
-    assert evidence.planted(competition).empty
-    assert evidence.planted(tmp_path).empty
-    assert scans.is_phantom(competition)
-    assert len(contest.ORGANS) == 3

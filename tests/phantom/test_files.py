@@ -12,6 +12,7 @@ import phantom
 from kitlib import rle
 from kitlib.contest import ORGANS
 from kitlib.data import scans
+from kitlib.eda import planted
 from phantom import anatomy, experts, geometry, scanner
 
 SMALL = {"cases": 3, "days": 2, "slices": 7, "sizes": [(31, 47), (43, 37)]}
@@ -91,7 +92,7 @@ def test_faults_are_listed_by_scan_and_kind(root):
     faults = pd.read_csv(root / "faults.csv")
     assert len(faults) == 2
     assert set(faults["scan"]) <= set(scans.read(root)["scan"])
-    assert set(faults["fault"]) <= set(experts.FAULTS)
+    assert set(faults["fault"]) <= set(planted.FAULTS)
 
 
 def test_mark_says_that_no_patient_is_in_it(root):
@@ -188,7 +189,7 @@ def test_nothing_is_begun_without_a_process(tmp_path):
 def test_faults_are_of_all_kinds_and_none_is_on_the_empty_scan(seed):
     plan = phantom.plan(4, seed, faults=5, empty_scan=True)
     spoilt = [scan for scan in plan if scan.fault]
-    assert sorted(scan.fault for scan in spoilt) == sorted(experts.FAULTS)
+    assert sorted(scan.fault for scan in spoilt) == sorted(planted.FAULTS)
     assert not any(scan.empty or scan.test for scan in spoilt)
     training = sum(not scan.test for scan in plan)
     with pytest.raises(ValueError, match=f"only {training - 1} scans"):
@@ -202,7 +203,7 @@ def test_masks_are_spoilt_on_the_listed_scans_and_on_no_others(tmp_path):
     wrong = scans.read(root)
     differ = (right[list(ORGANS)] != wrong[list(ORGANS)]).any(axis=1)
     listed = pd.read_csv(root / "faults.csv")
-    assert set(listed["fault"]) == set(experts.FAULTS)
+    assert set(listed["fault"]) == set(planted.FAULTS)
     assert set(wrong.loc[differ, "scan"]) == set(listed["scan"])
 
 
@@ -356,66 +357,6 @@ def test_longest_run_of_slices_is_kept():
     masks[[0, 1, 3, 4, 5]] = True
     kept = experts.contiguous(masks)[..., 0].any(axis=(1, 2))
     np.testing.assert_array_equal(np.flatnonzero(kept), [3, 4, 5])
-
-
-@pytest.fixture
-def drawn():
-    """Three squares on six slices, one per organ."""
-    masks = np.zeros((6, 60, 60, 3), bool)
-    for channel in range(3):
-        masks[1:5, 20:30, 15 * channel + 2 : 15 * channel + 12, channel] = True
-    return masks
-
-
-def test_shifted_annotation_is_the_same_shape_elsewhere(drawn):
-    spoilt = experts.spoil(drawn, "shifted", np.random.default_rng(0))
-    middle = [np.argwhere(part[..., 1]).mean(axis=0) for part in (drawn, spoilt)]
-    assert spoilt[..., 1].sum() == drawn[..., 1].sum()
-    assert (np.abs(middle[1] - middle[0])[1:] >= 9).all()
-
-
-def test_shifted_annotation_does_not_come_back_on_the_other_side():
-    masks = np.zeros((1, 13, 17, 1), bool)
-    masks[0, :5, :4] = True
-    np.testing.assert_array_equal(np.argwhere(experts._shift(masks, -3, 2)[0, ..., 0]).min(axis=0), [0, 2])
-    np.testing.assert_array_equal(np.argwhere(experts._shift(masks, -3, 2)[0, ..., 0]).max(axis=0), [1, 5])
-    assert not experts._shift(masks, -5, 1).any()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_missing_organ_loses_a_third_of_its_slices_or_more(drawn, seed):
-    drawn[..., seed % 3] = False
-    spoilt = experts.spoil(drawn, "missing", np.random.default_rng(seed))
-    before, after = (masks.any(axis=(1, 2)).sum(axis=0) for masks in (drawn, spoilt))
-    assert sorted(before > after) == [False, False, True]
-    assert (before - after).max() >= 4 / 3
-
-
-@pytest.mark.parametrize("kind", experts.FAULTS)
-def test_fault_that_changes_nothing_is_refused(drawn, kind):
-    with pytest.raises(ValueError, match=f"'{kind}' changes nothing.*'stomach': 0"):
-        experts.spoil(np.zeros_like(drawn), kind, np.random.default_rng(0))
-
-
-def test_swapped_annotation_exchanges_the_bowels(drawn):
-    spoilt = experts.spoil(drawn, "swapped", np.random.default_rng(0))
-    np.testing.assert_array_equal(spoilt, drawn[..., [1, 0, 2]])
-
-
-def test_half_finished_annotation_stops_half_way(drawn):
-    spoilt = experts.spoil(drawn, "half", np.random.default_rng(0))
-    np.testing.assert_array_equal(np.flatnonzero(spoilt.any(axis=(1, 2, 3))), [1, 2])
-
-
-def test_overdrawn_annotation_holds_the_right_one(drawn):
-    spoilt = experts.spoil(drawn, "overdrawn", np.random.default_rng(0))
-    assert (spoilt & drawn).sum() == drawn.sum()
-    assert spoilt.sum() > 2 * drawn.sum()
-
-
-def test_unknown_fault_is_refused_by_name(drawn):
-    with pytest.raises(ValueError, match="'upside down'"):
-        experts.spoil(drawn, "upside down", np.random.default_rng(0))
 
 
 def test_soft_edge_runs_through_half_at_the_border():
