@@ -1,18 +1,14 @@
 """All tables of the data set over 115,488 mask rows: from runs, and in the usual way, decoding every mask.
 
-`python benchmarks/statistics.py [--save]`. The rows are as many as the public training set has, in its sizes: 274
+`python benchmarks/eda.py [--save]`. The rows are as many as the public training set has, in its sizes: 274
 scans made from twelve synthetic ones, each copy shifted by a few pixels. No
 image is written.
 """
 
-import sys
-
-if __name__ == "__main__":
-    sys.path.pop(0)  # this folder's statistics.py would hide Python's own module
-
 import argparse
 import os
 import platform
+import sys
 import time
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
@@ -21,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import phantom
 from kitlib import rle
 from kitlib.contest import ORGANS
 from kitlib.data import scans
 from kitlib.eda import annotators, areas, published, statistics
+from phantom import cohort, files
 
 SCANS = {(266, 266): 180, (310, 360): 78, (276, 276): 15, (234, 234): 1}
 TABLES = (
@@ -50,17 +46,17 @@ TABLES = (
     published.compare,
     published.claims,
 )
-RESULTS = Path(__file__).parent / "results" / "statistics.md"
+RESULTS = Path(__file__).parent / "results" / "eda.md"
 
 
-def masks_of(scan: phantom.Scan) -> np.ndarray:
+def masks_of(scan: cohort.Scan) -> np.ndarray:
     """The masks of one synthetic scan, (D, H, W, organs) bool."""
-    return phantom.render(scan)[1]
+    return files.render(scan)[1]
 
 
 def synthesise() -> pd.DataFrame:
     """A slice table of 38,496 slices whose masks come from the phantom's generator."""
-    plans = list({scan.case: scan for scan in reversed(phantom.plan(12))}.values())
+    plans = list({scan.case: scan for scan in reversed(cohort.plan(12))}.values())
     with ProcessPoolExecutor() as pool:
         made = list(pool.map(masks_of, plans))
     rng = np.random.default_rng(0)

@@ -35,7 +35,7 @@ def measure(slices: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: names the slice and organ whose text is malformed or runs past the end of the image.
 
-    Cost: a third of a second and 15 MiB for 38,496 slices on one core; see benchmarks/statistics.py.
+    Cost: a third of a second and 15 MiB for 38,496 slices on one core; see benchmarks/eda.py.
 
     >>> tiny = pd.DataFrame({"id": ["a"], "height": [2], "width": [3]})
     >>> measured = measure(tiny.assign(large_bowel="1 4", small_bowel="2 1", stomach=""))
