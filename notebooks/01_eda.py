@@ -267,7 +267,7 @@ shown(figures_scans.days, masked, case)
 
 # %%
 samples = intensities.sample(slices, SAMPLES) if pixels else None
-intensities.summary(samples).describe(percentiles=[0.5]) if pixels else print(no_pixels)
+intensities.by_scan(samples).describe(percentiles=[0.5]) if pixels else print(no_pixels)
 
 # %%
 eda.intensities(samples) if pixels else print(no_pixels)

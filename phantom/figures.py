@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kitlib.data import scans
-from kitlib.eda import intensities
+from kitlib.data import inputs, scans
 from kitlib.figures.scans import masks
 from kitlib.figures.style import WIDTH, canvas, look, organ_legend, overlay, save
 
@@ -46,7 +45,7 @@ def six_slices(slices: pd.DataFrame, count: int = 6) -> Figure:
     chosen = choose(slices, count)
     figure, axes = canvas(2.2 * WIDTH / count + 0.4, rows=2, columns=count)
     for (above, below), (_, row) in zip(axes.T, chosen.iterrows(), strict=True):
-        image, mask = intensities.image(row["path"]), masks(row.to_frame().T)[0]
+        image, mask = inputs.read_picture(row["path"]), masks(row.to_frame().T)[0]
         overlay(above, image, np.zeros_like(mask)).set_title(f"{row['scan']}\nslice {row['slice']}", size=8)
         overlay(below, image, mask, fill=0.15, line=0.9)
     figure.suptitle(SYNTHETIC, size=9)
@@ -79,7 +78,7 @@ def _thumbnails(chosen: pd.DataFrame, columns: int, title: str, numbered: bool =
     for axis in axes.ravel()[len(chosen) :]:
         axis.remove()
     for number, (axis, (_, row)) in enumerate(zip(axes.ravel(), chosen.iterrows(), strict=False), start=1):
-        overlay(axis, intensities.image(row["path"]), masks(row.to_frame().T)[0], fill=0, line=0.9)
+        overlay(axis, inputs.read_picture(row["path"]), masks(row.to_frame().T)[0], fill=0, line=0.9)
         axis.set_title(str(number) if numbered else "", size=8)
     figure.suptitle(title, size=9)
     organ_legend(figure)

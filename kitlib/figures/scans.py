@@ -15,7 +15,8 @@ from matplotlib.patheffects import withStroke
 
 from kitlib import rle
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
-from kitlib.eda import intensities, statistics
+from kitlib.data import inputs
+from kitlib.eda import statistics
 from kitlib.figures.style import LABELS, WIDTH, box, canvas, look, organ_legend, overlay, picture_axis
 
 _OUTLINE = [withStroke(linewidth=1.5, foreground="black")]  # keeps white letters readable on white fat
@@ -41,7 +42,7 @@ def typical_masks(slices: pd.DataFrame, count: int = 4) -> Figure:
     best = rank.groupby(slices["case"]).idxmax()
     best = best[rank[best].to_numpy() > 0]
     chosen = slices.loc[best.iloc[np.linspace(0, len(best) - 1, min(count, len(best))).round().astype(int)]]
-    views = [(row, intensities.image(row["path"]), masks(row.to_frame().T)[0]) for _, row in chosen.iterrows()]
+    views = [(row, inputs.read_picture(row["path"]), masks(row.to_frame().T)[0]) for _, row in chosen.iterrows()]
     cuts = [_body(image, mask) for _, image, mask in views]
     tall = max((rows.stop - rows.start) / (columns.stop - columns.start) for rows, columns in cuts)
     width = min(WIDTH, 4 * len(views))
@@ -73,7 +74,7 @@ def overlapping_masks(slices: pd.DataFrame, count: int = 4, margin: int = 22) ->
     figure, axes = canvas(width / len(chosen) + 0.8, columns=len(chosen), width=width)
     for axis, (place, name, pixels) in zip(axes[0], chosen, strict=True):
         row = slices.loc[place]
-        image, mask = intensities.image(row["path"]), masks(row.to_frame().T)[0]
+        image, mask = inputs.read_picture(row["path"]), masks(row.to_frame().T)[0]
         shared = mask[..., [ORGANS.index(organ) for organ in name.split("+")]].all(axis=-1)
         cut = _square(box(_largest_piece(shared), margin), image.shape)
         overlay(axis, image[cut], mask[cut], line=1.8)
@@ -99,7 +100,7 @@ def contact_sheet(scan: pd.DataFrame, columns: int = 8, rows: int = 4) -> Figure
     around = max(2, len(scan) // 30)
     span = max(first - around, 0), min(last + around, len(scan) - 1)
     chosen = scan.iloc[np.unique(np.linspace(*span, rows * columns).round().astype(int))]
-    images, mask = intensities.volume(chosen), masks(chosen)
+    images, mask = inputs.load(chosen["path"].tolist()), masks(chosen)
     cut = _body(images.mean(axis=0), mask.any(axis=0))
     bright = np.percentile(images, 99.5, axis=(1, 2)).clip(min=1)[:, None, None]
     images, mask = (images / bright)[:, cut[0], cut[1]], mask[:, cut[0], cut[1]]
@@ -125,7 +126,7 @@ def planes(scan: pd.DataFrame) -> Figure:
     Args:
         scan: rows of one scan.
     """
-    images, mask = intensities.volume(scan), masks(scan)
+    images, mask = inputs.load(scan["path"].tolist()), masks(scan)
     spacing = float(scan["spacing_mm"].iloc[0])
     cut = _body(images.mean(axis=0), mask.any(axis=(0)), margin=4)
     images, mask = images[:, cut[0], cut[1]], mask[:, cut[0], cut[1]]
@@ -169,7 +170,7 @@ def days(slices: pd.DataFrame, case: int, most: int = 5) -> Figure:
     views = []
     for day in chosen:
         scan = scans[scans["day"] == day]
-        images, mask = intensities.volume(scan), masks(scan)
+        images, mask = inputs.load(scan["path"].tolist()), masks(scan)
         spacing = float(scan["spacing_mm"].iloc[0])
         row = int(mask.sum(axis=(0, 2, 3)).argmax()) if mask.any() else images.shape[1] // 2
         columns = _body(images.mean(axis=0), mask.any(axis=0))[1]
