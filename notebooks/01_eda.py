@@ -63,7 +63,7 @@ pd.set_option("display.float_format", lambda value: f"{value:,.0f}" if abs(value
 
 # %%
 root = DATA or None if INDEX else session.competition(DATA)
-slices, masked = published.attached(root, INDEX or None)
+slices, masked = statistics.read(root, INDEX or None)
 pixels = intensities.has_images(slices)
 print(f"{len(slices):,} slices, {len(masked):,} of them with known masks, images: {'yes' if pixels else 'no'}")
 

@@ -51,10 +51,10 @@ HOURS = 0.0  # end all trainings before so many have passed, to go on another ti
 # %%
 from IPython.display import display
 
-from kitlib.paper import evidence, experiments
+from kitlib.paper import evidence, experiments, published
 from kitlib.figures import paper
 from kitlib.data import inputs, pipeline, scans
-from kitlib.eda import planted, published
+from kitlib.eda import planted
 
 kept, ends = session.run_folders(RUNS, "experiments"), session.ends_at(HOURS)
 

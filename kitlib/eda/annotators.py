@@ -1,7 +1,7 @@
-"""How the training set was made: where annotators begin and stop, what they left out, and when cases were scanned
-again.
+"""How the training set was annotated: where outlines begin and stop, which slices lack one, and how cases change over
+the days.
 
-Every function takes the slice table of `scans.read`, before or after `areas.measure`, and gives a DataFrame.
+Every function takes the slice table of `scans.read`, before or after `areas.measure`, and returns a DataFrame.
 """
 
 import numpy as np
@@ -14,39 +14,39 @@ BOWELS = ORGANS[:2]
 
 
 def extents(slices: pd.DataFrame) -> pd.DataFrame:
-    """Say from which slice to which each organ reaches in each scan, and how abruptly it begins and ends.
+    """Measure the range of slices of each organ in each scan, and how abruptly it begins and ends.
 
     Returns:
-        Indexed by scan and organ, without organs that a scan does not hold: `first last` (slice numbers), `masks`,
+        Indexed by scan and organ, for the organs that a scan holds: `first last` (slice numbers), `masks`,
         `begins ends` (the same as shares of the scan, 0 at the head, 1 at the feet), `first_area last_area` (the areas
-        there, over the organ's largest area in the scan: 1 = cut off at full size, near 0 = it tapers off).
+        there over the organ's largest area in the scan: 1 is cut off at full size, near 0 tapers off).
     """
     table = measured(slices)
-    place = relative_position(table)
+    position = relative_position(table)
     parts = []
     for organ in ORGANS:
         on = (table[f"{organ}_px"] > 0).to_numpy()
-        one = pd.DataFrame({"slice": table["slice"], "place": place, "area": table[f"{organ}_px"]})[on]
-        groups = one.groupby(table["scan"][on], sort=False)
+        columns = {"slice": table["slice"], "position": position, "area": table[f"{organ}_px"]}
+        groups = pd.DataFrame(columns)[on].groupby(table["scan"][on], sort=False)
         first, last, largest = groups.first(), groups.last(), groups["area"].max()
         part = pd.DataFrame({"first": first["slice"], "last": last["slice"], "masks": groups.size()})
-        part = part.assign(begins=first["place"], ends=last["place"])
+        part = part.assign(begins=first["position"], ends=last["position"])
         part = part.assign(first_area=first["area"] / largest, last_area=last["area"] / largest)
         parts.append(part.assign(organ=organ).set_index("organ", append=True))
     return pd.concat(parts).sort_index(level="scan", sort_remaining=False, kind="stable")
 
 
 def stop_lines(slices: pd.DataFrame) -> pd.DataFrame:
-    """Say where each organ begins and stops over all scans, and how abruptly.
+    """Summarise over all scans where each organ begins and stops, and how abruptly.
 
-    In every real scan that was seen both bowels stop on one slice, at two thirds of their largest area: where the
-    annotators stopped, not where the bowel does. It goes on beyond, so that a network can hardly see that line (a
-    phantom grows dark there), and each slice past it costs score.
+    In every real scan seen so far, both bowels stop on the same slice, at two thirds of their largest area. The
+    annotators stopped there; the bowel continues. A network can hardly see that line, and each slice predicted past it
+    lowers the score.
 
     Returns:
         Indexed by ORGANS: `scans` that hold the organ, medians of `begins ends first_area last_area` and 5 % and 95 %
-        quantiles of `ends` (see `extents`), and `bowels stop together`, the share of scans holding both bowels in which
-        they end on the same slice (NaN for the stomach).
+        quantiles of `ends` (see `extents`), and `bowels stop together`: the share of the scans with
+        both bowels in which these end on the same slice (NaN for the stomach).
     """
     table = extents(slices)
     groups = table.groupby(level="organ")
@@ -60,11 +60,11 @@ def stop_lines(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def annotated_ranges(slices: pd.DataFrame) -> pd.DataFrame:
-    """Say which part of each scan is annotated, and which slices inside that part have no mask.
+    """List which part of each scan is annotated, and which slices inside that part have no mask.
 
     Returns:
-        Indexed by scan, without scans that have no mask: `slices`, `first last` annotated slice numbers, `share` of
-        the slices that have a mask, `holes`, the number of slices between first and last without one, and
+        Indexed by scan, for the scans with a mask: `slices`, `first last` annotated slice numbers, `share` of the
+        slices that have a mask, `holes`, the number of slices between first and last that have none, and
         `hole_slices`, their numbers as text.
     """
     on = annotated(slices)
@@ -82,8 +82,7 @@ def annotated_ranges(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def suspects(slices: pd.DataFrame) -> pd.DataFrame:
-    """List the scans that the hosts leave out of their own training because the annotation is wrong, and which are
-    here.
+    """List the scans that the hosts exclude from training because of wrong annotations, and which of them are present.
 
     Returns:
         Indexed by scan: `here`, `slices` and slices `with_mask`.
@@ -114,24 +113,25 @@ def days(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def volumes(slices: pd.DataFrame) -> pd.DataFrame:
-    """Measure how much an organ holds and where its centre lies in each scan, to follow a case from day to day.
+    """Measure the volume and the centre of each organ in each scan, to follow a case from day to day.
 
     Returns:
-        Indexed by case, day and organ, without organs that a scan does not hold: `volume_cm3`, and the centre of all
+        Indexed by case, day and organ, for the organs that a scan holds: `volume_cm3`, and the centre of all
         its voxels in mm, `down_mm across_mm` from the middle of the image and `along_mm` from the first slice.
     """
     table = measured(slices)
     along = (table["slice"] - 1) * SLICE_THICKNESS_MM
-    middle = (table["height"] - 1) / 2, (table["width"] - 1) / 2  # sizes change between days, the bed does not
+    # Centres are measured from the middle of the image, because the image's size may change between days.
+    middle = (table["height"] - 1) / 2, (table["width"] - 1) / 2
     parts = []
     for organ in ORGANS:
         area = table[f"{organ}_px"]
-        one = table.loc[area > 0, ["case", "day"]].assign(pixels=area[area > 0])
-        one["volume_cm3"] = one["pixels"] * table["spacing_mm"] ** 2 * SLICE_THICKNESS_MM / 1000
-        one["down_mm"] = one["pixels"] * (table[f"{organ}_row"] - middle[0]) * table["spacing_mm"]
-        one["across_mm"] = one["pixels"] * (table[f"{organ}_column"] - middle[1]) * table["spacing_mm"]
-        one["along_mm"] = one["pixels"] * along
-        sums = one.groupby(["case", "day"]).sum()
+        masks = table.loc[area > 0, ["case", "day"]].assign(pixels=area[area > 0])
+        masks["volume_cm3"] = masks["pixels"] * table["spacing_mm"] ** 2 * SLICE_THICKNESS_MM / 1000
+        masks["down_mm"] = masks["pixels"] * (table[f"{organ}_row"] - middle[0]) * table["spacing_mm"]
+        masks["across_mm"] = masks["pixels"] * (table[f"{organ}_column"] - middle[1]) * table["spacing_mm"]
+        masks["along_mm"] = masks["pixels"] * along
+        sums = masks.groupby(["case", "day"]).sum()
         for name in ("down_mm", "across_mm", "along_mm"):
             sums[name] /= sums["pixels"]
         parts.append(sums.drop(columns="pixels").assign(organ=organ).set_index("organ", append=True))
@@ -139,10 +139,10 @@ def volumes(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def daily_changes(slices: pd.DataFrame) -> pd.DataFrame:
-    """Compare each scan with the case's previous one: how far each organ moved and how much it grew.
+    """Compare each scan with the previous one of its case: how far each organ moved and how much it grew.
 
     Returns:
-        One row per case, organ and pair of days that follow each other: `case organ from to`, `moved_mm` (distance of
+        One row per case, organ and pair of consecutive days: `case organ from to`, `moved_mm` (distance of
         the centres) and `grew` (volume over volume before).
     """
     table = volumes(slices).reset_index()

@@ -1,8 +1,8 @@
-"""Areas, centroids and overlaps of a whole table of masks, from their runs alone: no mask is ever decoded.
+"""Areas, centroids and overlaps of a whole table of masks, computed from the runs without decoding a mask.
 
-A run covers the pixels start .. end-1 of the flattened image, so an area is a sum of lengths, a centroid a sum of
-closed forms, and an overlap the length of the stretches on which two organs are switched on at once. This is done for
-a few hundred slices at a time, on arrays that stay in the processor's cache.
+A run covers the pixels start .. end-1 of the flattened image. So an area is a sum of lengths, a centroid is a sum of
+closed forms, and an overlap is the length of the stretches that runs of two organs share. A few hundred slices are
+measured at a time, on arrays that fit into the processor's cache.
 """
 
 from itertools import combinations
@@ -21,7 +21,7 @@ _ORGAN_BITS = len(ORGANS)
 
 
 def measure(slices: pd.DataFrame) -> pd.DataFrame:
-    """Measure every mask of a slice table once; the tables of `statistics` all follow from the result.
+    """Measure every mask of a slice table once; all tables of `statistics` can be made from the result.
 
     Args:
         slices: table with the columns id, height, width and one column of run-length text per organ ("" or NaN = no
@@ -57,7 +57,7 @@ def measure(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def mask_texts(column: pd.Series) -> np.ndarray:
-    """One organ's run-length texts as an array of str, with "" where a text is missing."""
+    """The run-length texts of one organ as an array of str, with "" where a text is missing."""
     texts = column.to_numpy(dtype=object)
     return np.where(pd.isna(texts), "", texts)
 
@@ -73,7 +73,7 @@ def _measure_part(texts: list[np.ndarray], sizes: np.ndarray, ids: np.ndarray) -
 
 
 def _runs(texts, organ, row, sizes, ids):
-    """First pixel, length and mask number of every run; an error names the slice and organ of the first fault."""
+    """First pixel, length and mask number of every run; an error names the slice and organ of the first bad text."""
     pixels = sizes.prod(axis=1)[row]
     try:
         runs = rle.parse(texts, int(pixels.max(initial=1)))
@@ -87,7 +87,7 @@ def _runs(texts, organ, row, sizes, ids):
             rle.parse([text], int(size))
         except ValueError as error:
             raise ValueError(f"{ids[r]}, {ORGANS[k]}: {error}") from None
-    raise AssertionError("a mask was refused that nothing is wrong with")
+    raise AssertionError("the masks were refused together, but each is valid alone")
 
 
 def _areas_and_centroids(start, length, mask, organ, row, sizes) -> dict[str, np.ndarray]:
@@ -110,9 +110,9 @@ def _areas_and_centroids(start, length, mask, organ, row, sizes) -> dict[str, np
 def _coordinate_sums(start, length, width):
     """Sums of the row and column numbers over the pixels of each run.
 
-    In one row r from column c: n r and n c + n (n - 1) / 2. A run over a row's end uses S(p) = w q (q - 1) / 2 + q (p
-    mod w), the sum of the row numbers of the pixels before p, with q = p div w; S(end) - S(start) is the sum over the
-    run.
+    A run of n pixels in row r from column c has the sums n r and n c + n (n - 1) / 2. A run that crosses the end of a
+    row uses S(p) = w q (q - 1) / 2 + q (p mod w) with q = p div w, the sum of the row numbers of all pixels before p:
+    its sum is S(end) - S(start).
     """
     row = (start / width).astype(np.int64)  # exact far beyond any image's size, and several times faster than //
     column = start - row * width
@@ -130,10 +130,11 @@ def _coordinate_sums(start, length, width):
 
 
 def _overlaps(start, end, mask, organ, row, sizes) -> dict[str, np.ndarray]:
-    """Pixels per slice on which all organs of a combination lie.
+    """Pixels per slice that belong to all organs of a combination.
 
-    All slices are laid on one line. Every run switches the bit of its organ on at its start and off at its end; sorted
-    by position, the running exclusive-or of the bits says which organs lie on the stretch up to the next event.
+    All slices are put one after the other on one line. Every run switches the bit of its organ on at its start and off
+    at its end. Sorted by position, the running exclusive-or of the bits gives the organs on the stretch up to the next
+    event.
     """
     shift = int(sizes.prod(axis=1).max(initial=1)).bit_length()
     base = (row << (shift + _ORGAN_BITS)) | (1 << organ)
@@ -141,9 +142,7 @@ def _overlaps(start, end, mask, organ, row, sizes) -> dict[str, np.ndarray]:
     events[0::2], events[1::2] = start, end
     events <<= _ORGAN_BITS
     events += np.repeat(base[mask], 2)
-    events.sort(
-        kind="stable"
-    )  # the events of each organ are sorted already: merging three lists is what this sort does best
+    events.sort(kind="stable")  # a merge sort: fast here, because the events of each organ are sorted already
     code = np.bitwise_xor.accumulate((events & (2**_ORGAN_BITS - 1)).astype(np.int8))
     several = np.flatnonzero(code & (code - 1))
     pixels = (events[several + 1] >> _ORGAN_BITS) - (events[several] >> _ORGAN_BITS)

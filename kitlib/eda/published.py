@@ -1,22 +1,19 @@
-"""The published figures of the training set, beside the same figures of whatever is attached; and of the experiments.
+"""The paper's figures of the training set, compared with those of the attached data.
 
-Source: the paper's section IV, its tables 3 to 6 and the text around its figures 3, 6 and 12, where the hidden test is
-not part of them; for the experiments section V, table 8 and the text around figures 7, 9 and 10.
+Source: section IV of the paper, its Tables 3 to 6 and the text around its Figures 3, 6 and 12. They describe the public
+training set, without the hidden test set.
 """
-
-from pathlib import Path
 
 import pandas as pd
 
-from kitlib.contest import ORGANS
-from kitlib.data import scans
+from kitlib.contest import ORGANS, SUSPECT_SCANS
 from kitlib.eda import annotators, statistics
 
 SLICES, SCANS, CASES = 38_496, 274, 85
 
 LARGE, SMALL, STOMACH = ORGANS
 
-# Where a figure is looked up: the function of `statistics`, its row, its column.
+# figure: (table of `_tables`, its row, its column, published value)
 _COUNTS = {
     "cases": ("summary", "cases", "count", CASES),
     "scans": ("summary", "scans", "count", SCANS),
@@ -58,120 +55,34 @@ _MASKS = {
     "peak of the small bowel: slice": ("bells", SMALL, "peak", 102),
     "peak of the small bowel: masks": ("bells", SMALL, "count", 235),
 }
-# The experiments: what is compared -> row -> measure -> value; "at" is the value at the epoch of the lowest loss.
-_MEASURES = ("best epoch", "Dice", "Dice at", "IoU", "IoU at", "accuracy", "accuracy at")
-_EXPERIMENTS = {
-    "losses": {
-        "BCE": (25, 0.6786, 0.4241, 0.7305, 0.3747, 0.6786, 0.4241),
-        "soft Dice": (37, 0.448, 0.4458, 0.5678, 0.5309, 0.9683, 0.9548),
-        "BCE + Dice": (36, 0.6957, 0.6957, 0.7665, 0.7631, 0.8628, 0.1534),
-        "BCE + 0.5 Dice": (19, 0.7006, 0.7006, 0.7699, 0.7576, 0.9287, 0.6449),
-    },
-    "levels": {"4 levels": (27, 0.7, None, 0.75), "5 levels": (19, 0.7, None, 0.75)},
-    "augmentation": {"with": (19, 0.7006, None, 0.7699), "the paper's first course": (6, 0.5, None, 0.6)},
-}
-_ABOVE = "IoU above Dice, but on one set IoU = Dice / (2 - Dice)"
-_CEILING = "above .294, the mean Dice of a perfect file where an empty one counts 0"
-_REPEATED = "repeats the row's Dice"
-_OTHER_RUN = "the epochs of the 5-level run"
 _NEEDS_ANNOTATION = ("slices with a mask", "slices without a mask")
 
 
-def attached(root=None, index=None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read what is attached: all slices, and those of them whose masks are known.
-
-    Args:
-        root: folder in the official layout; with an index, only its train.csv is wanted, and that may be absent.
-        index: csv of slices (`id image_path`, and `has_mask` where known) that stands for the folder of images.
-
-    Returns:
-        Two slice tables, the same one twice without an index.
-    """
-    if index is None:
-        slices = scans.read(scans.find_root(root))
-        return slices, slices
-    slices = scans.read(Path(index).parent, split="test", index=index)
-    listed = pd.read_csv(index)
-    if "has_mask" in listed:
-        slices = slices.join(listed.set_index("id")["has_mask"], on="id")
-    if root is not None and (Path(root) / "train.csv").is_file():
-        return slices, scans.read(root, problems=[], index=index)
-    return slices, slices.iloc[:0].assign(**dict.fromkeys(ORGANS, ""))
-
-
 def compare(slices: pd.DataFrame) -> pd.DataFrame:
-    """Lay the published figures beside those of a slice table: "published | here | same".
+    """Compare the published figures with those of a slice table.
 
     Returns:
-        Indexed by figure: `published`, `here` (<NA> where the table cannot tell) and `same`: "same" or "different"
-        when the full training set is attached, else "-": figures of a part of the data cannot agree with those of the
-        whole.
+        Indexed by figure: `published`, `here` (<NA> where the table cannot tell) and `same`: "same" or "different" for
+        the full training set, else "-", because figures of a part of the data cannot agree with those of the whole.
     """
-    complete = is_complete(slices)
-    measured = statistics.has_masks(slices)
+    complete, measured = is_complete(slices), statistics.has_masks(slices)
     tables = _tables(slices, measured)
     rows = {}
-    for name, (table, row, column, published) in (_COUNTS | _MASKS).items():
-        known = table in tables and (name not in _NEEDS_ANNOTATION or statistics.has_annotation(slices))
-        known = known and (measured or name not in _MASKS)
-        frame = tables.get(table)
-        here = (frame[column].get(row, 0) if row in frame.index else 0) if known else pd.NA
-        agrees = "same" if pd.notna(here) and here == published else "different"
-        same = agrees if complete and known else "-"
-        rows[name] = (published, here, same)
+    for figure, (name, row, column, published) in (_COUNTS | _MASKS).items():
+        known = measured if figure in _MASKS else figure not in _NEEDS_ANNOTATION or statistics.has_annotation(slices)
+        here = tables[name][column].get(row, 0) if known else pd.NA
+        agrees = pd.notna(here) and here == published
+        same = ("same" if agrees else "different") if complete and known else "-"
+        rows[figure] = (published, here, same)
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["published", "here", "same"])
     return table.astype({"here": "Int64"}).rename_axis("figure")
 
 
-def cells(comparison: str) -> pd.DataFrame:
-    """List what the paper gives for one comparison of its experiments, and what is doubtful about it.
-
-    Args:
-        comparison: a key of `experiments.SETS`; the paper gives nothing on "attention" and "neighbours".
-
-    Returns:
-        One line per cell: `row`, `column`, `value` and `doubt`, empty where there is none.
-    """
-    lines = []
-    for row, values in _EXPERIMENTS.get(comparison, {}).items():
-        for column, value in zip(_MEASURES, values, strict=False):
-            doubt = _CEILING if column in ("Dice", "Dice at") else _ABOVE if column in ("IoU", "IoU at") else ""
-            if comparison == "losses" and row == "BCE" and column in ("accuracy", "accuracy at"):
-                doubt = _REPEATED
-            if column == "best epoch" and (comparison, row) in (("losses", "BCE + 0.5 Dice"), ("augmentation", "with")):
-                doubt = _OTHER_RUN
-            if value is not None:
-                lines.append((row, column, value, doubt))
-    return pd.DataFrame(lines, columns=["row", "column", "value", "doubt"])
-
-
-def beside(table: pd.DataFrame, comparison: str) -> pd.DataFrame:
-    """Lay the paper's cells beside a table of `experiments`, as text: "0.43 +-0.02 | 0.70?"; "?" marks a doubtful cell.
-
-    Args:
-        table: index row; columns of means with `... +-` beside them.
-        comparison: a key of `experiments.SETS`.
-    """
-    known = cells(comparison).set_index(["row", "column"])
-    lines = {}
-    for row in table.index:
-        line = {}
-        for column in [name for name in table.columns if f"{name} +-" in table.columns]:
-            digits = 0 if "epoch" in column else 3
-            text = f"{table.at[row, column]:.{digits}f} ±{table.at[row, f'{column} +-']:.{digits}f}"
-            if (row, column) in known.index:
-                value, doubt = known.loc[(row, column)]
-                text += f" | {value:.{digits}f}{'?' if doubt else ''}"
-            line[column] = text
-        lines[row] = line
-    return pd.DataFrame(lines).T.rename_axis("here | paper")
-
-
 def claims(slices: pd.DataFrame) -> pd.DataFrame:
-    """Check what the paper says in words about overlaps and positions.
+    """Check the paper's statements about overlaps and positions.
 
     Returns:
-        Indexed by claim: `here`, the figures that decide it, and `holds`: "yes" or "no" for the attached data.
+        Indexed by claim: `here`, the deciding figures, and `holds`: "yes" or "no" for the attached data.
     """
     table = statistics.measured(slices)
     bells, overlaps = statistics.bells(table), statistics.overlaps(table)
@@ -182,7 +93,7 @@ def claims(slices: pd.DataFrame) -> pd.DataFrame:
     sides = {organ: f"{bells.at[organ, 'before']:.0%} before, {bells.at[organ, 'after']:.0%} after" for organ in ORGANS}
     lean = bells["before"] - bells["after"]
     rows = {
-        "some large-bowel masks lie wholly inside small bowel": (f"{contained} masks", contained > 0),
+        "some large-bowel masks lie completely inside small bowel": (f"{contained} masks", contained > 0),
         "all three organs overlap on more than 300 px": (f"at most {three} px", three > 300),
         "large and small bowel overlap on more than 600 px": (f"at most {two} px", two > 600),
         "the bells peak in the order stomach, large, small bowel": (
@@ -206,34 +117,33 @@ def claims(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def decisions(slices: pd.DataFrame, samples: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Say what the statistics decide about a model, and by which figure of the attached data.
+    """List what the statistics decide about a model, each with the deciding figure of the attached data.
 
     Args:
-        samples: rows of `intensities.sample`; without them the scale of the grey values is left open.
+        samples: rows of `intensities.sample`; None leaves out the decision about the scale of the grey values.
 
     Returns:
         Indexed by decision: `because`.
     """
     table = statistics.measured(slices)
     organs = statistics.organs_per_slice(table)
-    shared = int((statistics.overlap_areas(table)[list(statistics.COMBINATIONS)] > 0).any(axis=1).sum())
+    overlapping = int((statistics.overlap_areas(table)[list(statistics.COMBINATIONS)] > 0).any(axis=1).sum())
     days = table.groupby("case")["scan"].nunique()
-    run = statistics.organ_counts(table)["masks"].sum() / max(len(annotators.extents(table)), 1)
-    several = organs.loc[organs["organs"] > 1, "slices"].sum()
-    here = int(annotators.suspects(table)["here"].sum())
+    length = statistics.organ_counts(table)["masks"].sum() / max(len(annotators.extents(table)), 1)
+    several = organs.loc[organs["organs"] > 1, "slices"].sum() / max(len(table), 1)
+    empty, suspects = organs.at["none", "share"], int(annotators.suspects(table)["here"].sum())
     reasons = {
-        "three sigmoid masks, not one label per pixel": f"organs overlap on {shared:,} slices",
+        "three sigmoid masks, not one label per pixel": f"organs overlap on {overlapping:,} slices",
         "folds grouped by case": f"cases have {days.mean():.1f} scans on average, {days.max()} at most",
-        "folds stratified by organ count": f"{several / max(len(table), 1):.0%} of the slices hold several organs, "
-        f"{organs.at['none', 'share']:.0%} hold none",
-        "a stack along the body": f"an organ fills {run:.0f} slices on end",
-        "a gate for empty slices": f"{organs.at['none', 'share']:.0%} of the slices have no mask",
-        "suspects left out": f"{here} of the hosts' {len(annotators.SUSPECT_SCANS)} are here",
+        "folds stratified by organ count": f"{several:.0%} of the slices hold several organs, {empty:.0%} hold none",
+        "a stack of neighbouring slices": f"an organ covers {length:.0f} consecutive slices on average",
+        "a gate for empty slices": f"{empty:.0%} of the slices have no mask",
+        "suspects left out": f"{suspects} of the hosts' {len(SUSPECT_SCANS)} are here",
     }
     if samples is not None:
         bright = samples.groupby("scan")["p99"].median()
-        reasons["percentiles of the scan as its scale"] = (
-            f"the 99th percentile of scans runs from {bright.min():,.0f} to {bright.max():,.0f}"
+        reasons["scaling by percentiles of the scan"] = (
+            f"the 99th percentile of scans ranges from {bright.min():,.0f} to {bright.max():,.0f}"
         )
     return pd.DataFrame({"because": reasons}).rename_axis("decision")
 
@@ -245,26 +155,24 @@ def is_complete(slices: pd.DataFrame) -> bool:
 
 
 def missing(slices: pd.DataFrame, synthetic: bool = False) -> str:
-    """Say in a sentence what the table lacks for a comparison with the published figures, or that it lacks nothing; or
-    that it is of a synthetic competition.
+    """Say in a sentence which published figures can be compared with the table, and why not all.
+
+    Args:
+        synthetic: the table is of a phantom.
     """
     if synthetic:
-        return "A phantom: the published figures are of other data, and none can be called the same."
-    scans, here = slices["scan"].nunique(), len(slices)
-    lacks = []
+        return "This is a phantom: the published figures describe other data, so none is compared."
     if not is_complete(slices):
-        lacks.append(f"{here:,} of {SLICES:,} slices in {scans} of {SCANS} scans are attached")
+        here = f"{len(slices):,} of {SLICES:,} slices in {slices['scan'].nunique()} of {SCANS} scans are attached"
+        lacks = "" if statistics.has_masks(slices) else ", without masks"
+        return f"{here}{lacks}: no figure is compared."
     if not statistics.has_masks(slices):
-        lacks.append("the table has no masks")
-    if not lacks:
-        return "The full training set is attached, and every figure is compared."
-    sentence = " and ".join(lacks) + "; "
-    left = "figures of masks are" if is_complete(slices) else "no figure can be"
-    return sentence[0].upper() + sentence[1:] + left + (" left out." if is_complete(slices) else " called the same.")
+        return "The table has no masks: only figures of slices, scans and cases are compared."
+    return "The full training set is attached: every figure is compared."
 
 
 def _tables(slices: pd.DataFrame, measured: bool) -> dict[str, pd.DataFrame]:
-    """The tables that the figures are looked up in."""
+    """Make the tables in which the figures are looked up."""
     tables = {"summary": statistics.summary(slices), "scans_per_case": statistics.scans_per_case(slices)}
     tables["sizes"] = statistics.image_sizes(slices).groupby(["height", "width"])[["slices"]].sum()
     if measured:

@@ -1,28 +1,56 @@
-"""What the training set holds: slices, scans, masks, co-occurrence, sizes, positions and overlaps, as DataFrames.
+"""Statistics of the training set as DataFrames: slices, scans, masks, co-occurrence, sizes, positions and overlaps.
 
-Every function takes the slice table of `scans.read`, or the same table after `areas.measure`, which is worth calling
-once when several tables are wanted. Nothing here decodes a mask or opens an image. The figures are those of the first
-half of the paper (section IV, tables 3-6, figures 3, 6 and 12); `published` lays them beside what is attached.
+Every function takes the slice table of `scans.read`, or the same table after `areas.measure`; call that once when you
+want several tables. No function decodes a mask or opens an image. They give the figures of the paper's section IV
+(Tables 3 to 6, Figures 3, 6 and 12); `published` compares them with the attached data.
 """
+
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from kitlib.contest import ORGANS
+from kitlib.data import scans
 from kitlib.eda.areas import COMBINATIONS, mask_texts, measure
 
 PAIRS = {name: organs for name, organs in COMBINATIONS.items() if len(organs) == 2}
 ALL_THREE = "+".join(ORGANS)
 
 
-def summary(slices: pd.DataFrame) -> pd.DataFrame:
-    """Count cases, scans, slices and masks (the paper's table 3).
+def read(
+    root: str | os.PathLike | None = None, index: str | os.PathLike | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read all slices of the training set, and those of them whose masks are known.
 
-    A table without masks (a test folder) has <NA> where they would be counted; an index of the training set that only
-    says `has_mask` still gives the slices with and without one.
+    Args:
+        root: folder of the competition; with an index, only its train.csv is read, if there is one.
+        index: csv with one row per slice (`id image_path`, and `has_mask` where known) that replaces the images.
 
     Returns:
-        Indexed by figure: `count`, and `share` of the slices where that means something.
+        Two slice tables; without an index both are the same table.
+    """
+    if index is None:
+        slices = scans.read(scans.find_root(root))
+        return slices, slices
+    slices = scans.read(Path(index).parent, split="test", index=index)
+    listed = pd.read_csv(index, encoding="utf-8")
+    if "has_mask" in listed:
+        slices = slices.join(listed.set_index("id")["has_mask"], on="id")
+    if root is not None and (Path(root) / "train.csv").is_file():
+        return slices, scans.read(root, problems=[], index=index)
+    return slices, slices.iloc[:0].assign(**dict.fromkeys(ORGANS, ""))
+
+
+def summary(slices: pd.DataFrame) -> pd.DataFrame:
+    """Count cases, scans, slices and masks (the paper's Table 3).
+
+    A table without masks (a test folder) has <NA> for their counts. An index of the training set with a column
+    `has_mask` still gives the slices with and without a mask.
+
+    Returns:
+        Indexed by figure: `count`, and for counts of slices their `share` of all slices.
     """
     lengths = slices.groupby("scan").size()
     counts = {"cases": slices["case"].nunique(), "scans": len(lengths)}
@@ -38,7 +66,7 @@ def summary(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def scans_per_case(slices: pd.DataFrame) -> pd.DataFrame:
-    """Count the cases that were scanned once, twice, ... (the paper's table 4).
+    """Count the cases by their number of scans (the paper's Table 4).
 
     Returns:
         Indexed by number of `scans`: `cases`.
@@ -60,11 +88,11 @@ def organ_counts(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def cooccurrence(slices: pd.DataFrame, share: bool = False) -> pd.DataFrame:
-    """Count the slices that hold two organs together (the paper's table 5).
+    """Count the slices that hold two organs together (the paper's Table 5).
 
     Args:
-        share: divide each row by its diagonal: of the slices with the row's organ, the share that also holds the
-            column's.
+        share: divide each row by its diagonal, which gives the share of the slices with the row's organ that also
+            hold the column's.
 
     Returns:
         Square, indexed by ORGANS both ways, with the organ's total on the diagonal.
@@ -80,14 +108,14 @@ def cooccurrence(slices: pd.DataFrame, share: bool = False) -> pd.DataFrame:
 
 
 def organs_per_slice(slices: pd.DataFrame) -> pd.DataFrame:
-    """Count the slices by exactly which organs they hold (the paper's figure 3).
+    """Count the slices by their exact combination of organs (the paper's Figure 3).
 
     Returns:
         Indexed by combination, from "none" to "large_bowel+small_bowel+stomach": `organs` (0 to 3), `slices`, `share`
-        of all slices, `share_within` the slices with as many organs.
+        of all slices, `share_within` the slices with the same number of organs.
     """
     kinds = [(), *((organ,) for organ in ORGANS), *COMBINATIONS.values()]
-    bits = {organ: 1 << place for place, organ in enumerate(ORGANS)}
+    bits = {organ: 1 << bit for bit, organ in enumerate(ORGANS)}
     code = present(slices).to_numpy(np.int64) @ list(bits.values())
     counts = np.bincount(code, minlength=2 ** len(ORGANS))
     rows = [("+".join(kind) or "none", len(kind), counts[sum(bits[organ] for organ in kind)]) for kind in kinds]
@@ -98,7 +126,7 @@ def organs_per_slice(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def image_sizes(slices: pd.DataFrame) -> pd.DataFrame:
-    """Count the image sizes and pixel spacings (the paper's table 6).
+    """Count the image sizes and pixel spacings (the paper's Table 6).
 
     Returns:
         One row per size and spacing, most frequent first: `height width spacing_mm slices scans cases`.
@@ -110,7 +138,7 @@ def image_sizes(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def slice_positions(slices: pd.DataFrame) -> pd.DataFrame:
-    """Count the masks at each slice number (the paper's figure 6: "bells" along the body, slice 1 nearest to the head).
+    """Count the masks at each slice number, 1 nearest to the head (the bell-shaped curves of the paper's Figure 6).
 
     Returns:
         Indexed by `slice`, from 1 to the highest number: one column of counts per organ.
@@ -120,12 +148,12 @@ def slice_positions(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def bells(slices: pd.DataFrame) -> pd.DataFrame:
-    """Describe the bell of each organ along the body: where it peaks, how wide it is and to which side it leans.
+    """Describe the curve of `slice_positions` for each organ: its peak, its width and its skew.
 
     Returns:
-        Indexed by ORGANS: `peak` (slice number; the first one where several are equal) and `count` there, `mean` and
-        `spread` (standard deviation) in slices, `skew` (third standardised moment; negative = the long tail lies
-        before the peak), and the shares `before` and `after` the peak.
+        Indexed by ORGANS: `peak` (the slice number, the first of several equal ones) and `count` there, `mean` and
+        `spread` (standard deviation) in slices, `skew` (third standardised moment; negative: the long tail lies before
+        the peak), and the shares of the masks `before` and `after` the peak.
     """
     counts = slice_positions(slices)
     position = counts.index.to_numpy(float)
@@ -147,10 +175,10 @@ def bells(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def overlap_areas(slices: pd.DataFrame) -> pd.DataFrame:
-    """Measure, on every slice, how many pixels belong to two organs, and how many to all three (the paper's figure 12).
+    """Count the pixels of each slice that belong to two or to all three organs (the paper's Figure 12).
 
     Returns:
-        One row per slice, in the order of the table: `id scan slice`, then pixels per combination, such as
+        One row per slice, in the order of the table: `id scan slice`, then the pixels of each combination, such as
         `large_bowel+stomach`.
     """
     table = measured(slices)
@@ -158,12 +186,11 @@ def overlap_areas(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def overlaps(slices: pd.DataFrame) -> pd.DataFrame:
-    """Sum up the overlaps: how often organs that share a slice share pixels, and how many.
+    """Summarise the overlaps: how often organs on the same slice share pixels, and how many.
 
     Returns:
         Indexed by combination: `together` (slices that hold all of its organs), `overlapping` and its `share` of them,
-        then pixels
-        on overlapping slices: `median`, `95 %`, `max`.
+        then the shared pixels on overlapping slices: `median`, `95 %`, `max`.
     """
     table, on = measured(slices), present(slices)
     rows = {}
@@ -177,10 +204,10 @@ def overlaps(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def containment(slices: pd.DataFrame) -> pd.DataFrame:
-    """Count the masks of one organ that lie wholly inside the mask of another on the same slice.
+    """Count the masks of one organ that lie completely inside the mask of another on the same slice.
 
     Returns:
-        One row per ordered pair: `inner outer together inside share`, where `share` is that of all masks of the inner
+        One row per ordered pair: `inner outer together inside share`; `share` is relative to all masks of the inner
         organ.
     """
     table = measured(slices)
@@ -217,35 +244,34 @@ def organ_areas(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def centroids(slices: pd.DataFrame) -> pd.DataFrame:
-    """Say where each organ lies: the centroid of its masks as a share of the image, and its place along the scan.
+    """Measure where each organ lies: the centroid of its masks in the image, and its position along the scan.
 
     Returns:
         One row per organ and axis (`down` the rows, front to back; `across` the columns, the patient's right to left;
         `along` the scan, head to feet): `5 % 50 % 95 %`, each from 0 to 1.
     """
     table = measured(slices)
-    place = {"along": relative_position(table)}
+    position = {"along": relative_position(table)}
     rows = {}
     for organ in ORGANS:
-        place["down"] = (table[f"{organ}_row"] + 0.5) / table["height"]
-        place["across"] = (table[f"{organ}_column"] + 0.5) / table["width"]
+        position["down"] = (table[f"{organ}_row"] + 0.5) / table["height"]
+        position["across"] = (table[f"{organ}_column"] + 0.5) / table["width"]
         for axis in ("down", "across", "along"):
-            rows[organ, axis] = place[axis][table[f"{organ}_px"] > 0].quantile([0.05, 0.5, 0.95]).tolist()
+            rows[organ, axis] = position[axis][table[f"{organ}_px"] > 0].quantile([0.05, 0.5, 0.95]).tolist()
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["5 %", "50 %", "95 %"])
     table.index = pd.MultiIndex.from_tuples(table.index, names=["organ", "axis"])
     return table
 
 
 def fold_counts(slices: pd.DataFrame, part) -> pd.DataFrame:
-    """Count what each fold, or each part of any split, holds.
+    """Count the cases, scans and slices of each fold, or of each part of any split.
 
     Args:
-        part: fold number or name per row of the table.
+        part: the number or name of the part, per row of the table.
 
     Returns:
         Indexed by part: `cases scans slices`, slices with `0 organs` to `3 organs`, slices per image size such as
-        `310x360`, and `shared cases`, the cases that it has in common with other parts: 0 everywhere when nothing
-        leaks.
+        `310x360`, and `shared cases`, the number of cases that other parts hold too: 0 everywhere when nothing leaks.
     """
     part = pd.Series(np.asarray(part), index=slices.index, name="part")
     table = slices.groupby(part).agg(cases=("case", "nunique"), scans=("scan", "nunique"), slices=("slice", "size"))
@@ -258,21 +284,21 @@ def fold_counts(slices: pd.DataFrame, part) -> pd.DataFrame:
 
 
 def relative_position(slices: pd.DataFrame) -> pd.Series:
-    """Place of each slice within its scan, from 0 (the first, at the head) to 1 (the last)."""
+    """Position of each slice within its scan, from 0 (the first, at the head) to 1 (the last)."""
     groups = slices.groupby("scan")["slice"]
     return groups.cumcount() / (groups.transform("size") - 1).clip(lower=1)
 
 
 def measured(slices: pd.DataFrame) -> pd.DataFrame:
-    """The table itself when it has been measured already, else its measurements."""
+    """Measure a table of masks, unless it has been measured already."""
     return slices if f"{ORGANS[0]}_px" in slices else measure(slices)
 
 
 def present(slices: pd.DataFrame) -> pd.DataFrame:
-    """Which organs each slice holds: one bool column per organ.
+    """Tell which organs each slice holds: one bool column per organ.
 
     Raises:
-        ValueError: the table says nothing about masks.
+        ValueError: the table has no masks.
     """
     if f"{ORGANS[0]}_px" in slices:
         return pd.DataFrame({organ: slices[f"{organ}_px"] > 0 for organ in ORGANS})
@@ -282,7 +308,7 @@ def present(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def annotated(slices: pd.DataFrame) -> pd.Series:
-    """Which slices have a mask of any organ."""
+    """Tell which slices have a mask of any organ."""
     return present(slices).any(axis=1) if has_masks(slices) else slices["has_mask"].astype(bool)
 
 

@@ -167,6 +167,27 @@ def test_fold_counts_sum_up_to_the_table(small):
     assert table["4x4"].sum() == len(small)
 
 
+def test_an_index_stands_for_the_images(tmp_path):
+    names = [f"train/case5/case5_day2/scans/slice_{n:04d}_360_310_1.50_1.50.png" for n in (1, 2)]
+    index = pd.DataFrame({"id": ["case5_day2_slice_0001", "case5_day2_slice_0002"], "image_path": names})
+    index.assign(has_mask=[True, False]).to_csv(tmp_path / "index.csv.gz", index=False)
+    slices, masked = statistics.read(index=tmp_path / "index.csv.gz")
+    assert slices[["height", "width"]].to_numpy().tolist() == [[310, 360]] * 2
+    assert slices["has_mask"].tolist() == [True, False]
+    assert masked.empty
+    rows = [(name, organ, "1 2" if organ == "stomach" else "") for name in index["id"][:1] for organ in ORGANS]
+    pd.DataFrame(rows, columns=["id", "class", "segmentation"]).to_csv(tmp_path / "train.csv", index=False)
+    _, masked = statistics.read(tmp_path, tmp_path / "index.csv.gz")
+    assert masked["id"].tolist() == ["case5_day2_slice_0001"]
+    assert masked["stomach"].tolist() == ["1 2"]
+
+
+def test_without_an_index_the_folder_is_read(competition):
+    slices, masked = statistics.read(competition)
+    assert slices is masked
+    assert len(slices) > 0
+
+
 @pytest.mark.parametrize("make", TABLES, ids=lambda make: make.__name__)
 def test_a_measured_table_gives_the_same(make, small):
     pd.testing.assert_frame_equal(make(small), make(areas.measure(small)))
@@ -246,14 +267,14 @@ def test_real_shapes_agree_with_decoded_masks(real):
 
 
 def test_the_real_index_reproduces_the_published_counts(real):
-    slices, masked = published.attached(index=real / "slices.csv.gz")
+    slices, masked = statistics.read(index=real / "slices.csv.gz")
     table = published.compare(slices)
     assert masked.empty
     known = table[table["here"].notna()]
     assert len(known) == 17
     assert (known["same"] == "same").all()
     assert (table.loc[table["here"].isna(), "same"] == "-").all()
-    assert published.missing(slices) == "The table has no masks; figures of masks are left out."
+    assert published.missing(slices) == "The table has no masks: only figures of slices, scans and cases are compared."
     holes = annotators.annotated_ranges(slices)["holes"]
     assert holes[holes > 0].index.tolist() == ["case7_day0"]
     assert annotators.suspects(slices)["here"].sum() == 7

@@ -6,9 +6,9 @@ import pytest
 
 from kitlib import runs
 from kitlib.data import inputs, pipeline
-from kitlib.eda import planted, published
+from kitlib.eda import planted
 from kitlib.figures import paper
-from kitlib.paper import evidence, experiments
+from kitlib.paper import evidence, experiments, published
 from kitlib.training import recipes
 
 SPEC = inputs.InputSpec(32, 32)
