@@ -9,9 +9,9 @@
 # %% [markdown]
 # # 1 · The data
 #
-# What is on these slices, where, how often, and what does that decide? Every table comes from the run-length text
-# alone, in a second for the whole training set; pictures open the few slices that they show. At the end, the published
-# figures of the data set stand beside those of what is attached here.
+# Which organs are on these slices, where and how often, and what follows for a model? The tables are computed from the
+# run-length text alone, in about a second for the whole training set; only the slices in pictures are opened. At the
+# end the paper's figures are compared with those of the attached data.
 
 # %%
 import importlib.util
@@ -48,43 +48,43 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from kitlib.eda import areas, annotators, intensities, published, statistics
-from kitlib.figures import eda, scans as figures_scans
 from kitlib.data import scans
+from kitlib.eda import annotators, areas, intensities, published, statistics
+from kitlib.figures import eda, scans as figures_scans
 
 pd.set_option("display.max_rows", 60, "display.max_columns", 30, "display.max_colwidth", 80)
 pd.set_option("display.float_format", lambda value: f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}")
 
 # %% [markdown]
-# ## What is attached
+# ## The attached data
 #
-# Real data or a phantom, a synthetic competition in the official layout? Are masks and images there? What is missing is
-# skipped below, with a sentence in its place.
+# Is this the real competition or a phantom, a synthetic competition in the same layout? Tables and pictures that need
+# masks or images which are not attached are skipped below, with a message.
 
 # %%
 root = DATA or None if INDEX else session.competition(DATA)
 slices, masked = statistics.read(root, INDEX or None)
-pixels = intensities.has_images(slices)
-print(f"{len(slices):,} slices, {len(masked):,} of them with known masks, images: {'yes' if pixels else 'no'}")
-
-
-# %%
-no_masks, no_pixels = "No masks are attached: skipped.", "No image files are attached: this picture is skipped."
-
-
-def shown(make, *data):
-    """Show what a function makes of the data, or say what they lack."""
-    if not len(masked):
-        return print(no_masks)
-    if make.__module__ == figures_scans.__name__ and not pixels:
-        return print(no_pixels)
-    return make(*data)
-
-
+has_images = intensities.has_images(slices)
+print(f"{len(slices):,} slices, {len(masked):,} of them with known masks, images: {'yes' if has_images else 'no'}")
 print(published.missing(slices, bool(root) and scans.is_phantom(root)))
 
+# %%
+no_masks, no_images = "Skipped: no masks are attached.", "Skipped: no images are attached."
+
+
+def with_masks(make, *tables):
+    """Make a table or picture of masks, if masks are attached."""
+    return make(*tables) if len(masked) else print(no_masks)
+
+
+def with_images(make, *tables):
+    """Make a picture of slices and masks, if both are attached."""
+    return with_masks(make, *tables) if has_images else print(no_images)
+
+
 # %% [markdown]
-# One pass over the run-length text gives the area, the centroid and all overlaps of every mask. How long does it take?
+# How long does it take to measure every mask? One pass over the run-length text gives the area and the centroid of each
+# mask and all overlaps. The row below shows them for one slice.
 
 # %%
 started = time.perf_counter()
@@ -95,23 +95,23 @@ measured.iloc[len(measured) // 2, 8:].to_frame().T if len(masked) else print(no_
 # %% [markdown]
 # ## Cases, scans, slices
 #
-# How much is there, and how much of it is annotated? A case is a patient; a scan is one case on one day. In the full
-# training set 43 % of the slices hold an organ: a network must also learn to stay silent.
+# How much data is there, and how much of it is annotated? A case is a patient; a scan is one case on one day. In the
+# full training set 57 % of the slices are empty, so a network must also learn to predict nothing.
 
 # %%
 statistics.summary(slices)
 
 # %% [markdown]
-# How often was each case scanned, and how far apart? In the full set three or five times as a rule. Slices of one case
-# resemble each other, so a case must never be on both sides of a split.
+# How often was each case scanned, and at which intervals? In the full set most cases have three or five scans. Scans of
+# one case resemble each other, so all of them belong on the same side of a split.
 
 # %%
 display(statistics.scans_per_case(slices).T)
 annotators.days(slices).head(12)
 
 # %% [markdown]
-# Which image sizes occur? File names give width before height; this kit turns them once, at the door. Cases that mix
-# sizes have more than one in the table above.
+# Which image sizes occur? File names give the width first; this kit has height before width everywhere. A case whose
+# size changes between days has a 2 in the column `sizes` above.
 
 # %%
 statistics.image_sizes(slices)
@@ -119,114 +119,135 @@ statistics.image_sizes(slices)
 # %% [markdown]
 # ## Organs
 #
-# Which organs are masked, and how often? The share of slices is what a network meets; the share of masks is what the
-# score weighs.
+# How often is each organ annotated? `share` is its part of all masks, `share_of_slices` the part of
+# the slices that hold it.
 
 # %%
-shown(statistics.organ_counts, measured)
-
-# %%
-shown(statistics.organs_per_slice, measured)
-
-# %%
-shown(eda.organs_per_slice, measured)
+with_masks(statistics.organ_counts, measured)
 
 # %% [markdown]
-# Which organs come together? Read a row: of the slices that hold this organ, so many hold the other. The small bowel
-# hardly ever appears without the large one; stomach and small bowel meet least often.
+# In which combinations do the organs appear? The table and the picture count the slices by their exact combination, as
+# the paper's Figure 3 does; `share_within` compares combinations of the same number of organs.
 
 # %%
-shown(eda.cooccurrence, measured)
+with_masks(statistics.organs_per_slice, measured)
+
+# %%
+with_masks(eda.organs_per_slice, measured)
 
 # %% [markdown]
-# ## What masks look like
+# Which organs appear together? Each row shows the share of the slices with that organ that also hold the others. The
+# small bowel almost never appears without the large one; stomach and small bowel meet least often.
+
+# %%
+with_masks(eda.cooccurrence, measured)
+
+# %% [markdown]
+# ## The masks
 #
-# What did the experts draw? Above the slices as they are, below the contours, on one slice of several cases.
+# What did the experts draw? One slice of each of several cases, above without and below with the contours.
 
 # %%
-shown(figures_scans.typical_masks, masked)
+with_images(figures_scans.typical_masks, masked)
 
 # %% [markdown]
-# How does one scan run from head to feet? The numbers are those of the slices; the sheet spans the annotated part and a
-# little beyond. Where the contours stop is worth a look: the bowel does not.
+# How does one scan change from head to feet? The sheet shows the annotated part of the scan with the most bowel, and a
+# few slices beyond it. Look at the last contours: they stop although the bowel continues.
 
 # %%
 richest = measured.groupby("scan")["large_bowel+small_bowel"].sum().idxmax() if len(masked) else ""
-one = masked[masked["scan"] == richest]
-shown(figures_scans.contact_sheet, one)
+scan = masked[masked["scan"] == richest]
+with_images(figures_scans.contact_sheet, scan)
 
 # %% [markdown]
-# And in three planes? Slices are 3 mm apart and pixels 1.5 mm wide, so a scan is drawn in millimetres. Contours are
-# smooth in the plane in which they were drawn, and ragged across it.
+# And in three planes, drawn to scale in millimetres? Slices are 3 mm apart, pixels 1.5 mm wide. Contours are smooth in
+# the plane in which they were drawn and ragged across it.
 
 # %%
-shown(figures_scans.planes, one)
+with_images(figures_scans.planes, scan)
 
 # %% [markdown]
-# How large are masks, and where do they lie? `down` and `across` are shares of the image, `along` of the scan from head
-# to feet; the patient's right is on the left.
+# How large are the masks? Areas are in pixels; the last column gives the median in square centimetres, which does not
+# depend on the pixel spacing.
 
 # %%
-shown(statistics.organ_areas, measured)
+with_masks(statistics.organ_areas, measured)
+
+# %% [markdown]
+# Where do the organs lie? `down` and `across` are shares of the image's height and width, `along` is the share of the
+# scan from head to feet. The patient's right is on the left.
 
 # %%
-shown(statistics.centroids, measured)
+with_masks(statistics.centroids, measured)
 
 # %% [markdown]
 # ## Overlaps
 #
-# May a pixel belong to two organs? It may, wherever this table counts above zero: then one label per pixel cannot
-# describe the annotation, and the task needs three separate masks.
+# Can a pixel belong to two organs? Wherever `overlapping` is above zero it does. One label per pixel cannot describe
+# such an annotation, so the task needs three separate masks.
 
 # %%
-shown(statistics.overlaps, measured)
-
-# %%
-shown(eda.overlap_areas, measured)
+with_masks(statistics.overlaps, measured)
 
 # %% [markdown]
-# What do the largest overlaps look like? White pixels belong to both organs. Does one organ's mask ever lie wholly
-# inside another's?
+# How large are the overlaps? The paper's Figure 12 counts them by their area in pixels, for two and for all three
+# organs.
 
 # %%
-shown(statistics.containment, measured)
+with_masks(eda.overlap_areas, measured)
+
+# %% [markdown]
+# Does the mask of one organ ever lie completely inside another's? The paper shows such a case for the large bowel in
+# the small bowel (Figure 5).
 
 # %%
-shown(figures_scans.overlapping_masks, masked)
+with_masks(statistics.containment, measured)
+
+# %% [markdown]
+# What do the largest overlaps look like? White pixels belong to both organs. They usually lie along the border of two
+# touching organs.
+
+# %%
+with_images(figures_scans.overlapping_masks, masked)
 
 # %% [markdown]
 # ## Along the body
 #
-# At which slice does each organ appear most? The bells follow the body: stomach first, then the bowels. Their place
-# tells a network much, so neighbouring slices should be part of its input.
+# At which slice does each organ appear most often? The curves follow the body, first the stomach and then the bowels,
+# so the position of a slice and its neighbours tell a network much.
 
 # %%
-shown(eda.bells, measured)
-
-# %%
-shown(statistics.bells, measured)
+with_masks(eda.bells, measured)
 
 # %% [markdown]
-# Does every scan look like the average? Each row is a scan, and days of a case lie together: the shade is the area of
-# the organ on that slice.
+# The same curves as numbers: the slice of the peak, mean and spread in slices, and the shares of the masks before and
+# after the peak.
 
 # %%
-shown(eda.areas_along, measured)
+with_masks(statistics.bells, measured)
 
 # %% [markdown]
-# ## Habits of the annotators
+# Does every scan look like the average? Each row is a scan, and the days of a case are next to each other. Darker
+# shades are larger areas of the organ on that slice.
+
+# %%
+with_masks(eda.areas_along, measured)
+
+# %% [markdown]
+# ## The annotators
 #
 # Where does each organ begin and end, and how abruptly? An organ that tapers off ends near area 0; one that is cut off
-# ends at its full size. Both bowels stop on one slice: that line is the annotator's, not the body's.
+# ends near its largest area. Both bowels end on the same slice, a line that the annotators drew.
 
 # %%
-shown(annotators.stop_lines, measured)
+with_masks(annotators.stop_lines, measured)
 
 # %%
-shown(eda.stop_lines, measured)
+with_masks(eda.stop_lines, measured)
 
 # %% [markdown]
-# Are there slices without a mask inside the annotated range? A hole is hardly anatomy; it points at a forgotten slice.
+# Are there slices without a mask between the first and the last annotated one? An organ does not disappear for one
+# slice, so a hole probably means that the slice was forgotten.
 
 # %%
 ranges = annotators.annotated_ranges(slices)
@@ -234,8 +255,8 @@ print(f"{(ranges['holes'] > 0).sum()} of {len(ranges)} annotated scans have hole
 ranges[ranges["holes"] > 0] if ranges["holes"].any() else ranges.head()
 
 # %% [markdown]
-# Which of the scans that the hosts leave out of their own training are attached? Their annotation is wrong; training on
-# them teaches the fault.
+# Which of the scans that the hosts exclude from training are attached? Their annotations are wrong, and a network
+# would learn the errors.
 
 # %%
 annotators.suspects(slices)
@@ -243,74 +264,80 @@ annotators.suspects(slices)
 # %% [markdown]
 # ## From day to day
 #
-# How much do organs move and fill between two scans of a case? This is why every treatment needs a new outline, and how
-# far a copy of yesterday's masks can carry.
+# How far do organs move between two scans of a case, and how much do they grow? The changes are the reason why every
+# treatment needs new outlines, and the limit of copying yesterday's masks.
 
 # %%
 changes = annotators.daily_changes(measured)
 by_organ = changes.groupby("organ", sort=False)[["moved_mm", "grew"]]
-by_organ.describe(percentiles=[0.1, 0.5, 0.9]).T if len(changes) else print("No case with masks on two days.")
+by_organ.describe(percentiles=[0.1, 0.5, 0.9]).T if len(changes) else print("No case has masks on two days.")
+
+# %% [markdown]
+# How does one case change over its days? The first picture shows the areas along the scan, the second the
+# coronal plane with the most mask pixels, at one scale.
 
 # %%
 days = masked.groupby("case")["scan"].nunique()
 case = CASE or (int(days.idxmax()) if len(days) else 0)
-shown(eda.case_over_days, measured, case)
+with_masks(eda.case_over_days, measured, case)
 
 # %%
-shown(figures_scans.days, masked, case)
+with_images(figures_scans.days, masked, case)
 
 # %% [markdown]
 # ## Grey values
 #
-# Do two scans have the same scale? `hot` says how many times brighter than its tissue a scan's brightest spot is; where
-# it is large, dividing by the maximum would leave the organs in the dark.
+# Do all scans have the same scale? `hot` is the brightest pixel over the 99th percentile. Where it is large, dividing
+# by the maximum would leave the organs dark, so `InputSpec` divides by a percentile.
 
 # %%
-samples = intensities.sample(slices, SAMPLES) if pixels else None
-intensities.by_scan(samples).describe(percentiles=[0.5]) if pixels else print(no_pixels)
+samples = intensities.sample(slices, SAMPLES) if has_images else None
+intensities.by_scan(samples).describe(percentiles=[0.5]) if has_images else print(no_images)
 
 # %%
-eda.intensities(samples) if pixels else print(no_pixels)
+eda.intensities(samples) if has_images else print(no_images)
 
 # %% [markdown]
 # ## Folds
 #
-# Which slices validate which model? Cases are dealt whole, so that every fold has its share of slices with 0, 1, 2 and
-# 3 organs. The last column must be zero: it counts cases that sit in several folds.
+# Are the folds alike, and does any case leak? Whole cases are assigned so that every fold has its share of slices with
+# 0, 1, 2 and 3 organs. `shared cases` must be 0: it counts cases that are in several folds.
 
 # %%
 count = min(5, masked["case"].nunique())
-shown(statistics.fold_counts, masked, scans.folds(masked, count) if count > 1 else np.zeros(len(masked), int))
+fold = scans.folds(masked, count) if count > 1 else np.zeros(len(masked), int)
+with_masks(statistics.fold_counts, masked, fold)
 
 # %% [markdown]
-# The hidden test holds later days of known cases as well as new cases. What does a split like that hold out? Here cases
-# are shared on purpose, in time order: it measures what the leaderboard does, and more kindly than the folds.
+# What does a split like the hidden test set hold out? It has later days of known cases as well as new cases, so cases
+# are shared on purpose, in time order. Its score is closer to the leaderboard's task, and higher than the folds'.
 
 # %%
-later = scans.later_days(masked).map({True: "held out", False: "training"})
-shown(statistics.fold_counts, masked, later)
+later = scans.later_days(masked).map({True: "validation", False: "training"})
+with_masks(statistics.fold_counts, masked, later)
 
 # %% [markdown]
-# ## Published, here, same
+# ## The paper's figures
 #
-# Do these tables reproduce the published figures? "same" and "different" appear only when the full training set is
-# attached; the sentence says what is missing otherwise.
+# Does the attached data reproduce the published figures? `same` says "same" or "different" for the full training set
+# only; figures of a part of the data cannot be compared.
 
 # %%
 print(published.missing(slices, bool(root) and scans.is_phantom(root)))
 published.compare(measured if len(measured) == len(slices) else slices)
 
 # %% [markdown]
-# And what the paper says in words: does it hold on what is attached?
+# Do the paper's statements about overlaps and positions hold for the attached data? `here` shows the figures that
+# decide each of them.
 
 # %%
-shown(published.claims, measured)
+with_masks(published.claims, measured)
 
 # %% [markdown]
-# ## What the statistics decide
+# ## What follows for a model
 #
-# Each choice of the training notebook rests on one of the tables above. Here is the figure that decides it, from the
-# data attached.
+# Why does the training notebook choose as it does? Each decision follows from one of the tables above; this one shows
+# the deciding figure of the attached data.
 
 # %%
-shown(published.decisions, measured, samples)
+with_masks(published.decisions, measured, samples)
