@@ -1,21 +1,25 @@
-"""Where the kit runs: on Kaggle or elsewhere, and on what devices; one line says what was chosen and why."""
+"""Where a notebook runs: on Kaggle or elsewhere, which session type, hours and disk left, and its parameters."""
 
 import contextlib
+import difflib
 import functools
 import importlib.metadata
+import math
 import os
 import platform
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
-import phantom
 from kitlib.data import scans
 
-SESSION_HOURS = 11.0  # of the 12 that a session on Kaggle has; the rest is for what a notebook does after its trainings
+SESSION_HOURS = 11.0  # of the 12 of a session on Kaggle; the rest is for what a notebook does after its trainings
+KAGGLE_DISK = 20 * 10**9  # bytes that a session on Kaggle may keep
+KAGGLE_VARIABLES = ("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_IS_COMPETITION_RERUN", "KAGGLE_URL_BASE")
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,15 @@ class Devices:
 
 
 def on_kaggle() -> bool:
-    """Tell whether this is a Kaggle notebook."""
-    return "KAGGLE_KERNEL_RUN_TYPE" in os.environ or scans.KAGGLE_INPUT.is_dir()
+    """Tell whether this runs on Kaggle, by Kaggle's variables; /kaggle/input may exist elsewhere, as on Colab."""
+    return any(name in os.environ for name in KAGGLE_VARIABLES)
 
 
 def mode(root: str | os.PathLike | None = None) -> str:
-    """Tell who is watching: "interactive", "batch" (a version is being saved) or "rerun" (Kaggle scores it, alone).
+    """Return the session type: "interactive", "batch" (a version is being saved) or "rerun" (Kaggle scores it).
 
-    Kaggle says so in its variables, and does not always set the one for the rerun. The other sign of it is the hidden
-    test set: in a saved version the sample is a header and the test folder is empty, in the rerun they are not.
+    Kaggle does not always set its variable for the rerun. The other sign is the hidden test set: in a saved version the
+    sample is a header and the test folder is empty, in the rerun they are not. Outside Kaggle it is "interactive".
 
     Args:
         root: folder of the competition.
@@ -82,41 +86,149 @@ def _holds_test(root: Path) -> bool:
         return False
 
 
+def parameters(given: dict, **rules) -> list[tuple[str, str]]:
+    """Check the parameters of a notebook: kind, choices and spelling.
+
+    A rule is one of
+        the default: text in quotes, a whole number, or a number; numbers are not negative, and 0 only where it is the
+            default;
+        a tuple of the choices, the default first; a range in it stands for its whole numbers;
+        a list of what may be chosen together;
+        a function that gives such a rule from parameters that are checked before it.
+
+    In the scoring rerun, where nobody can correct them, wrong parameters get their defaults.
+
+    Args:
+        given: the notebook's `globals()`.
+        **rules: one for each parameter.
+
+    Returns:
+        The names and faults of the parameters that were replaced; empty outside the rerun.
+
+    Raises:
+        ValueError: names the parameters, their values and what is expected, outside the rerun.
+
+    >>> parameters({"FLIP": "false"}, FLIP=(True, False))
+    Traceback (most recent call last):
+    ValueError: parameter FLIP = 'false': expected True or False, without quotes
+    """
+    wrong = {name: "is missing" for name in rules if name not in given}
+    for name in sorted(rules.keys() - wrong.keys(), key=lambda name: callable(rules[name])):
+        if callable(rules[name]):
+            if wrong:
+                continue
+            rules[name] = rules[name]()
+        expected = _expected(given[name], rules[name])
+        if expected:
+            wrong[name] = f"= {given[name]!r}: expected {expected}"
+    for name in [name for name in given if name.isupper() and name not in rules]:
+        for meant in difflib.get_close_matches(name, rules, 1, 0.8):
+            wrong[name] = f"is unknown; did you mean {meant}?"
+    if not wrong:
+        return []
+    root = None
+    with contextlib.suppress(FileNotFoundError):
+        root = scans.find_root(None if "DATA" in wrong else given.get("DATA") or None)
+    if mode(root) != "rerun":
+        raise ValueError("; ".join(f"parameter {name} {fault}" for name, fault in wrong.items()))
+    for name in wrong.keys() & rules.keys():
+        rule = rules[name]
+        given[name] = () if isinstance(rule, list) else rule[0] if isinstance(rule, tuple) else rule
+    return [(f"parameter {name}", fault) for name, fault in wrong.items()]
+
+
+def _expected(value, rule) -> str:
+    """Say what a rule expects; nothing where the value is right."""
+    if isinstance(rule, list):
+        if isinstance(value, list | tuple) and all(type(item) is str and item in rule for item in value):
+            return ""
+        return f"a list of any of {', '.join(map(repr, rule))}, such as [{rule[0]!r}]"
+    if isinstance(rule, tuple):
+        if any(type(value) is int and value in one if isinstance(one, range) else _same(value, one) for one in rule):
+            return ""
+        texts = [_text(one) for one in rule if not any(isinstance(other, range) and one in other for other in rule)]
+        unquoted = isinstance(value, str) and not any(isinstance(one, str) for one in rule)
+        return f"{', '.join(texts[:-1])}{' or ' * (len(texts) > 1)}{texts[-1]}{', without quotes' * unquoted}"
+    if isinstance(rule, str):
+        return "" if isinstance(value, str) else "text in quotes"
+    whole = isinstance(rule, int)
+    number = type(value) is int or (type(value) is float and not whole and math.isfinite(value))
+    if number and (value > 0 or (value == 0 and rule == 0)):
+        return ""
+    kind = "a whole number" if whole else "a number"
+    return f"{kind} {'from 0 up' if rule == 0 else 'above 0'}{', without quotes' * isinstance(value, str)}"
+
+
+def _same(value, choice) -> bool:
+    """Compare by type as well, as True == 1."""
+    return type(value) is type(choice) and value == choice
+
+
+def _text(choice) -> str:
+    """Write a choice; a range by its first and last number, and by its second where it has steps."""
+    if not isinstance(choice, range):
+        return repr(choice)
+    return f"{choice[0]} to {choice[-1]}" if choice.step == 1 else f"{choice[0]}, {choice[1]}, ..., {choice[-1]}"
+
+
 def bundle() -> Path | None:
     """Find the data set that `make bundle` made among those attached on Kaggle, by its wheel; None without one.
 
-    Of several, the one with the newest kit, and of those the last by name: the one that the notebooks install.
+    Of several, the one with the newest kit, and of those the last by name.
     """
-    wheels = [wheel for place in ("*", "datasets/*/*") for wheel in scans.KAGGLE_INPUT.glob(f"{place}/kitlib-*.whl")]
+    wheels = [wheel for depth in range(1, 5) for wheel in scans.KAGGLE_INPUT.glob("*/" * depth + "kitlib-*.whl")]
     if not wheels:
         return None
     return max(wheels, key=lambda wheel: (Version(wheel.name.split("-")[1]), str(wheel))).parent
 
 
 def run_folders(given: str = "", below: str = "") -> Path:
-    """Say where a notebook's run folders go: where they are told to, else to runs/ on Kaggle and ../runs elsewhere.
+    """Return the folder for a notebook's run folders: `given`, else runs/ of the checkout, else runs/ here.
 
-    Kaggle keeps what lies below the notebook's own folder, /kaggle/working, and nothing beside it.
+    On Kaggle it is always runs/ here: only what lies in /kaggle/working is kept.
 
     Args:
-        given: the folder; empty chooses.
+        given: the folder; a relative one is relative to the notebook's. Empty chooses.
         below: a folder below the one that is chosen.
     """
-    return Path(given) if given else Path("runs" if on_kaggle() else "../runs") / below
+    return Path(given).expanduser() if given else _home() / "runs" / below
+
+
+def submission_path(given: str = "") -> Path:
+    """Return the file to hand in: `given`, else submission.csv here on Kaggle and in submissions/ of a checkout."""
+    if given:
+        return Path(given).expanduser()
+    return _home() / ("submission.csv" if on_kaggle() else "submissions/submission.csv")
+
+
+def _home() -> Path:
+    """Return the checkout that kitlib runs from; the working folder on Kaggle and without a checkout."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "notebooks").is_dir() and not on_kaggle() else Path()
+
+
+def disk_left(folder: str | os.PathLike = ".") -> int:
+    """Return the bytes that may still be written to a folder; on Kaggle a session may keep 20 GB."""
+    folder = Path(folder).resolve()
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.is_dir())).free
+    if not on_kaggle():
+        return free
+    used = sum(path.stat().st_size for path in Path.cwd().rglob("*") if path.is_file())
+    return max(0, min(free, KAGGLE_DISK - used))
 
 
 def ends_at(hours: float = 0.0) -> float | None:
-    """Say when a notebook that begins now should have ended its trainings, in seconds of `time.time()`.
+    """Return the time at which a notebook that starts now should have ended its trainings, as `time.time()` counts.
 
     Args:
-        hours: from now; 0 is SESSION_HOURS on Kaggle and no end, None, elsewhere.
+        hours: from now; 0 is SESSION_HOURS on Kaggle and no limit, None, elsewhere.
     """
     hours = hours or (SESSION_HOURS if on_kaggle() else 0.0)
     return time.time() + 3600 * hours if hours else None
 
 
 def versions() -> str:
-    """Say which kit runs on what, in two lines."""
+    """Return two lines: the kit and its folder, Python and the packages that matter."""
     import kitlib
 
     packages = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "opencv-python-headless", "opencv-python")
@@ -131,24 +243,17 @@ def versions() -> str:
 
 
 def competition(path: str = "") -> Path:
-    """Find the competition, say which one it is, and write a synthetic one where none is attached.
+    """Find the competition's folder and print which one it is.
 
     Args:
-        path: its folder; empty looks where scans.find_root does.
+        path: the folder; empty looks where scans.find_root does.
 
     Raises:
-        FileNotFoundError: when a folder is named and holds none, and on Kaggle, where the data has to be attached.
+        FileNotFoundError: lists where it looked, and gives the command that writes a synthetic competition.
     """
-    try:
-        root = scans.find_root(path or None)
-    except FileNotFoundError:
-        if path or os.environ.get("KITLIB_DATA") or on_kaggle():
-            raise
-        print("No data here: writing a synthetic competition, which takes a minute.")
-        checkout = Path(__file__).resolve().parents[1]
-        base = checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
-        root = phantom.write(base / "data/phantom", cases=6, progress=True)
-    print(f"{'PHANTOM (synthetic, not data of patients)' if scans.is_phantom(root) else 'competition data'}: {root}")
+    root = scans.find_root(path or None)
+    kind = "PHANTOM (synthetic, not data of patients)" if scans.is_phantom(root) else "competition data"
+    print(f"{kind}: {root.resolve()}")
     return root
 
 

@@ -19,18 +19,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from packaging.version import Version
 
-attached = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
-wheels = [wheel for place in ("*", "datasets/*/*") for wheel in attached.glob(f"{place}/kitlib-*.whl")]
-pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
-if wheels:  # on Kaggle: the newest attached bundle, without internet; TensorFlow and NumPy stay what they are
-    newest = max(wheels, key=lambda wheel: (Version(wheel.name.split("-")[1]), str(wheel)))
-    subprocess.run([*pip, "--no-index", "--force-reinstall", newest], check=True)
-elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
+mount = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
+links = [f"--find-links={wheel.parent}" for depth in range(1, 5) for wheel in mount.glob("*/" * depth + "kitlib-*.whl")]
+pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--force-reinstall"]
+if links:  # on Kaggle: the newest attached wheel; no other package changes
+    subprocess.run([*pip, *links, "kitlib"], check=True)
+elif Path("../kitlib").is_dir():  # in the notebooks folder of a checkout
     sys.path.insert(0, str(Path.cwd().parent))
-elif not importlib.util.find_spec("kitlib"):  # with internet: the repository
-    subprocess.run([*pip, "git+" + os.environ["KITLIB_REPOSITORY"]], check=True)
+elif not importlib.util.find_spec("kitlib"):
+    there = ", ".join(sorted(path.name for path in mount.glob("*"))) or "nothing"
+    text = f"No data set with a kitlib wheel is attached: {mount} holds {there}, no kitlib-*.whl within 4 folders."
+    raise ModuleNotFoundError(f"{text} Run `make bundle`, upload it (kaggle/README.md) and attach it with Add Input.")
 from kitlib import session
 
 print(session.versions())
@@ -53,6 +53,7 @@ from kitlib.eda import annotators, areas, intensities, published, statistics
 from kitlib.figures import eda, scans as figures_scans
 
 pd.set_option("display.max_rows", 60, "display.max_columns", 30, "display.max_colwidth", 80)
+session.parameters(globals(), DATA="", INDEX="", CASE=0, SAMPLES=8)
 pd.set_option("display.float_format", lambda value: f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}")
 
 # %% [markdown]

@@ -20,18 +20,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from packaging.version import Version
 
-attached = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
-wheels = [wheel for place in ("*", "datasets/*/*") for wheel in attached.glob(f"{place}/kitlib-*.whl")]
-pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
-if wheels:  # on Kaggle: the newest attached bundle, without internet; TensorFlow and NumPy stay what they are
-    newest = max(wheels, key=lambda wheel: (Version(wheel.name.split("-")[1]), str(wheel)))
-    subprocess.run([*pip, "--no-index", "--force-reinstall", newest], check=True)
-elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
+mount = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
+links = [f"--find-links={wheel.parent}" for depth in range(1, 5) for wheel in mount.glob("*/" * depth + "kitlib-*.whl")]
+pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--force-reinstall"]
+if links:  # on Kaggle: the newest attached wheel; no other package changes
+    subprocess.run([*pip, *links, "kitlib"], check=True)
+elif Path("../kitlib").is_dir():  # in the notebooks folder of a checkout
     sys.path.insert(0, str(Path.cwd().parent))
-elif not importlib.util.find_spec("kitlib"):  # with internet: the repository
-    subprocess.run([*pip, "git+" + os.environ["KITLIB_REPOSITORY"]], check=True)
+elif not importlib.util.find_spec("kitlib"):
+    there = ", ".join(sorted(path.name for path in mount.glob("*"))) or "nothing"
+    text = f"No data set with a kitlib wheel is attached: {mount} holds {there}, no kitlib-*.whl within 4 folders."
+    raise ModuleNotFoundError(f"{text} Run `make bundle`, upload it (kaggle/README.md) and attach it with Add Input.")
 from kitlib import session
 
 print(session.versions())
@@ -40,13 +40,12 @@ print(session.versions())
 DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
 RUNS = ""  # where run folders go; empty: runs/ here on Kaggle, which keeps it, ../runs elsewhere
 RUN = ""  # name of the run, to go on with it when it was interrupted; empty: the time of day
-PRESET = (
-    ""  # "paper", "paper_first", "strong" or "short", see kitlib.training.recipes; empty: paper on a GPU, short without
-)
+PRESET = ""  # "paper", "paper_first", "strong" or "short" (kitlib.training.recipes); empty: paper on a GPU, else short
 HOURS = 0.0  # end all trainings, with their models, before so many have passed; 0: 11 on Kaggle, else no limit
 EPOCHS = 0  # at most; 0: what the preset says
 SIZE = 0  # pixels of the grid, each way; 0: 128 as in the paper, 64 in the short course
-FOLDS, FOLD = 5, 0
+FOLDS = 5  # parts that the cases are split into
+FOLD = 0  # the part that validates
 LEVELS = 4  # poolings: 4 or 5 in the paper
 ATTENTION = True  # window and external attention, as in the paper
 AUGMENT = ""  # "paper", "full" or "none"; empty: what the preset says
@@ -68,6 +67,24 @@ from kitlib.training import recipes
 from kitlib import training
 from kitlib.models import unet
 
+# %%
+session.parameters(
+    globals(),
+    DATA="",
+    RUNS="",
+    RUN="",
+    PRESET=("", "paper", "paper_first", "strong", "short"),
+    HOURS=0.0,
+    EPOCHS=0,
+    SIZE=lambda: (0, range(16, 2049, max(16, 2**LEVELS))),
+    FOLDS=(5, range(2, 101)),
+    FOLD=lambda: (0, range(FOLDS)),
+    LEVELS=(4, range(1, 8)),
+    ATTENTION=(True, False),
+    AUGMENT=("", "paper", "full", "none"),
+    COMPARE=["plain", "unaugmented"],
+    SEED=0,
+)
 kept, ends = session.run_folders(RUNS), session.ends_at(HOURS)
 
 # %% [markdown]
@@ -201,6 +218,7 @@ layers.mirrored_border(image)
 course |= {"epochs": EPOCHS or course["epochs"], "spec": spec, "seed": SEED, "held_out": held_out}
 course["devices"] = devices
 folder = kept / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))
+print(f"run folder: {folder.resolve()}")
 run = training.fit_fold(slices, folder, packed=packed, deadline=ends, **course)
 
 # %% [markdown]

@@ -19,18 +19,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from packaging.version import Version
 
-attached = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
-wheels = [wheel for place in ("*", "datasets/*/*") for wheel in attached.glob(f"{place}/kitlib-*.whl")]
-pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
-if wheels:  # on Kaggle: the newest attached bundle, without internet; TensorFlow and NumPy stay what they are
-    newest = max(wheels, key=lambda wheel: (Version(wheel.name.split("-")[1]), str(wheel)))
-    subprocess.run([*pip, "--no-index", "--force-reinstall", newest], check=True)
-elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
+mount = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
+links = [f"--find-links={wheel.parent}" for depth in range(1, 5) for wheel in mount.glob("*/" * depth + "kitlib-*.whl")]
+pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--force-reinstall"]
+if links:  # on Kaggle: the newest attached wheel; no other package changes
+    subprocess.run([*pip, *links, "kitlib"], check=True)
+elif Path("../kitlib").is_dir():  # in the notebooks folder of a checkout
     sys.path.insert(0, str(Path.cwd().parent))
-elif not importlib.util.find_spec("kitlib"):  # with internet: the repository
-    subprocess.run([*pip, "git+" + os.environ["KITLIB_REPOSITORY"]], check=True)
+elif not importlib.util.find_spec("kitlib"):
+    there = ", ".join(sorted(path.name for path in mount.glob("*"))) or "nothing"
+    text = f"No data set with a kitlib wheel is attached: {mount} holds {there}, no kitlib-*.whl within 4 folders."
+    raise ModuleNotFoundError(f"{text} Run `make bundle`, upload it (kaggle/README.md) and attach it with Add Input.")
 from kitlib import session
 
 print(session.versions())
@@ -41,7 +41,6 @@ RUNS = ""  # run folders to choose from; empty: those of the bundle on Kaggle, .
 RUN = ""  # a run, or a cross-validation; empty: all of a bundle, elsewhere the newest with its other folds
 OUTPUT = ""  # empty: submission.csv here on Kaggle, ../submissions/submission.csv elsewhere
 FLIP = True  # also predict each slice mirrored
-GRID = None  # (height, width) larger than the networks' own: slices are covered by overlapping tiles
 BATCH = 16  # slices at a time
 HOURS = 9.0  # that the whole notebook may take
 FAULTS = ""  # "stop" at the first, or "go on"; empty: go on in the scoring rerun alone
@@ -58,6 +57,20 @@ from kitlib.figures import scans as figures_scans
 from kitlib.data import scans
 from kitlib.inference.faults import Faults
 
+# %%
+wrong = session.parameters(
+    globals(),
+    DATA="",
+    RUNS="",
+    RUN="",
+    OUTPUT="",
+    FLIP=(True, False),
+    BATCH=16,
+    HOURS=9.0,
+    FAULTS=("", "stop", "go on"),
+    FALLBACK=("", "empty", "atlas"),
+)
+
 # %% [markdown]
 # ## What is there
 #
@@ -67,11 +80,11 @@ from kitlib.inference.faults import Faults
 # %%
 root = session.competition(DATA)
 mode = session.mode(root)
-if FAULTS not in ("", "stop", "go on") or FALLBACK not in ("", "empty", "atlas"):
-    raise ValueError(f"FAULTS = {FAULTS!r}, FALLBACK = {FALLBACK!r}: the cell of parameters lists what there is")
 faults = Faults(strict={"stop": True, "go on": False}.get(FAULTS, mode != "rerun"))
+for name, fault in wrong:
+    faults.meet(name, fault, "its default is used")
 slices, sample = rescue.read(root, faults)
-target = Path(OUTPUT or ("submission.csv" if session.on_kaggle() else "../submissions/submission.csv"))
+target = session.submission_path(OUTPUT)
 submission.write(target, {}, sample)
 print(f"{mode}: {'the first fault stops' if faults.strict else 'faults are worked around and listed'}")
 print(f"{len(slices):,} slices in {slices['scan'].nunique()} scans; {target.resolve()} has {len(sample):,} empty rows")
@@ -83,7 +96,7 @@ print(f"{len(slices):,} slices in {slices['scan'].nunique()} scans; {target.reso
 # runs are used; where runs disagree, those of the run with the best held-out score.
 
 # %%
-place = Path(RUNS) if RUNS else (session.bundle() or Path("..")) / "runs"
+place = session.run_folders(RUNS) if RUNS or not session.bundle() else session.bundle() / "runs"
 chosen = networks.choose(place, RUN, faults, missing_ok=bool(FALLBACK))
 settings = networks.choose_settings(chosen, faults)
 members = networks.open_members(chosen, faults, BATCH, missing_ok=bool(FALLBACK))
@@ -103,7 +116,7 @@ if mode != "rerun" and not len(slices) and members and (root / "train.csv").is_f
     train = scans.read(root)
     some = train[train["scan"] == train["scan"].iloc[0]]
     clock = deadline.Deadline(None)
-    rehearsal = inference.rows(members, some, settings=settings, clock=clock, flip=FLIP, grid=GRID, batch_size=BATCH)
+    rehearsal = inference.rows(members, some, settings=settings, clock=clock, flip=FLIP, batch_size=BATCH)
     hours = clock.forecast(50 * 144, deadline.passes(len(members), FLIP)) / 3600
     print(f"{len(some)} slices, {(rehearsal['predicted'] != '').sum()} masks; 50 such scans are forecast {hours:.1f} h")
 
@@ -116,7 +129,7 @@ if mode != "rerun" and not len(slices) and members and (root / "train.csv").is_f
 
 # %%
 clock = deadline.Deadline(HOURS, spent=0.0 if mode == "interactive" else None)  # a kernel may be days old
-options = {"settings": settings, "clock": clock, "faults": faults, "flip": FLIP, "grid": GRID, "batch_size": BATCH}
+options = {"settings": settings, "clock": clock, "faults": faults, "flip": FLIP, "batch_size": BATCH}
 predicted = baselines.empty(slices)
 if members:
     predicted = inference.submit(members, slices, sample, target, **options)

@@ -19,25 +19,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from packaging.version import Version
 
-attached = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
-wheels = [wheel for place in ("*", "datasets/*/*") for wheel in attached.glob(f"{place}/kitlib-*.whl")]
-pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
-if wheels:  # on Kaggle: the newest attached bundle, without internet; TensorFlow and NumPy stay what they are
-    newest = max(wheels, key=lambda wheel: (Version(wheel.name.split("-")[1]), str(wheel)))
-    subprocess.run([*pip, "--no-index", "--force-reinstall", newest], check=True)
-elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
+mount = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
+links = [f"--find-links={wheel.parent}" for depth in range(1, 5) for wheel in mount.glob("*/" * depth + "kitlib-*.whl")]
+pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--force-reinstall"]
+if links:  # on Kaggle: the newest attached wheel; no other package changes
+    subprocess.run([*pip, *links, "kitlib"], check=True)
+elif Path("../kitlib").is_dir():  # in the notebooks folder of a checkout
     sys.path.insert(0, str(Path.cwd().parent))
-elif not importlib.util.find_spec("kitlib"):  # with internet: the repository
-    subprocess.run([*pip, "git+" + os.environ["KITLIB_REPOSITORY"]], check=True)
+elif not importlib.util.find_spec("kitlib"):
+    there = ", ".join(sorted(path.name for path in mount.glob("*"))) or "nothing"
+    text = f"No data set with a kitlib wheel is attached: {mount} holds {there}, no kitlib-*.whl within 4 folders."
+    raise ModuleNotFoundError(f"{text} Run `make bundle`, upload it (kaggle/README.md) and attach it with Add Input.")
 from kitlib import session
 
 print(session.versions())
 
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
-RUNS = "../runs"  # run folders to choose from
+RUNS = ""  # run folders to choose from; empty: runs/ of the checkout, on Kaggle runs/ here
 RUN = ""  # folder of a run, or of a cross-validation with all its folds; empty: the newest that held out two cases
 SCANS = 12  # most scans to score and tune on, two at least; 0: all
 GRID = "full"  # values per setting: "full", or "short" for a quick look
@@ -63,11 +63,12 @@ from phantom import standin
 # They show how this notebook works, and no more.
 
 # %%
-root = scans.find_root(DATA or None)
+session.parameters(globals(), DATA="", RUNS="", RUN="", SCANS=12, GRID=("full", "short"), FOLDS=(4, range(2, 101)))
+root = session.competition(DATA)
 slices = scans.read(root)
-held_out = selection.choose(RUNS, RUN, scans=set(slices["scan"]))
+held_out = selection.choose(session.run_folders(RUNS), RUN, scans=set(slices["scan"]))
 source = held_out or "NO RUN HELD OUT TWO CASES: STAND-IN PROBABILITIES MADE FROM THE TRUTH, no result"
-print(f"{'PHANTOM (synthetic)' if scans.is_phantom(root) else 'competition data'}: {root}\n{source}")
+print(source)
 
 # %% [markdown]
 # Which scans take part? Those that are held out, one of each case first if there are too many for a quick look; whole

@@ -20,18 +20,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from packaging.version import Version
 
-attached = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
-wheels = [wheel for place in ("*", "datasets/*/*") for wheel in attached.glob(f"{place}/kitlib-*.whl")]
-pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
-if wheels:  # on Kaggle: the newest attached bundle, without internet; TensorFlow and NumPy stay what they are
-    newest = max(wheels, key=lambda wheel: (Version(wheel.name.split("-")[1]), str(wheel)))
-    subprocess.run([*pip, "--no-index", "--force-reinstall", newest], check=True)
-elif (Path.cwd().parent / "kitlib").is_dir():  # in a checkout: the folder above
+mount = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))
+links = [f"--find-links={wheel.parent}" for depth in range(1, 5) for wheel in mount.glob("*/" * depth + "kitlib-*.whl")]
+pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--force-reinstall"]
+if links:  # on Kaggle: the newest attached wheel; no other package changes
+    subprocess.run([*pip, *links, "kitlib"], check=True)
+elif Path("../kitlib").is_dir():  # in the notebooks folder of a checkout
     sys.path.insert(0, str(Path.cwd().parent))
-elif not importlib.util.find_spec("kitlib"):  # with internet: the repository
-    subprocess.run([*pip, "git+" + os.environ["KITLIB_REPOSITORY"]], check=True)
+elif not importlib.util.find_spec("kitlib"):
+    there = ", ".join(sorted(path.name for path in mount.glob("*"))) or "nothing"
+    text = f"No data set with a kitlib wheel is attached: {mount} holds {there}, no kitlib-*.whl within 4 folders."
+    raise ModuleNotFoundError(f"{text} Run `make bundle`, upload it (kaggle/README.md) and attach it with Add Input.")
 from kitlib import session
 
 print(session.versions())
@@ -44,7 +44,8 @@ COMPARE = ("losses", "levels", "augmentation", "attention", "neighbours")
 SEEDS = 0  # trainings per row; 0: 3, or 2 in the short form
 EPOCHS = 0  # at most; 0: 40 as in the paper, or 3
 SIZE = 0  # pixels of the grid, each way; 0: 128 as in the paper, or 64
-FOLDS, FOLD = 5, 0  # held out in all comparisons
+FOLDS = 5  # parts that the cases are split into
+FOLD = 0  # the part that validates, in all comparisons
 FAULTS = 0  # annotations to spoil for the last section; 0: one scan in five
 HOURS = 0.0  # end all trainings before so many have passed, to go on another time; 0: 11 on Kaggle, else no limit
 
@@ -56,6 +57,21 @@ from kitlib.figures import paper
 from kitlib.data import inputs, pipeline, scans
 from kitlib.eda import planted
 
+# %%
+session.parameters(
+    globals(),
+    DATA="",
+    RUNS="",
+    QUICK=(None, True, False),
+    COMPARE=["losses", "levels", "augmentation", "attention", "neighbours"],
+    SEEDS=0,
+    EPOCHS=0,
+    SIZE=(0, range(32, 2049, 32)),
+    FOLDS=(5, range(2, 101)),
+    FOLD=lambda: (0, range(FOLDS)),
+    FAULTS=0,
+    HOURS=0.0,
+)
 kept, ends = session.run_folders(RUNS, "experiments"), session.ends_at(HOURS)
 
 # %% [markdown]

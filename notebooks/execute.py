@@ -1,12 +1,14 @@
 """Run notebooks and render them: `python notebooks/execute.py [NAME ...] [--set PARAMETER=VALUE ...]`.
 
-Papermill runs each notebook in its own kernel, with the parameters set, and shows its progress; the executed notebook
-and its HTML page land in pages/. A parameter must be set by one of the notebooks' tagged cells.
+Papermill runs each notebook in its own kernel, with the parameters set, and shows its progress. The cells are those of
+the script; the executed notebook and its HTML page are written to pages/. Each parameter has to be assigned in the cell
+with the tag "parameters" of one of the notebooks. Relative paths in parameters are relative to notebooks/.
 """
 
 import argparse
 import ast
 import base64
+import difflib
 import io
 import os
 import re
@@ -15,10 +17,14 @@ import time
 from pathlib import Path
 
 import jinja2
+import jupytext
 import nbconvert
 import nbformat
 import papermill
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+import generate
 
 FOLDER = Path(__file__).parent
 PAGES = FOLDER.parent / "pages"
@@ -29,25 +35,53 @@ PAGE = """{% extends "lab/index.html.j2" %}
 {%- endblock %}"""
 
 
+def script_of(name: str) -> Path:
+    """Find the script of a notebook by its name, with or without a suffix.
+
+    Raises:
+        FileNotFoundError: lists the notebooks that there are.
+    """
+    script = FOLDER / f"{Path(name).stem}.py"
+    if script not in generate.SCRIPTS:
+        raise FileNotFoundError(f"no notebook {name!r}; there is {', '.join(path.stem for path in generate.SCRIPTS)}")
+    return script
+
+
+def parameters_of(script: Path) -> list[str]:
+    """List the names that the cell with the tag "parameters" assigns."""
+    cells = [cell for cell in jupytext.read(script).cells if "parameters" in cell.metadata.get("tags", [])]
+    targets = [
+        target
+        for node in ast.walk(ast.parse("\n".join(cell.source for cell in cells)))
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
+    return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+
+
 def execute(name: str, parameters: dict, pages: Path = PAGES) -> Path:
-    """Run one notebook with the parameters that it knows, and render it.
+    """Run one notebook, as its script has it, with the parameters that it knows, and render it.
 
     Returns:
         The HTML page.
     """
-    source = FOLDER / f"{name}.ipynb"
-    known = papermill.inspect_notebook(source)
+    script, known = script_of(name), parameters_of(script_of(name))
     # papermill would write a tuple down as text
     given = {
         key: list(value) if isinstance(value, tuple) else value for key, value in parameters.items() if key in known
     }
+    text = generate.generate(script)
+    if generate.read(script.with_suffix(".ipynb")) != text:
+        print(
+            f"{script.stem}.ipynb differs from {script.name}; the script is run. `make notebooks` updates the notebook."
+        )
     pages.mkdir(parents=True, exist_ok=True)
-    executed = pages / f"{name}.ipynb"
+    executed = pages / f"{script.stem}.ipynb"
     os.environ.pop("MPLBACKEND", None)  # pictures are shown by the kernel's own
     started = time.perf_counter()
-    print(f"{name}: running", flush=True)
+    print(f"{script.stem}: running", flush=True)
     papermill.execute_notebook(
-        source,
+        nbformat.reads(text, as_version=4),
         executed,
         given,
         cwd=FOLDER,
@@ -58,7 +92,7 @@ def execute(name: str, parameters: dict, pages: Path = PAGES) -> Path:
         extra_arguments=["--IPKernelApp.log_level=50"],  # its own remarks on transport and interrupts alarm for nothing
     )
     _render(executed)
-    print(f"{name}: {time.perf_counter() - started:.0f} s, {executed.with_suffix('.html')}", flush=True)
+    print(f"{script.stem}: {time.perf_counter() - started:.0f} s, {executed.with_suffix('.html')}", flush=True)
     return executed.with_suffix(".html")
 
 
@@ -119,11 +153,16 @@ def main() -> None:
         "--set", action="append", default=[], metavar="PARAMETER=VALUE", help="a Python literal or text"
     )
     given = parser.parse_args()
-    parameters = dict(map(_parse, given.set))
-    names = given.names or [path.stem for path in sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))]
-    known = {key for name in names for key in papermill.inspect_notebook(FOLDER / f"{name}.ipynb")}
-    if set(parameters) - known:
-        parser.error(f"no notebook has the parameter {', '.join(sorted(set(parameters) - known))}")
+    try:
+        parameters = dict(map(_parse, given.set))
+        names = [script_of(name).stem for name in given.names] or [script.stem for script in generate.SCRIPTS]
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    known = {key for name in names for key in parameters_of(script_of(name))}
+    for name in parameters.keys() - known:
+        meant = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name.upper(), known, 1))
+        has = " has" if len(names) == 1 else " have"
+        parser.error(f"--set {name}: {' and '.join(names)}{has} no such parameter{meant}")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # a machine without a GPU is no error
     os.environ.setdefault("TQDM_MININTERVAL", "10")  # a bar cannot move in a log: a line now and then
@@ -132,13 +171,14 @@ def main() -> None:
 
 
 def _parse(text: str) -> tuple[str, object]:
-    """Split PARAMETER=VALUE; what is no Python literal is text."""
-    key, _, value = text.partition("=")
+    """Split PARAMETER=VALUE; a value that is not a Python literal is text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {text}: expected PARAMETER=VALUE, such as --set EPOCHS=3")
     try:
-        read = ast.literal_eval(value)
+        return key, ast.literal_eval(value)
     except (SyntaxError, ValueError):
         return key, value
-    return key, list(read) if isinstance(read, tuple) else read  # Papermill would write a tuple as text
 
 
 if __name__ == "__main__":

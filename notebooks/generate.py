@@ -28,17 +28,18 @@ def generate(script: Path) -> str:
 
 def main() -> int:
     """Write or check every pair."""
-    stale = [script for script in SCRIPTS if _read(script.with_suffix(".ipynb")) != generate(script)]
+    stale = [script for script in SCRIPTS if read(script.with_suffix(".ipynb")) != generate(script)]
     for script in stale:
         if "--check" in sys.argv:
             print(f"{script.with_suffix('.ipynb')} is not what {script.name} says; run `make notebooks`")
         else:
-            script.with_suffix(".ipynb").write_text(generate(script), encoding="utf-8")
+            script.with_suffix(".ipynb").write_text(generate(script), encoding="utf-8", newline="\n")
             print(f"wrote {script.with_suffix('.ipynb')}")
     return 1 if stale and "--check" in sys.argv else 0
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """Read a notebook as it is saved; empty where there is none."""
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 

@@ -3,8 +3,11 @@
 import ast
 import importlib.util
 import itertools
+import json
 import re
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import bs4
@@ -36,12 +39,9 @@ def parameters(script):
     assert len(tagged) == 1, f"{script.name} needs one cell with the tag parameters"
     found = {}
     for statement in ast.parse(tagged[0].source).body:
-        assert isinstance(statement, ast.Assign)
-        names, value = statement.targets[0], ast.literal_eval(statement.value)
-        if isinstance(names, ast.Tuple):
-            found |= dict(zip([name.id for name in names.elts], value, strict=True))
-        else:
-            found[names.id] = value
+        (name,) = statement.targets
+        assert isinstance(name, ast.Name), f"{script.name}: {ast.unparse(statement)} needs a line for each name"
+        found[name.id] = ast.literal_eval(statement.value)
     return found
 
 
@@ -84,7 +84,7 @@ def test_all_trainings_of_a_notebook_end_by_one_deadline_and_lie_where_kaggle_ke
         assert {word.arg: ast.unparse(word.value) for word in call.keywords}["deadline"] == "ends"
     assert "ends_at(HOURS)" in ast.unparse(code)
     assert "run_folders(RUNS" in ast.unparse(code)
-    assert ast.unparse(code).count("RUNS") == 2
+    assert ast.unparse(code).count("RUNS") == 3
     assert parameters(script)["RUNS"] == ""
     assert parameters(script)["HOURS"] == 0
 
@@ -255,30 +255,153 @@ def test_a_page_is_named_by_its_heading_and_its_pictures_by_the_text_above(tmp_p
     ]
 
 
-def test_unknown_parameter_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["execute.py", "02_train", "--set", "NO_SUCH_THING=1"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("NO_SUCH_THING=1", "no such parameter"),
+        ("EPOCH=1", "did you mean EPOCHS?"),
+        ("epochs=1", "did you mean EPOCHS?"),
+        ("EPOCHS", "expected PARAMETER=VALUE"),
+        ("=3", "expected PARAMETER=VALUE"),
+        ("OUTPUT=a.csv", "02_train has no such parameter"),
+    ],
+)
+def test_settings_that_no_notebook_has_are_refused(monkeypatch, capsys, text, words):
+    monkeypatch.setattr(sys, "argv", ["execute.py", "02_train", "--set", text])
     with pytest.raises(SystemExit):
         load("execute").main()
-    assert "NO_SUCH_THING" in capsys.readouterr().err
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert words in last
+    assert text.split("=")[0] in last
+
+
+def test_every_name_in_the_parameters_cell_can_be_set(tmp_path):
+    execute = load("execute")
+    for script in SCRIPTS:
+        assert execute.parameters_of(script) == list(parameters(script))
+    script = tmp_path / "x.py"
+    script.write_text('# %% tags=["parameters"]\nA, B = 1, 2\n(C) = 3\nD: int = 4\n# %%\nE = 5\n', encoding="utf-8")
+    assert execute.parameters_of(script) == ["A", "B", "C", "D"]
+
+
+def test_a_notebook_that_is_unknown_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["execute.py", "2_train"])
+    with pytest.raises(SystemExit):
+        load("execute").main()
+    assert "no notebook '2_train'; there is 01_eda, 02_train" in capsys.readouterr().err
+
+
+def test_the_script_is_run_where_the_notebook_differs(monkeypatch, capsys, tmp_path):
+    execute = load("execute")
+    run = []
+    monkeypatch.setattr(execute.papermill, "execute_notebook", lambda notebook, *_, **__: run.append(notebook))
+    monkeypatch.setattr(execute, "_render", lambda path: None)
+    monkeypatch.setattr(execute.generate, "read", lambda path: "an older notebook")
+    execute.execute("01_eda", {}, tmp_path)
+    assert [cell.source for cell in run[0].cells] == [source for _, source in cells(SCRIPTS[0])]
+    assert "01_eda.ipynb differs from 01_eda.py; the script is run" in capsys.readouterr().out
+
+
+CHECKS = {
+    "01_eda": [("CASE", "7"), ("SAMPLES", None), ("INDEX", 3)],
+    "02_train": [
+        *[("ATTENTION", "false"), ("ATTENTION", 1), ("COMPARE", "plain"), ("COMPARE", ["none"]), ("FOLD", 5)],
+        *[("PRESET", "Paper"), ("SIZE", 100), ("HOURS", "2"), ("EPOCHS", 2.5), ("FOLDS", 1), ("SEED", True)],
+    ],
+    "03_inference": [("FLIP", "False"), ("BATCH", 0), ("HOURS", 0), ("FALLBACK", "Atlas"), ("FAULTS", True)],
+    "04_score": [("GRID", "Full"), ("SCANS", "all"), ("FOLDS", 0)],
+    "05_experiments": [("QUICK", "True"), ("COMPARE", ["loss"]), ("SEEDS", -1), ("HOURS", float("nan"))],
+}
+
+
+def check_of(script):
+    """Return the call of `session.parameters` in a notebook as code that evaluates."""
+    code = ast.parse("\n".join(source for kind, source in cells(script) if kind == "code"))
+    calls = [node for node in ast.walk(code) if isinstance(node, ast.Call)]
+    (call,) = [call for call in calls if ast.unparse(call.func) == "session.parameters"]
+    return call
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_parameters_are_all_checked_before_any_data_is_read(script, monkeypatch):
+    from kitlib import session
+
+    monkeypatch.setattr(session, "mode", lambda root: "interactive")
+    call, defaults = check_of(script), parameters(script)
+    assert {word.arg for word in call.keywords} == set(defaults)
+    check = compile(ast.Expression(call), script.name, "eval")
+    assert eval(check, {"session": session} | defaults) == []
+    for name, value in CHECKS[script.stem]:
+        with pytest.raises(ValueError, match=f"^parameter {name} = ") as error:
+            eval(check, {"session": session} | defaults | {name: value})
+        assert repr(value) in str(error.value)
+    code = [source for kind, source in cells(script) if kind == "code"]
+    first = next(number for number, source in enumerate(code) if "session.parameters(" in source)
+    for word in ("scans.read", "published.attached", "rescue.read", "fit_fold", "session.competition"):
+        assert not any(word in source for source in code[:first])
+
+
+def test_the_rules_of_inference_have_the_defaults_of_its_cell(monkeypatch):
+    from kitlib import session
+
+    script = ROOT / "notebooks/03_inference.py"
+    defaults = parameters(script)
+    monkeypatch.setattr(session, "mode", lambda root: "rerun")
+    given = {"session": session} | {name: [object()] for name in defaults}
+    wrong = eval(compile(ast.Expression(check_of(script)), "check", "eval"), given)
+    assert {name for name, _ in wrong} == {f"parameter {name}" for name in defaults}
+    assert {name: given[name] for name in defaults} == defaults
 
 
 def test_first_cell_is_the_same_everywhere():
     first = {next(source for kind, source in cells(script) if kind == "code") for script in SCRIPTS}
     assert len(first) == 1
-    assert "runtime.versions()" in first.pop()
+    assert "session.versions()" in first.pop()
+
+
+def wheel(folder, version):
+    """Write a wheel that holds nothing but its name and version."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = f"kitlib-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"kitlib-{version}-py3-none-any.whl", "w") as content:
+        content.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: kitlib\nVersion: {version}\n")
+        content.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        content.writestr(f"{about}/RECORD", "")
 
 
 def test_first_cell_installs_the_newest_of_several_bundles_and_runs_come_from_the_same(tmp_path, monkeypatch):
     from kitlib import session
 
-    for place, version in (("a", "0.9.0"), ("datasets/x/b", "0.10.0"), ("datasets/x/c", "0.10.0rc1"), ("d", "0.2.0")):
-        (tmp_path / place).mkdir(parents=True)
-        (tmp_path / place / f"kitlib-{version}-py3-none-any.whl").touch()
+    for place, version in (
+        ("a", "0.9.0"),
+        ("datasets/x/b", "0.10.0"),
+        ("datasets/x/c", "0.10.0rc1"),
+        ("datasets/x/e/dataset", "0.3.0"),
+        ("d", "0.2.0"),
+    ):
+        wheel(tmp_path / place, version)
     cell = next(source for kind, source in cells(SCRIPTS[0]) if kind == "code")
-    commands = []
+    commands, report = [], tmp_path / "report.json"
     monkeypatch.setenv("KITLIB_KAGGLE_INPUT", str(tmp_path))
-    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
-    exec(cell, {})
-    assert commands[0][-1] == tmp_path / "datasets/x/b/kitlib-0.10.0-py3-none-any.whl"
+    with monkeypatch.context() as patch:
+        patch.setattr("subprocess.run", lambda command, check: commands.append(command))
+        exec(cell, {})
+    subprocess.run([*commands[0], "--dry-run", "--report", report], check=True)
+    (chosen,) = json.loads(report.read_text(encoding="utf-8"))["install"]
+    assert chosen["download_info"]["url"] == (tmp_path / "datasets/x/b/kitlib-0.10.0-py3-none-any.whl").as_uri()
     monkeypatch.setattr(session.scans, "KAGGLE_INPUT", tmp_path)
-    assert session.bundle() == commands[0][-1].parent
+    assert session.bundle() == tmp_path / "datasets/x/b"
+
+
+@pytest.mark.parametrize("attached", [(), ("some-data",)])
+def test_first_cell_without_a_bundle_says_what_is_there_and_how_to_attach_one(tmp_path, monkeypatch, attached):
+    for name in attached:
+        (tmp_path / "input" / name).mkdir(parents=True)
+    monkeypatch.setenv("KITLIB_KAGGLE_INPUT", str(tmp_path / "input"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    cell = next(source for kind, source in cells(SCRIPTS[0]) if kind == "code")
+    with pytest.raises(ModuleNotFoundError, match="No data set with a kitlib wheel is attached") as error:
+        exec(cell, {})
+    assert (attached[0] if attached else "nothing") in str(error.value)
+    assert "Add Input" in str(error.value)

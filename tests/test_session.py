@@ -1,5 +1,6 @@
 import sys
 import types
+from pathlib import Path
 
 import keras
 import pytest
@@ -120,6 +121,7 @@ def kaggle(tmp_path, monkeypatch):
     for name in ("KAGGLE_IS_COMPETITION_RERUN", "KAGGLE_KERNEL_RUN_TYPE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(session.scans, "KAGGLE_INPUT", tmp_path)
+    monkeypatch.setenv("KAGGLE_URL_BASE", "https://www.kaggle.com")
     (tmp_path / "test").mkdir()
     (tmp_path / "sample_submission.csv").write_text("id,class,predicted\n", encoding="utf-8")
     return tmp_path
@@ -154,9 +156,9 @@ def test_kaggles_own_variable_decides_where_it_is_set(kaggle, monkeypatch):
     assert session.mode(kaggle) == "batch"
 
 
-def test_a_laptop_is_interactive_whatever_the_sample_holds(kaggle, monkeypatch):
+def test_a_laptop_and_colab_are_interactive_whatever_is_mounted_as_kaggle_input(kaggle, monkeypatch):
     (kaggle / "test/case1").mkdir()
-    monkeypatch.setattr(session.scans, "KAGGLE_INPUT", kaggle / "nowhere")
+    monkeypatch.delenv("KAGGLE_URL_BASE")
     assert session.mode(kaggle) == "interactive"
 
 
@@ -170,12 +172,107 @@ def test_bundle_is_found_at_both_mount_points(kaggle, place):
 
 def test_run_folders_lie_where_kaggle_keeps_them_and_trainings_end_before_its_session(monkeypatch, tmp_path):
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-    monkeypatch.setattr(session.scans, "KAGGLE_INPUT", tmp_path / "none")
     monkeypatch.setattr(session.time, "time", lambda: 1000.0)
-    assert session.run_folders("", "experiments").as_posix() == "../runs/experiments"
+    checkout = Path(__file__).parents[1]
+    assert session.run_folders("", "experiments") == checkout / "runs/experiments"
+    assert session.submission_path() == checkout / "submissions/submission.csv"
     assert session.ends_at() is None
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     assert session.run_folders("", "experiments").as_posix() == "runs/experiments"
     assert session.run_folders("elsewhere", "experiments").as_posix() == "elsewhere"
+    assert session.run_folders("~/elsewhere") == Path.home() / "elsewhere"
+    assert session.submission_path().as_posix() == "submission.csv"
     assert session.ends_at() == 1000 + 11 * 3600
     assert session.ends_at(0.5) == 1000 + 1800
+
+
+@pytest.mark.parametrize("place", [".", "notebooks", "elsewhere"])
+def test_run_folders_do_not_depend_on_the_working_folder(tmp_path, monkeypatch, place):
+    (tmp_path / place).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / place)
+    assert session.run_folders() == Path(__file__).parents[1] / "runs"
+    monkeypatch.setattr(session, "__file__", str(tmp_path / "site-packages/kitlib/session.py"))
+    assert session.run_folders().resolve() == (tmp_path / place / "runs").resolve()
+
+
+def test_disk_is_what_is_free_and_on_kaggle_what_a_session_may_keep(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept").write_bytes(bytes(1000))
+    assert session.disk_left("runs/not/there") > 0
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    monkeypatch.setattr(session, "KAGGLE_DISK", 1500)
+    assert session.disk_left("runs") == 500
+
+
+RULES = {"DATA": "", "FLIP": (True, False), "BATCH": 16, "HOURS": 9.0, "EPOCHS": 0, "FALLBACK": ("", "atlas")}
+GOOD = {"DATA": "", "FLIP": False, "BATCH": 4, "HOURS": 1, "EPOCHS": 0, "FALLBACK": "atlas"}
+
+
+def test_right_parameters_pass():
+    assert session.parameters(dict(GOOD), **RULES) == []
+    assert session.parameters({"COMPARE": ("a",), "SIZE": 64}, COMPARE=["a", "b"], SIZE=(0, range(32, 99, 32))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("FLIP", "false", "True or False, without quotes"),
+        ("FLIP", 1, "True or False"),
+        ("BATCH", "16", "a whole number above 0, without quotes"),
+        ("BATCH", 16.0, "a whole number above 0"),
+        ("BATCH", True, "a whole number above 0"),
+        ("HOURS", 0, "a number above 0"),
+        ("HOURS", float("inf"), "a number above 0"),
+        ("EPOCHS", -1, "a whole number from 0 up"),
+        ("DATA", 7, "text in quotes"),
+        ("DATA", None, "text in quotes"),
+        ("FALLBACK", "Atlas", "'' or 'atlas'"),
+    ],
+)
+def test_wrong_parameters_are_named_with_their_value(name, value, words):
+    with pytest.raises(ValueError, match=f"parameter {name} = ") as error:
+        session.parameters(GOOD | {name: value}, **RULES)
+    assert str(error.value).endswith(words)
+    assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["a", ["a", "c"], [1], None])
+def test_a_list_of_choices_is_a_list(value):
+    with pytest.raises(ValueError, match=r"parameter COMPARE = .*expected a list of any of 'a', 'b', such as \['a'\]"):
+        session.parameters({"COMPARE": value}, COMPARE=["a", "b"])
+
+
+def test_a_rule_may_depend_on_another_parameter():
+    rules = {"FOLD": lambda: (0, range(given["FOLDS"])), "FOLDS": (5, range(2, 9))}
+    given = {"FOLD": 3, "FOLDS": 4}
+    assert session.parameters(given, **rules) == []
+    given["FOLDS"] = 3
+    with pytest.raises(ValueError, match="parameter FOLD = 3: expected 0 to 2"):
+        session.parameters(given, **rules)
+    given["FOLDS"] = "4"
+    with pytest.raises(ValueError, match=r"^parameter FOLDS = '4': expected 2 to 8, without quotes$"):
+        session.parameters(given, **rules)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("FLIPS", "FLIP"), ("EPOCH", "EPOCHS"), ("BATCHES", "BATCH")])
+def test_mistyped_names_are_refused_and_the_right_one_is_named(typed, meant):
+    with pytest.raises(ValueError, match=f"parameter {typed} is unknown; did you mean {meant}"):
+        session.parameters(GOOD | {typed: 1}, **RULES)
+    missing = {name: value for name, value in GOOD.items() if name != meant}
+    with pytest.raises(ValueError, match=f"parameter {meant} is missing"):
+        session.parameters(missing, **RULES)
+
+
+@pytest.mark.parametrize("data", ["", 7])
+def test_in_the_rerun_wrong_parameters_get_their_defaults_and_are_listed(kaggle, monkeypatch, data):
+    monkeypatch.setattr(session.scans, "find_root", lambda path=None: kaggle)
+    given = GOOD | {"FLIP": "false", "BATCH": "16", "FLIPS": 2, "DATA": data}
+    with pytest.raises(ValueError, match="parameter FLIP"):
+        session.parameters(given, **RULES)
+    (kaggle / "test/case1").mkdir()
+    wrong = session.parameters(given, **RULES)
+    assert (given["FLIP"], given["BATCH"], given["DATA"]) == (True, 16, "")
+    assert {name for name, _ in wrong} >= {"parameter FLIP", "parameter BATCH", "parameter FLIPS"}
+    monkeypatch.delenv("KAGGLE_URL_BASE")
+    with pytest.raises(ValueError, match="parameter FLIP"):
+        session.parameters(GOOD | {"FLIP": "false"}, **RULES)
