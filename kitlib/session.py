@@ -2,15 +2,12 @@
 
 import contextlib
 import difflib
-import functools
 import importlib.metadata
 import math
 import os
 import platform
-import re
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
@@ -20,35 +17,6 @@ from kitlib.data import scans
 SESSION_HOURS = 11.0  # of the 12 of a session on Kaggle; the rest is for what a notebook does after its trainings
 KAGGLE_DISK = 20 * 10**9  # bytes that a session on Kaggle may keep
 KAGGLE_VARIABLES = ("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_IS_COMPETITION_RERUN", "KAGGLE_URL_BASE")
-
-
-@dataclass(frozen=True)
-class Devices:
-    """What a run uses: `accelerators` found, the `precision` policy for Keras, and the reason in words.
-
-    `shared` names the devices that share each batch; fewer than two are no strategy.
-    """
-
-    accelerators: int
-    precision: str
-    reason: str
-    shared: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return self.reason
-
-    def strategy(self):
-        """The MirroredStrategy of the devices that share each batch; None for one device or another backend."""
-        import keras
-
-        if len(self.shared) < 2 or keras.backend.backend() != "tensorflow":
-            return None
-        return _mirrored(self.shared)
-
-    @property
-    def xla(self) -> bool | str:
-        """What `compile` gets as `jit_compile`: False under a strategy, else "auto", which is False on a CPU too."""
-        return "auto" if self.strategy() is None else False
 
 
 def on_kaggle() -> bool:
@@ -255,145 +223,3 @@ def competition(path: str = "") -> Path:
     kind = "PHANTOM (synthetic, not data of patients)" if scans.is_phantom(root) else "competition data"
     print(f"{kind}: {root.resolve()}")
     return root
-
-
-def devices() -> Devices:
-    """Look for accelerators and choose precision and strategy.
-
-    A GPU with bfloat16 arithmetic (compute capability 8 up) gets mixed_bfloat16; one with tensor cores for float16
-    alone (7 up: V100, T4) gets mixed_float16, whose losses Keras scales; an older one (P100) has no tensor cores:
-    float32. So does a CPU: newer ones are faster in bfloat16 (`benchmarks/step.py`), others slower, and none says which
-    it is. A TPU computes in bfloat16.
-
-    On TensorFlow several GPUs share each batch, and the precision is what the oldest of them can do. Batch norms then
-    see their own share of the batch, which is all, beside rounding, that parts the curve from that of one device. XLA
-    stays off under a strategy, where it fails (`Devices.xla`), and on a CPU, where it is slower: Keras' own choice
-    ("auto"). Other backends use one device, unless keras.distribution is set to more (docs/cluster.md).
-
-    Raises:
-        RuntimeError: on TensorFlow with a TPU, which would stand idle.
-    """
-    import keras
-
-    backend = keras.backend.backend()
-    tpus = listed("tpu")
-    if tpus and backend == "tensorflow":
-        raise RuntimeError(
-            "this machine has a TPU, which the kit uses on JAX alone: set KERAS_BACKEND=jax in the environment before "
-            "Keras is imported, or choose a machine with a GPU"
-        )
-    if tpus:
-        words = f"TPU{_one_of(len(tpus))}"
-        return Devices(len(tpus), "mixed_bfloat16", f"Keras on {backend}, {words}: mixed_bfloat16, compiled by XLA")
-    if not listed("gpu"):
-        plain = ", no XLA" if backend == "tensorflow" else ""
-        return Devices(0, "float32", f"Keras on {backend}, {os.cpu_count()} CPU cores, no GPU: float32{plain}")
-    return _gpus(_details(backend), backend)
-
-
-def listed(kind: str) -> list[str]:
-    """List the devices of a kind, "gpu" or "tpu", that this process may use; their memory is left alone.
-
-    Keras' own list makes TensorFlow take hold of them, is an error on JAX where there is none, and lacks PyTorch.
-    """
-    import keras
-
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return [device.name for device in tf.config.get_visible_devices(kind.upper())]
-    if backend == "torch":
-        import torch
-
-        return [f"cuda:{number}" for number in range(torch.cuda.device_count())] if kind == "gpu" else []
-    try:
-        return keras.distribution.list_devices(kind)
-    except RuntimeError:
-        return []
-
-
-def _details(backend: str) -> list[tuple[str, tuple[int, int]]]:
-    """Give name and compute capability of each GPU; (0, 0) where there is none to tell."""
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        found = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
-        return [(one.get("device_name", "GPU"), one.get("compute_capability", (0, 0))) for one in found]
-    if backend == "torch":
-        import torch
-
-        numbers = range(torch.cuda.device_count())
-        return [(torch.cuda.get_device_name(one), torch.cuda.get_device_capability(one)) for one in numbers]
-    import jax
-
-    found = [(one.device_kind, str(getattr(one, "compute_capability", ""))) for one in jax.devices("gpu")]
-    numeric = re.compile(r"(\d+)\.(\d+)").fullmatch  # "7.5"; AMD's are names
-    return [(name, tuple(map(int, numeric(text).groups())) if numeric(text) else (0, 0)) for name, text in found]
-
-
-def _one_of(count: int) -> str:
-    """Say how many of the devices a backend without MirroredStrategy uses."""
-    import keras
-
-    if count < 2:
-        return ""
-    spread = keras.distribution.distribution() is not None
-    return f": {count}, as keras.distribution has it" if spread else f": one of {count} is used (docs/cluster.md)"
-
-
-def _gpus(found: list[tuple[str, tuple[int, int]]], backend: str = "tensorflow") -> Devices:
-    """Choose for GPUs, given as name and compute capability."""
-    capability = min(capability for _, capability in found)
-    precision, why = "float32", "has no 16-bit tensor cores"
-    if capability >= (8, 0):
-        precision, why = "mixed_bfloat16", "has bfloat16 tensor cores"
-    elif capability >= (7, 0):
-        precision, why = "mixed_float16", "has float16 tensor cores alone"
-    counts = {name: [one for one, _ in found].count(name) for name, _ in found}
-    names = " and ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items())
-    several, mirrored = len(found) > 1, len(found) > 1 and backend == "tensorflow"
-    share = ": share each batch (MirroredStrategy, no XLA)" if mirrored else _one_of(len(found))
-    known = (
-        f"compute capability {capability[0]}.{capability[1]} {why}" if any(capability) else "unknown compute capability"
-    )
-    reason = f"{names}{share}{'; ' if several else ': '}{known}: {precision}"
-    reason += "" if mirrored or backend == "torch" else ", compiled by XLA"
-    reason = reason if backend == "tensorflow" else f"Keras on {backend}, {reason}"
-    shared = tuple(f"GPU:{number}" for number in range(len(found))) if mirrored else ()
-    return Devices(len(found), precision, reason, shared)
-
-
-def use(chosen: Devices) -> Devices:
-    """Make Keras compute in the chosen precision from now on."""
-    import keras
-
-    keras.config.set_dtype_policy(chosen.precision)
-    return chosen
-
-
-def scope(strategy):
-    """The scope of a strategy, to build a model in; of None, one that does nothing."""
-    return contextlib.nullcontext() if strategy is None else strategy.scope()
-
-
-def seed(number: int, deterministic: bool = False) -> None:
-    """Seed Python, NumPy and Keras; with `deterministic`, make TensorFlow's operations repeat to the bit from now on.
-
-    That choice holds for the rest of the process.
-    """
-    import keras
-
-    keras.utils.set_random_seed(number)
-    if deterministic and keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.experimental.enable_op_determinism()
-
-
-@functools.cache
-def _mirrored(names: tuple[str, ...]):
-    """Make the strategy of some devices, once per process."""
-    import tensorflow as tf
-
-    return tf.distribute.MirroredStrategy(list(names))

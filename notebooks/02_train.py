@@ -63,7 +63,7 @@ from kitlib.layers import augment, elastic
 from kitlib.paper import experiments
 from kitlib.figures import augment as figures_augment, training as figures_model, layers, __main__ as figures_run
 from kitlib.data import inputs, pipeline, scans
-from kitlib.training import recipes
+from kitlib.training import devices, recipes
 from kitlib import training
 from kitlib.models import unet
 
@@ -96,11 +96,11 @@ kept, ends = session.run_folders(RUNS), session.ends_at(HOURS)
 # %%
 root = session.competition(DATA)
 slices = scans.read(root)
-devices = session.use(session.devices())
-preset = PRESET or ("paper" if devices.accelerators else "short")
+machine = devices.use(devices.detect())
+preset = PRESET or ("paper" if machine.accelerators else "short")
 course = recipes.named(preset)
 print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'].nunique()} cases")
-print(f"{devices}; preset {preset}")
+print(f"{machine}; preset {preset}")
 
 # %% [markdown]
 # ## Folds
@@ -216,7 +216,7 @@ layers.mirrored_border(image)
 
 # %%
 course |= {"epochs": EPOCHS or course["epochs"], "spec": spec, "seed": SEED, "held_out": held_out}
-course["devices"] = devices
+course["devices"] = machine
 folder = kept / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))
 print(f"run folder: {folder.resolve()}")
 run = training.fit_fold(slices, folder, packed=packed, deadline=ends, **course)

@@ -56,6 +56,7 @@ from kitlib.paper import evidence, experiments, published
 from kitlib.figures import paper
 from kitlib.data import inputs, pipeline, scans
 from kitlib.eda import planted
+from kitlib.training import devices
 
 # %%
 session.parameters(
@@ -83,9 +84,9 @@ kept, ends = session.run_folders(RUNS, "experiments"), session.ends_at(HOURS)
 # %%
 root = session.competition(DATA)
 slices = scans.read(root)
-devices = session.devices()
-quick = devices.accelerators == 0 if QUICK is None else QUICK
-print(session.use(devices), "- SHORT FORM: small network, few epochs" if quick else "- long form")
+machine = devices.use(devices.detect())
+quick = machine.accelerators == 0 if QUICK is None else QUICK
+print(machine, "- SHORT FORM: small network, few epochs" if quick else "- long form")
 print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'].nunique()} cases")
 
 # %% [markdown]
@@ -98,7 +99,7 @@ packed = pipeline.pack(slices, inputs.InputSpec(size, size))
 held_out = scans.folds(slices, min(FOLDS, slices["case"].nunique())) == FOLD
 short = {"epochs": EPOCHS or 3, "schedule": "cosine", "learning_rate": 5e-3, "empty_share": 0.1}
 short |= {"network_options": {"base": 4, "cap": 32}}
-course = (short if quick else {"epochs": EPOCHS or 30}) | {"devices": devices}
+course = (short if quick else {"epochs": EPOCHS or 30}) | {"devices": machine}
 
 # %% [markdown]
 # ## All trainings

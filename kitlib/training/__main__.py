@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from kitlib import inference, postprocess, runs, session, submission
+from kitlib import inference, postprocess, runs, submission
 from kitlib.data import inputs, scans
 from kitlib.models.unet import NO_ATTENTION
+from kitlib.training import devices as machine
 from kitlib.training import fit, recipes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train on a folder in the official layout and score the scans held out, from the command line."""
     given = _parser().parse_args(arguments)
-    devices = session.use(session.devices())
+    devices = machine.use(machine.detect())
     print(devices)
     root = scans.find_root(given.root)
     slices = scans.read(root)

@@ -19,6 +19,7 @@ from kitlib.data import folds, inputs, pipeline, scans
 from kitlib.layers import losses, monitors
 from kitlib.models.unet import build_unet
 from kitlib.training import closing, locks, resume, schedules, trackers
+from kitlib.training import devices as machine
 from kitlib.training import jobs as workers
 from kitlib.training.budget import Budget
 from kitlib.training.epochs import EpochEnd, Rules
@@ -55,7 +56,7 @@ def fit_fold(
     packed: pipeline.Packed | None = None,
     seed: int = 0,
     deterministic: bool = False,
-    devices: session.Devices | None = None,
+    devices: machine.Devices | None = None,
     time_limit: float | None = None,
     deadline: float | datetime | None = None,
     track: Sequence[str] = (),
@@ -98,7 +99,7 @@ def fit_fold(
         packed: scans that were packed before, to be shared between folds; None packs them here.
         seed: of weights, order and augmentation; an integer.
         deterministic: the same bits on every run, on one kind of machine; slower on a GPU.
-        devices: what `runtime.devices` chose; None is the first device, in the precision that Keras is set to.
+        devices: what `devices.detect` chose; None is the first device, in the precision that Keras is set to.
         time_limit: seconds after which the call should have ended. It stops between epochs (or gives up the one it is
             in), leaves a model with the best weights so far, and can be called again. The last epoch before that is
             scored, also between two that `score_every` names: by the monitor "score" that one score more, which counts
@@ -163,15 +164,15 @@ def fit_fold(
     steps, chances = pipeline.steps(learn, batch_size), folds.chances(learn, foreground_share)
     rate = schedules.rate(learning_rate, schedule, steps, epochs, warmup_epochs)
     strategy = devices.strategy() if devices else None
-    with session.scope(strategy):
+    with machine.scope(strategy):
         adam = schedules.optimizer(optimizer, rate, weight_decay, average)
     with contextlib.nullcontext() if runs.finished(folder) else locks.hold(folder):
         run = resume.begin(folder, record, (scans.KAGGLE_INPUT,) if session.on_kaggle() else ())
         if run.state == "finished":
             return run
         packed = packed or pipeline.pack(slices, spec)
-        session.seed(seed, deterministic)
-        with session.scope(strategy):
+        machine.seed(seed, deterministic)
+        with machine.scope(strategy):
             model = AugmentedModel(network(spec.shape, **options), augment if elastic == "device" else None)
             seen = [monitors.Dice(name="dice"), monitors.IoU(name="iou")]
             model.compile(adam, loss, weighted_metrics=seen, jit_compile=devices.xla if devices else "auto")

@@ -13,8 +13,8 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from kitlib import session
 from kitlib.data import pipeline
+from kitlib.training import devices as machine
 from kitlib.training import locks
 from kitlib.training.budget import Budget
 
@@ -81,9 +81,9 @@ def shares(at_once: int) -> list[str | None]:
     Raises:
         RuntimeError: with a TPU.
     """
-    if session.listed("tpu"):
+    if machine.listed("tpu"):
         raise RuntimeError(f"at_once={at_once}, but a TPU belongs to one process: at_once=1 trains fold after fold")
-    gpus = len(session.listed("gpu"))
+    gpus = len(machine.listed("gpu"))
     if not gpus:
         return [None] * at_once
     if gpus < at_once:
@@ -146,7 +146,7 @@ def _fit(slices: pd.DataFrame, job: dict, packed: Path, policy: str, deadline: f
 
     keras.config.set_dtype_policy(policy)
     options = {name: _keras(value) for name, value in job.items()}
-    devices = session.devices() if options.pop("devices", None) else None
+    devices = machine.detect() if options.pop("devices", None) else None
     scans = pipeline.pack(slices, options["spec"], packed)
     training.fit_fold(slices, packed=scans, devices=devices, deadline=deadline, **options)
 

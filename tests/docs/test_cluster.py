@@ -14,10 +14,11 @@ import keras
 import pytest
 
 from docs import cluster
-from kitlib import runs, session, training
+from kitlib import runs, training
 from kitlib.data import inputs, pipeline, scans
 from kitlib.layers import losses
 from kitlib.paper import experiments
+from kitlib.training import devices
 from kitlib.training import jobs as workers
 from tests.training.test_jobs import children
 
@@ -77,8 +78,8 @@ def test_documented_grid_is_the_long_form_of_the_notebook_in_its_precision(slice
     def train(slices, jobs, packed):
         called.append((keras.config.dtype_policy().name, jobs))
 
-    chosen = session.Devices(1, "mixed_float16", "a GPU")
-    monkeypatch.setattr(session, "devices", lambda: chosen)
+    chosen = devices.Devices(1, "mixed_float16", "a GPU")
+    monkeypatch.setattr(devices, "detect", lambda: chosen)
     monkeypatch.setattr(scans, "read", lambda root: slices)
     monkeypatch.setattr(scans, "folds", lambda slices, count=5: slices["case"] % count)
     monkeypatch.setattr(pipeline, "pack", lambda slices, spec: types.SimpleNamespace(spec=spec))

@@ -5,9 +5,10 @@ import types
 import pandas as pd
 import pytest
 
-from kitlib import session, training
+from kitlib import training
 from kitlib.data import scans
 from kitlib.training import __main__ as command
+from kitlib.training import devices
 
 SCORE = {"score": 0.5, "dice": 0.4, "hausdorff": 0.6}
 
@@ -22,7 +23,7 @@ def asked(monkeypatch):
         found.update(options, folder=folder)
         return types.SimpleNamespace(folder=folder, state="stopped", score=lambda: SCORE)
 
-    monkeypatch.setattr(session, "use", lambda devices: devices)
+    monkeypatch.setattr(devices, "use", lambda devices: devices)
     monkeypatch.setattr(training, "fit_fold", fit)
     return found
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kitlib import runs, session, training
+from kitlib import runs, training
 from kitlib.data import inputs
-from kitlib.training import jobs, locks
+from kitlib.training import devices, jobs, locks
 from tests.training.test_resume_killed import start
 
 ENDLESS = """
@@ -136,13 +136,13 @@ def test_processes_share_the_gpus_that_the_user_chose(monkeypatch, capsys, gpus,
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(session, "listed", lambda kind: ["one"] * gpus if kind == "gpu" else [])
+    monkeypatch.setattr(devices, "listed", lambda kind: ["one"] * gpus if kind == "gpu" else [])
     assert jobs.shares(at_once) == expected
     said = capsys.readouterr().out
     assert said.startswith(f"at_once={at_once}, but {gpus} GPU(s): ") == (0 < gpus < at_once)
 
 
 def test_a_tpu_is_not_for_several_processes(slices, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "listed", lambda kind: ["tpu:0"] if kind == "tpu" else [])
+    monkeypatch.setattr(devices, "listed", lambda kind: ["tpu:0"] if kind == "tpu" else [])
     with pytest.raises(RuntimeError, match="at_once=2, but a TPU belongs to one process"):
         training.cross_validate(slices, tmp_path, count=2, at_once=2)

@@ -162,14 +162,14 @@ import tensorflow as tf
 from kitlib.training import budget
 from kitlib.data import inputs
 from kitlib.layers import losses
-from kitlib import session as runtime
+from kitlib.training import devices
 from kitlib.data import scans
 from kitlib import training
 from kitlib.models import unet
 
 halves = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
-two = runtime.use(runtime.Devices(2, "mixed_float16", "two halves of a CPU", ("CPU:0", "CPU:1")))
+two = devices.use(devices.Devices(2, "mixed_float16", "two halves of a CPU", ("CPU:0", "CPU:1")))
 slices = scans.read(sys.argv[1])
 options = dict(
     held_out=slices["case"] == slices["case"].iloc[0],
