@@ -120,8 +120,8 @@ statistics.image_sizes(slices)
 # %% [markdown]
 # ## Organs
 #
-# How often is each organ annotated? `share` is its part of all masks, `share_of_slices` the part of
-# the slices that hold it.
+# How often is each organ annotated? `share` is its part of all masks, `share_of_slices` the part of the slices that
+# hold it.
 
 # %%
 with_masks(statistics.organ_counts, measured)
@@ -256,8 +256,8 @@ print(f"{(ranges['holes'] > 0).sum()} of {len(ranges)} annotated scans have hole
 ranges[ranges["holes"] > 0] if ranges["holes"].any() else ranges.head()
 
 # %% [markdown]
-# Which of the scans that the hosts exclude from training are attached? Their annotations are wrong, and a network
-# would learn the errors.
+# Which of the scans that the hosts exclude from training are attached? Their annotations are wrong, and a network would
+# learn the errors.
 
 # %%
 annotators.suspects(slices)
@@ -274,8 +274,8 @@ by_organ = changes.groupby("organ", sort=False)[["moved_mm", "grew"]]
 by_organ.describe(percentiles=[0.1, 0.5, 0.9]).T if len(changes) else print("No case has masks on two days.")
 
 # %% [markdown]
-# How does one case change over its days? The first picture shows the areas along the scan, the second the
-# coronal plane with the most mask pixels, at one scale.
+# How does one case change over its days? The first picture shows the areas along the scan, the second the coronal plane
+# with the most mask pixels, at one scale.
 
 # %%
 days = masked.groupby("case")["scan"].nunique()

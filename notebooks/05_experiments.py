@@ -9,10 +9,11 @@
 # %% [markdown]
 # # 5 · Experiments
 #
-# The paper's comparisons on whatever is attached: five losses (Table 8), 4 and 5 levels (Figure 10), with and without
-# augmentation (Figures 7 and 9), attention, neighbours; then what it leaves open. With a GPU the paper's course at 128
-# pixels with three seeds; on Kaggle that may take several sessions, each with the output of the last one attached.
-# Without a GPU a short form of less than 20 minutes, a small network seeing little: a rehearsal.
+# The paper's comparisons on the attached data: five losses (Table 8), 4 and 5 levels (Figure 10), augmentation (Figures
+# 7 and 9), and two that it leaves out, attention and neighbouring slices. Then its open questions. The long form, for a
+# GPU, trains as the paper does, with three seeds; on Kaggle it may take several sessions, each with the output of the
+# last one attached. The short form, for a CPU, trains small networks for a few epochs. It shows how each table is read,
+# and its numbers say little about the paper.
 
 # %%
 import importlib.util
@@ -38,16 +39,16 @@ print(session.versions())
 
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
-RUNS = ""  # run folders, read where finished; empty: runs/experiments here on Kaggle, ../runs/experiments elsewhere
-QUICK = None  # True: the short form; False: the long one; None: short exactly when there is no GPU
+RUNS = ""  # folder of the run folders; empty: runs/experiments here on Kaggle, ../runs/experiments elsewhere
+QUICK = None  # True: the short form; False: the long form; None: the short form if there is no GPU
 COMPARE = ("losses", "levels", "augmentation", "attention", "neighbours")
 SEEDS = 0  # trainings per row; 0: 3, or 2 in the short form
-EPOCHS = 0  # at most; 0: 40 as in the paper, or 3
-SIZE = 0  # pixels of the grid, each way; 0: 128 as in the paper, or 64
+EPOCHS = 0  # at most; 0: 40 as in the paper, or 3 in the short form
+SIZE = 0  # height and width of the network's input; 0: 128 as in the paper, or 64 in the short form
 FOLDS = 5  # parts that the cases are split into
 FOLD = 0  # the part that validates, in all comparisons
 FAULTS = 0  # annotations to spoil for the last section; 0: one scan in five
-HOURS = 0.0  # end all trainings before so many have passed, to go on another time; 0: 11 on Kaggle, else no limit
+HOURS = 0.0  # time limit of all trainings; run again to continue; 0: 11 on Kaggle, else no limit
 
 # %%
 from IPython.display import display
@@ -78,56 +79,54 @@ kept, ends = session.run_folders(RUNS, "experiments"), session.ends_at(HOURS)
 # %% [markdown]
 # ## Data, machine and form
 #
-# What is attached, and which form is this? The short form shows that every comparison runs and how its table is read;
-# which row wins there says little about the paper.
+# Which machine is this, what is attached, and which form of the experiments follows from it? `QUICK` chooses the form
+# whatever the machine is.
 
 # %%
-root = session.competition(DATA)
-slices = scans.read(root)
 machine = devices.use(devices.detect())
 quick = machine.accelerators == 0 if QUICK is None else QUICK
-print(machine, "- SHORT FORM: small network, few epochs" if quick else "- long form")
+form = experiments.SHORT if quick else experiments.LONG
+print(f"{machine} - {form.name}")
+root = session.competition(DATA)
+slices = scans.read(root)
 print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'].nunique()} cases")
 
 # %% [markdown]
-# What do all trainings share? The fold held out, the scans, and the course: the paper's, or a small network with a
-# falling rate that must make do with some hundred steps.
+# What do all trainings share? The packed scans, the validation fold and the settings: the paper's, or in the short form
+# a small network whose learning rate falls over a few hundred steps.
 
 # %%
-size = SIZE or (64 if quick else 128)
+size = SIZE or form.size
 packed = pipeline.pack(slices, inputs.InputSpec(size, size))
 held_out = scans.folds(slices, min(FOLDS, slices["case"].nunique())) == FOLD
-short = {"epochs": EPOCHS or 3, "schedule": "cosine", "learning_rate": 5e-3, "empty_share": 0.1}
-short |= {"network_options": {"base": 4, "cap": 32}}
-course = (short if quick else {"epochs": EPOCHS or 30}) | {"devices": machine}
+course = form.course(EPOCHS) | {"devices": machine}
 
 # %% [markdown]
 # ## All trainings
 #
-# How many are there? Rows that two tables share are trained once. Each leaves a run folder; run again, this cell reads
-# what is finished and goes on with the rest. Out of time, it says what is left, and tables show what there is.
+# How many trainings are there? One that several tables share is run once. Each has its own run folder; run this cell
+# again to continue after an interruption. Until all are finished, the tables show what there is.
 
 # %%
-seeds = range(SEEDS or (2 if quick else 3))
+seeds = range(SEEDS or form.seeds)
 jobs = experiments.tasks(kept, experiments.trials(COMPARE), seeds, packed, **course)
 print(f"{len(jobs)} trainings: {len(experiments.trials(COMPARE))} kinds x {len(seeds)} seeds")
-found = experiments.run(slices, jobs, packed, held_out, deadline=ends)
-assert experiments.BASE in found, "no training of the base has finished an epoch: run again, with more HOURS"
+trained = experiments.run(slices, jobs, packed, held_out, deadline=ends)
+assert experiments.BASE in trained, "no epoch of the base is finished: raise HOURS and run this cell again"
 
 # %% [markdown]
 # ## Table 8: five losses
 #
-# Which loss is best, and is the paper's order found here? Each cell is the mean over seeds with its interval, then the
-# paper's; "?" marks a cell that cannot be right. "at" is the value at the epoch of the lowest loss.
+# Which loss is best, and is the order the paper's? Each cell shows our mean over seeds with its interval, then the
+# paper's value. "?" marks a value that cannot be right; "at" is the value at the epoch with the lowest loss.
 
 
 # %%
 def show(comparison):
-    labels = {label: trial for label, trial in experiments.SETS[comparison].items() if trial in found}
-    table = experiments.table(found, labels)
+    """Show one comparison as a table and a picture, both beside the paper's results."""
+    table = experiments.table(trained, experiments.SETS[comparison])
     display(published.beside(table, comparison))
-    cells = published.cells(comparison)
-    display(paper.beside_paper(table, cells))
+    display(paper.beside_paper(table, published.cells(comparison)))
     return table
 
 
@@ -135,118 +134,128 @@ def show(comparison):
 table = show("losses")
 
 # %% [markdown]
-# Does BCE + 0.5 Dice come out ahead, as in the paper? An interval that holds zero may be luck of the seed. Losses on
-# different scales cannot be compared by their lowest value, so the best epoch is each row's own.
+# Is BCE + 0.5 Dice ahead, as in the paper? A difference smaller than its interval may be due to the seeds. The values
+# of different losses cannot be compared, so each row has the best epoch by its own loss.
 
 # %%
 for other in table.index.drop(experiments.BASE):
     print(experiments.ahead(table, experiments.BASE, other))
+
+# %% [markdown]
+# What is wrong with the values marked "?"? Some contradict each other, some the definition that the paper gives, and
+# two are copies of other cells.
 
 # %%
 for cell in published.cells("losses").query("doubt != ''").itertuples():
     print(f"{cell.row}, {cell.column} {cell.value}: {cell.doubt}")
 
 # %% [markdown]
-# How do they learn? The paper's Dice has the sign of a score: going down, it drives the overlap to nothing, which is
-# why it "cannot be optimised". Soft Dice has no term on the background.
+# How does each loss learn? The paper's Dice loss has the sign of a score, so minimising it drives the overlap to zero.
+# That is why the paper finds that it "cannot be optimised". Soft Dice has no term on background pixels.
 
 # %% tags=["preview-losses"]
-curves = experiments.histories(found, experiments.SETS["losses"])
-panels = {"val_dice": "Dice, held out", "val_paper_accuracy": "the paper's accuracy", "val_binary_accuracy": "binary"}
+curves = experiments.histories(trained, experiments.SETS["losses"])
+panels = {"val_dice": "Dice, validation", "val_paper_accuracy": "the paper's accuracy", "val_binary_accuracy": "binary"}
 paper.together(curves, panels)
 
 # %% [markdown]
 # ## Figure 10: 4 and 5 levels
 #
-# Does a fifth level bring anything? The paper finds none, and takes the smaller network.
+# Does a fifth level help? The paper finds no difference and chooses the smaller network.
 
 # %%
 if "levels" in COMPARE:
     table = show("levels")
     print(experiments.ahead(table, "5 levels", "4 levels"))
-    display(paper.curves(experiments.histories(found, experiments.SETS["levels"])))
+    display(paper.curves(experiments.histories(trained, experiments.SETS["levels"])))
 
 # %% [markdown]
 # ## Figures 7 and 9: augmentation
 #
-# Does the gap between learned and held out close? Figure 7 is the paper's first course: BCE, patience 5 and no
-# augmentation. From there to Figure 9 its Dice rises from 0.5 to 0.7; "without" changes the augmentation alone, and
-# has no published number. Compare the grey line, what was learned, with the black one.
+# How much does augmentation reduce overfitting, the gap between the grey line of the training set and the black one of
+# the validation? Figure 7 is the paper's first training, with BCE, patience 5 and no augmentation. Its Dice rises from
+# 0.5 there to 0.7 in Figure 9. "without" changes the augmentation alone and is not in the paper.
 
 # %% tags=["preview-augmentation"]
 if "augmentation" in COMPARE:
     table = show("augmentation")
     print(experiments.ahead(table, "with", "without"))
     print(experiments.ahead(table, "with", experiments.FIRST))
-    display(paper.curves(experiments.histories(found, experiments.SETS["augmentation"])))
-
-# %%
-if "augmentation" in COMPARE:
-    print(experiments.gap(experiments.histories(found, experiments.SETS["augmentation"])))
+    curves = experiments.histories(trained, experiments.SETS["augmentation"])
+    print(experiments.gap(curves))
+    display(paper.curves(curves))
 
 # %% [markdown]
-# ## Attention, and neighbours
+# ## Attention and neighbouring slices
 #
-# What do the attentions bring, and the four neighbours? The paper proposes both and measures neither. One slice copied
-# to three channels can express no more than one channel: any difference between those rows is noise.
+# Do the attentions help? The paper proposes them and does not measure them, so there are no published values here.
 
 # %%
 if "attention" in COMPARE:
     table = show("attention")
     print(experiments.ahead(table, "with", "without"))
-    display(paper.curves(experiments.histories(found, experiments.SETS["attention"])))
+    display(paper.curves(experiments.histories(trained, experiments.SETS["attention"])))
+
+# %% [markdown]
+# And the neighbouring slices, which the paper does not measure either? A network that sees three copies of a slice can
+# express no more than one that sees it once. Any difference between those two rows is noise.
 
 # %%
 if "neighbours" in COMPARE:
     table = show("neighbours")
     print(experiments.ahead(table, "5 slices", "1 slice"))
     print(experiments.ahead(table, "one slice, 3 copies", "1 slice"))
-    display(paper.curves(experiments.histories(found, experiments.SETS["neighbours"])))
+    display(paper.curves(experiments.histories(trained, experiments.SETS["neighbours"])))
 
 # %% [markdown]
-# ## Why does the accuracy wander?
+# ## Why is the accuracy unstable?
 #
-# What does Keras' accuracy say of perfect masks? It compares which of three channels is largest. On background all
-# three are near zero, so a thousandth on one channel decides over most pixels, and no mask has changed.
+# What is Keras' accuracy of perfect masks? It asks which of the three channels is largest. On background all three are
+# near zero, so 0.001 more on one channel decides most pixels, although no mask changes.
 
 # %%
-check = slices[held_out]
-display(evidence.perfect_masks(evidence.truth_of(packed, check)).round(3))
+val = slices[held_out]
+display(evidence.perfect_masks(evidence.truth_of(packed, val)).round(3))
 
 # %% [markdown]
-# And in training? "step" is how far it moves from one epoch to the next. Soft Dice has no term on the background, so
-# its probabilities there are far from zero and keep an order; where the first organ is largest, as the commonest one
-# may be, the accuracy agrees with the empty truth and looks splendid.
+# And during training? "step" is its mean change between epochs. Soft Dice leaves background probabilities far from zero
+# and in a fixed order. If the first organ is the largest there, the accuracy looks very good and means nothing.
 
 # %%
-losses_here = {name: found[name] for name in experiments.SETS["losses"] if name in found}
-display(evidence.accuracy_by_loss(losses_here, packed).round(3))
+by_loss = {name: trained[name] for name in experiments.SETS["losses"] if name in trained}
+display(evidence.accuracy_by_loss(by_loss, packed).round(3))
 
 # %% [markdown]
 # ## Do predictions shrink at the border?
 #
-# Below zero the predicted border lies inside the true one; the median, because false islands are far from any border.
-# Does the loss decide, or the threshold? Where one threshold brings the line to zero, shrinking is a matter of the
-# threshold and no fault of the network.
+# Is the predicted border inside the true one? Distances below zero say so; the median ignores false islands, which are
+# far from any border. If one threshold brings a line to zero, the threshold causes the shrinking.
 
 # %% tags=["preview-borders"]
-drawing = {name: found[name] for name in ("BCE", "Dice", "BCE + Dice", experiments.BASE) if name in found}
-bias = evidence.border_bias(drawing, slices)
+drawn = {name: trained[name] for name in ("BCE", "Dice", "BCE + Dice", experiments.BASE) if name in trained}
+bias = evidence.border_bias(drawn, slices)
 paper.border_by_loss(bias)
+
+# %% [markdown]
+# The same medians as numbers, in pixels, for each loss and organ.
 
 # %%
 bias.pivot_table("median_px", ["trained with", "organ"], "threshold", sort=False).astype(float).round(2)
 
 # %% [markdown]
-# ## What can Table 8 mean?
+# ## What does Table 8 measure?
 #
-# Dice 0.7006 and IoU 0.7699: on which pixels? One prediction, read in every way that is in use. "off" is how far the
-# IoU that belongs to the published Dice lies from the published one; "possible" compares with a perfect file.
+# Which definition gives Dice 0.7006 and IoU 0.7699 at once? One prediction is measured by every definition in use.
+# "off" is the IoU that belongs to the published Dice, less the published IoU. "possible" tells whether a perfect
+# prediction would reach that Dice.
 
 # %%
-counts = evidence.areas(found[experiments.BASE], packed)
+counts = evidence.areas(trained[experiments.BASE], packed)
 reading = evidence.near(evidence.readings(counts))
 display(reading.round(3))
+
+# %% [markdown]
+# Which of the possible readings comes nearest to the published pair?
 
 # %%
 best = reading.query("possible")["off"].abs().idxmin()
@@ -255,8 +264,8 @@ print(f"nearest to the published pair: {best}, IoU off by {reading.at[best, 'off
 # %% [markdown]
 # ## Do experts draw too generously?
 #
-# Can annotations that are wrong be found without looking at them all? Some are spoiled on purpose, unless the phantom
-# came with faults; networks that never saw a case then say how far they disagree with its outlines.
+# Can wrong annotations be found without looking at all of them? Some are spoiled here on purpose, unless the phantom
+# has faults already. Then networks that were not trained on a case are compared with its outlines.
 
 # %%
 known = planted.read(root)
@@ -265,40 +274,42 @@ spoiled, known = (slices, known) if len(known) else planted.plant(slices, count)
 display(known)
 
 # %% [markdown]
-# Who judges? Networks that learned from the other folds, with the spoiled outlines among them: nobody knows beforehand
-# which scans to leave out. The short form has two folds, each network half of the cases.
+# Which networks predict the scans? Each is trained on the other folds, spoiled outlines included, because nobody knows
+# beforehand which scans to leave out. The short form has two folds.
 
 # %%
 outlined = packed.remasked(spoiled)
-parts = 2 if quick else min(FOLDS, slices["case"].nunique())
-last = found[experiments.BASE][-1]  # its epochs tell whether a judge still fits
-judges = experiments.cross(spoiled, kept / "faults", outlined, parts, deadline=ends, after=last, **course)
-print(f"{len(judges)} of {parts} judges")
+count = min(form.folds or FOLDS, slices["case"].nunique())
+last = trained[experiments.BASE][-1]  # its epochs tell whether another training fits into the time
+folds = experiments.cross(spoiled, kept / "faults", outlined, count, deadline=ends, after=last, **course)
+print(f"{len(folds)} of {count} folds are trained")
 
 # %% [markdown]
-# Are the spoiled scans at the top? Only scans whose judge is trained are ranked.
+# Are the spoiled scans at the top of the list? Scans whose fold is not trained yet are missing.
 
 # %% tags=["preview-faults"]
-if judges:
-    ranked = evidence.disagreement(evidence.areas(judges, outlined), known)
+if folds:
+    ranked = evidence.disagreement(evidence.areas(folds, outlined), known)
     print(evidence.found_of(ranked))
     display(ranked.head(2 * len(known)).round(3))
     display(paper.ranking(ranked))
 
 # %% [markdown]
-# ## What to take home
+# ## Conclusions
 #
-# Are the paper's two gains found here, from augmentation and from BCE + 0.5 Dice? Where one is not, the sentence says
-# what was measured that may stand in its way.
+# Does the paper's ranking hold here: augmentation over none, and BCE + 0.5 Dice over the other losses? If not, the
+# sentence names what was measured that may explain the difference.
 
 # %%
 for other in ("no augmentation", "BCE", "BCE + Dice"):
-    if other in found:
-        print(experiments.why(found, experiments.BASE, other))
+    if other in trained:
+        print(experiments.why(trained, experiments.BASE, other))
+
+# %% [markdown]
+# All comparisons at a glance: the mean over seeds, and half the width of its interval in the columns "+-".
 
 # %%
-print("SHORT FORM: a rehearsal, no result" if quick else "long form", "on a phantom" * scans.is_phantom(root))
+print(form.name, "on a phantom" * scans.is_phantom(root))
 for comparison in COMPARE:
-    labels = experiments.SETS[comparison]
-    values = experiments.table(found, labels)[["Dice", "Dice +-", "host score", "host score +-"]]
-    display(values.round(3))
+    table = experiments.table(trained, experiments.SETS[comparison])
+    display(table[["Dice", "Dice +-", "host score", "host score +-"]].round(3))

@@ -1,8 +1,8 @@
-"""The paper's experiments: named trainings x seeds, each in a run folder of its own, and the tables made from them.
+"""The paper's experiments: trials, each trained with several seeds, and the tables made from their run folders.
 
-Every table compares trainings that differ in one thing, but for the paper's first course (Figure 7), which differs in
-three. They share their base, so that thirteen trainings per seed serve Table 8, Figures 7, 9 and 10, the attentions and
-the number of neighbours.
+The rows of a table differ from its base in one setting; the paper's first training (Figure 7) differs in three. All
+comparisons share the base, so thirteen trainings per seed serve Table 8, Figures 7, 9 and 10, the attentions and the
+number of neighbouring slices.
 """
 
 import os
@@ -29,10 +29,10 @@ COLUMNS = {"Dice": "val_dice", "IoU": "val_iou", "accuracy": "val_paper_accuracy
 
 
 def copied_slice(input_shape: tuple[int, int, int], copies: int = 3, **options) -> keras.Model:
-    """The paper's baseline (II.B): one slice, broadcast to so many channels, into the same network.
+    """Build the paper's baseline (II.B): one slice, copied to several channels, as the input of the same network.
 
-    The sum over equal channels is one convolution with the summed weights, so that nothing can be expressed that a
-    single channel could not; initial weights and steps differ.
+    A convolution over equal channels is one with the summed weights on a single channel, so the copies add nothing that
+    a network could express; only its initial weights and its steps differ.
     """
     images = keras.Input(input_shape, name="images")
     inside = build_unet((*input_shape[:2], input_shape[2] * copies), **options)
@@ -41,7 +41,7 @@ def copied_slice(input_shape: tuple[int, int, int], copies: int = 3, **options) 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training to run: its name, what differs from the base as keyword arguments of `fit_fold`, and the depth.
+    """One row of a comparison: its name, its changes of the base's settings, and the depth of its stacks.
 
     `network_options` are added to those of the base.
     """
@@ -69,7 +69,7 @@ TRIALS = {
         Trial("3 slices", depth=3),
     )
 }
-SETS = {  # what is compared: label -> trial
+SETS = {  # comparison: row of its table -> trial
     "losses": {name: name for name in list(TRIALS)[:6]},
     "levels": {"4 levels": BASE, "5 levels": "5 levels"},
     "augmentation": {"with": BASE, "without": "no augmentation", FIRST: FIRST},
@@ -83,19 +83,52 @@ SETS = {  # what is compared: label -> trial
 }
 
 
+@dataclass(frozen=True)
+class Form:
+    """The size of all trainings: `seeds` per trial, at most `epochs`, `size` pixels high and wide.
+
+    `changes` of the paper's settings, and `folds` of the search for wrong annotations; 0 is as many as asked for.
+    """
+
+    name: str
+    seeds: int
+    epochs: int
+    size: int
+    folds: int = 0
+    changes: dict = field(default_factory=dict)
+
+    def course(self, epochs: int = 0) -> dict:
+        """The settings that differ from the paper's, for at most so many epochs; 0 is the form's own number."""
+        return self.changes | {"epochs": epochs or self.epochs}
+
+
+LONG = Form("long form", seeds=3, epochs=recipes.paper()["epochs"], size=128)
+SHORT = Form(
+    "SHORT FORM: small networks, few epochs",
+    seeds=2,
+    epochs=3,
+    size=64,
+    folds=2,
+    changes={
+        "schedule": "cosine",
+        "learning_rate": 5e-3,
+        "empty_share": 0.1,
+        "network_options": {"base": 4, "cap": 32},
+    },
+)
+
+
 def trials(sets: Iterable[str] = tuple(SETS)) -> list[Trial]:
-    """List the trainings that some comparisons need, each once; first the base, which all of them share.
+    """List the trials of some comparisons, each once; the base, which all of them share, comes first.
 
     Raises:
         ValueError: names an unknown comparison.
     """
     unknown = set(sets) - set(SETS)
     if unknown:
-        raise ValueError(f"no comparison {min(unknown)!r}; choose among {', '.join(SETS)}")
-    needed = dict.fromkeys(name for kind in sets for name in SETS[kind].values())
-    return sorted(
-        (TRIALS[name] for name in needed), key=lambda trial: (trial.name != BASE, list(TRIALS).index(trial.name))
-    )
+        raise ValueError(f"unknown comparison {min(unknown)!r}; choose among {', '.join(SETS)}")
+    needed = {name for comparison in sets for name in SETS[comparison].values()}
+    return [TRIALS[name] for name in sorted(TRIALS, key=lambda name: name != BASE) if name in needed]
 
 
 def tasks(
@@ -183,37 +216,42 @@ def _names(jobs: list[dict]) -> str:
     return ", ".join(dict.fromkeys(job["trial"] for job in jobs))
 
 
-def measured(found: dict[str, list[runs.Run]]) -> pd.DataFrame:
-    """One row per run: best epoch (lowest loss) and epochs; each measure at its own best, and `at` the best epoch."""
-    lines = []
-    for name, members in found.items():
-        for one in members:
-            history = one.history()
+def measured(trained: dict[str, list[runs.Run]]) -> pd.DataFrame:
+    """Measure every run: each measure at its own best epoch, and as `... at` at the epoch with the lowest loss.
+
+    Returns:
+        `trial seed epochs`, `best epoch` (by the loss), the measures and `host score`.
+    """
+    rows = []
+    for name, members in trained.items():
+        for run in members:
+            history = run.history()
             best = history["val_loss"].idxmin()
-            line = {"trial": name, "seed": one.record["parameters"]["seed"], "epochs": len(history)}
-            line |= {"best epoch": int(history["epoch"][best])}
+            row = {"trial": name, "seed": run.record["parameters"]["seed"], "epochs": len(history)}
+            row |= {"best epoch": int(history["epoch"][best])}
             for title, column in COLUMNS.items():
-                line |= {title: history[column].max(), f"{title} at": history[column][best]}
-            lines.append(line | {"host score": one.score()["score"]})
-    return pd.DataFrame(lines)
+                row |= {title: history[column].max(), f"{title} at": history[column][best]}
+            rows.append(row | {"host score": run.score()["score"]})
+    return pd.DataFrame(rows)
 
 
-def table(found: dict[str, list[runs.Run]], labels: dict[str, str], confidence: float = 0.95) -> pd.DataFrame:
+def table(trained: dict[str, list[runs.Run]], labels: dict[str, str], confidence: float = 0.95) -> pd.DataFrame:
     """Average over seeds, with half the width of the confidence interval of each mean as `... +-`.
 
-    A mean of two or three seeds has no interval of its own worth the name: the spread over seeds is pooled over the
-    rows of the table, t(rows * (seeds - 1)) * s / sqrt(seeds). It tells how sure the mean of many seeds is on these
-    held-out cases, not how it would be on others.
+    Two or three seeds are too few for an interval of each mean alone. Therefore the spread over seeds is pooled over
+    the rows of the table: t(rows * (seeds - 1)) * s / sqrt(seeds). The interval covers the randomness of training on
+    these validation cases; other cases vary more.
 
     Args:
-        found: trial -> runs.
-        labels: row -> trial.
+        trained: trial -> runs.
+        labels: row -> trial; rows without a run are left out.
     """
-    every = measured({label: found[trial] for label, trial in labels.items() if trial in found}).set_index("trial")
-    values = every.drop(columns="seed").groupby(level=0, sort=False)
+    single = measured({label: trained[trial] for label, trial in labels.items() if trial in trained})
+    single = single.set_index("trial").drop(columns="seed")
+    values = single.groupby(level=0, sort=False)
     count = values.size()
     means, freedom = values.mean(), int((count - 1).sum())
-    squares = ((every.drop(columns="seed") - means.loc[every.index]) ** 2).sum()
+    squares = ((single - means.loc[single.index]) ** 2).sum()
     spread = np.sqrt(squares / freedom) if freedom else squares * np.nan
     half = stats.t.isf((1 - confidence) / 2, freedom) * np.outer(1 / np.sqrt(count), spread)
     half = pd.DataFrame(half, means.index, [f"{name} +-" for name in means])
@@ -221,16 +259,15 @@ def table(found: dict[str, list[runs.Run]], labels: dict[str, str], confidence: 
 
 
 def ahead(values: pd.DataFrame, first: str, second: str, column: str = "Dice") -> str:
-    """Say whether one row of a table lies ahead of another by more than their intervals explain."""
+    """Say whether one row of a table is ahead of another by more than their intervals."""
     missing = [name for name in (first, second) if name not in values.index]
     if missing:
-        return f"{first} less {second}: {' and '.join(missing)} not trained yet"
+        return f"{first} - {second}: {' and '.join(missing)} not trained yet"
     gain, width = _gain(values, first, second, column)
     if np.isnan(width):
-        return f"{first} less {second}: {gain:+.3f} in {column}; one seed cannot tell whether that is luck"
-    known = "more" if abs(gain) > width else "no more"
-    side = "ahead of" if gain > 0 else "behind"
-    return f"{first} is {side} {second} by {abs(gain):.3f} in {column}, {known} than seeds explain (±{width:.3f})"
+        return f"{first} - {second}: {gain:+.3f} in {column}; one seed cannot show whether this is chance"
+    side, known = "ahead of" if gain > 0 else "behind", "more" if abs(gain) > width else "less"
+    return f"{first} is {side} {second} by {abs(gain):.3f} in {column}, {known} than the interval (±{width:.3f})"
 
 
 def _gain(values, first, second, column="Dice"):
@@ -239,45 +276,47 @@ def _gain(values, first, second, column="Dice"):
     return values.at[first, column] - values.at[second, column], float(width)
 
 
-def why(found: dict[str, list[runs.Run]], better: str, worse: str) -> str:
-    """Say whether a row that the paper finds ahead is ahead here, and where it is not, what stands in the way.
+def why(trained: dict[str, list[runs.Run]], better: str, worse: str) -> str:
+    """Say whether a trial that is ahead in the paper is ahead here, and if not, what may explain it.
 
-    What can stand in the way is measured: too few seeds; a course that ends while Dice still rises; and, for
-    augmentation, nothing learned by heart that it could prevent.
+    Three explanations are measured: too few seeds, a training that ends while Dice still rises, and, for augmentation,
+    no overfitting that it could prevent.
     """
-    values = table(found, {better: better, worse: worse})
+    values = table(trained, {better: better, worse: worse})
     gain, width = _gain(values, better, worse)
     if gain > width:
         return f"As in the paper, {better} is ahead of {worse}: {gain:+.3f} (±{width:.3f})."
     alone = np.isnan(width)
-    start = "One seed, which cannot tell" if alone else "Not as in the paper"
-    words = [f"{start}: {better} less {worse} is {gain:+.3f}{'' if alone else f' (±{width:.3f})'} in Dice."]
-    ends = {name: [run.history() for run in found[name]] for name in (better, worse)}
-    rising = {
-        name: float(np.mean([t["val_dice"].iloc[-1] - t["val_dice"].iloc[len(t) // 2] for t in tables]))
-        for name, tables in ends.items()
+    start = "Unknown, with one seed" if alone else "Not as in the paper"
+    words = [f"{start}: {better} - {worse} is {gain:+.3f}{'' if alone else f' (±{width:.3f})'} in Dice."]
+    tables = {name: [run.history() for run in trained[name]] for name in (better, worse)}
+    rises = {
+        name: float(np.mean([one["val_dice"].iloc[-1] - one["val_dice"].iloc[len(one) // 2] for one in histories]))
+        for name, histories in tables.items()
     }
-    if max(rising.values()) > 0.01:
-        words.append("The course ends too early: in its second half held-out Dice still rises by ")
-        words[-1] += " and ".join(f"{rise:+.3f} ({name})" for name, rise in rising.items()) + "."
-    last = [t.iloc[-1] for t in ends[worse]]
-    heart = float(np.mean([end["dice"] - end["val_dice"] for end in last]))
-    words.append(f"{worse} is {heart:+.3f} better on what it learned from than on held-out slices.")
+    if max(rises.values()) > 0.01:
+        changes = " and ".join(f"{rise:+.3f} ({name})" for name, rise in rises.items())
+        words.append(f"Training ends too early: validation Dice still changes by {changes} in its second half.")
+    words.append(f"{worse} has {_overfitting(tables[worse]):+.3f} more Dice in training than in validation.")
     if abs(gain) <= width:
-        words.append("The interval holds zero: more seeds are needed to tell.")
+        words.append("The interval includes zero: more seeds are needed.")
     return " ".join(words)
 
 
-def histories(found: dict[str, list[runs.Run]], labels: dict[str, str]) -> dict[str, list[pd.DataFrame]]:
-    """The curves of a comparison: label -> one table per seed."""
-    return {label: [one.history() for one in found[trial]] for label, trial in labels.items() if trial in found}
+def histories(trained: dict[str, list[runs.Run]], labels: dict[str, str]) -> dict[str, list[pd.DataFrame]]:
+    """Read the curves of a comparison: row -> one history per seed."""
+    return {label: [run.history() for run in trained[trial]] for label, trial in labels.items() if trial in trained}
 
 
 def gap(curves: dict[str, list[pd.DataFrame]]) -> str:
-    """Say how far Dice on what was learned from lies above that on held-out slices, at the end of each course."""
-    ends = {name: [table.iloc[-1] for table in tables] for name, tables in curves.items()}
-    found = {name: np.mean([end["dice"] - end["val_dice"] for end in rows]) for name, rows in ends.items()}
-    return "Dice learned from less held out, last epoch: " + ", ".join(f"{k} {v:+.3f}" for k, v in found.items())
+    """Say by how much Dice in training exceeds Dice in validation at the end of each training."""
+    gaps = ", ".join(f"{name} {_overfitting(tables):+.3f}" for name, tables in curves.items())
+    return f"Dice of training - validation in the last epoch: {gaps}"
+
+
+def _overfitting(tables: list[pd.DataFrame]) -> float:
+    """Dice of training less Dice of validation in the last epoch, averaged over seeds."""
+    return float(np.mean([table["dice"].iloc[-1] - table["val_dice"].iloc[-1] for table in tables]))
 
 
 def cross(

@@ -20,7 +20,7 @@ def named(name: str, **changes) -> dict:
 
 
 def paper(**changes) -> dict:
-    """The paper's best course (V.F.5, V.G): 4 levels, BCE + 0.5 Dice, elastic distortion and noise, patience 15 of 40.
+    """The paper's best course (V.D to V.F): 4 levels, BCE + 0.5 Dice, elastic distortion and noise, patience 15 of 40.
 
     The paper names neither optimizer settings nor batch size: Adam's own rate of 1e-3, held constant, and 16 slices are
     ours. It stops on the validation loss, and its experiments name noise alone: here the host score stops
@@ -44,7 +44,7 @@ def paper(**changes) -> dict:
 
 
 def paper_first(**changes) -> dict:
-    """The paper's first course (V.D, Figure 7): BCE, no augmentation, patience 5. It overfits, which is its point."""
+    """The paper's first course (V.C, Figure 7): BCE, no augmentation, patience 5. It overfits, which is its point."""
     return paper(loss=losses.BCE(), augment=None, patience=5) | changes
 
 

@@ -23,6 +23,16 @@ def test_packed_scan_is_its_prepared_scan(packed, slices):
         np.testing.assert_array_equal(packed.images[rows.index], expected.astype(np.float16))
 
 
+def test_new_masks_leave_the_packed_images_alone(packed, slices):
+    bare = packed.remasked(slices.assign(stomach=""))
+    assert bare.images is packed.images
+    np.testing.assert_array_equal(bare.masks, packed.masks & 3)
+    with pytest.raises(ValueError, match="packed slices in their order"):
+        packed.remasked(slices.iloc[::-1])
+    with pytest.raises(ValueError, match="more than a stack away"):
+        packed.restacked(inputs.InputSpec(64, 64))
+
+
 def test_bits_are_the_masks_of_the_organs(packed, slices):
     for place in np.flatnonzero(scans.organ_count(slices) > 1)[:3]:
         row = slices.iloc[place]
