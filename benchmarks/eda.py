@@ -1,8 +1,7 @@
-"""All tables of the data set over 115,488 mask rows: from runs, and in the usual way, decoding every mask.
+"""Time for all tables of the data set: measured on runs, and the usual way, by decoding every mask.
 
-`python benchmarks/eda.py [--save]`. The rows are as many as the public training set has, in its sizes: 274
-scans made from twelve synthetic ones, each copy shifted by a few pixels. No
-image is written.
+`python -P benchmarks/eda.py [--save]`. The 115,488 mask rows are as many as in the public training set, in its image
+sizes: 274 scans, made from twelve synthetic ones by shifting each copy by a few pixels. No image is written.
 """
 
 import argparse
@@ -50,12 +49,12 @@ RESULTS = Path(__file__).parent / "results" / "eda.md"
 
 
 def masks_of(scan: cohort.Scan) -> np.ndarray:
-    """The masks of one synthetic scan, (D, H, W, organs) bool."""
+    """Render the masks of one synthetic scan, (D, H, W, organs) bool."""
     return files.render(scan)[1]
 
 
 def synthesise() -> pd.DataFrame:
-    """A slice table of 38,496 slices whose masks come from the phantom's generator."""
+    """Make a slice table of 38,496 slices with masks of the phantom."""
     plans = list({scan.case: scan for scan in reversed(cohort.plan(12))}.values())
     with ProcessPoolExecutor() as pool:
         made = list(pool.map(masks_of, plans))
@@ -70,7 +69,7 @@ def synthesise() -> pd.DataFrame:
 
 
 def rows_of(masks: np.ndarray, number: int) -> pd.DataFrame:
-    """The rows of the scan with this number; three make a case."""
+    """Make the rows of the scan with this number; three consecutive scans are a case."""
     depth, height, width, _ = masks.shape
     scan = f"case{number // 3 + 1}_day{number % 3}"
     table = pd.DataFrame({"slice": np.arange(1, depth + 1)})
@@ -81,7 +80,7 @@ def rows_of(masks: np.ndarray, number: int) -> pd.DataFrame:
 
 
 def decode(text: str, shape: tuple[int, int]) -> np.ndarray:
-    """The decoder of most public notebooks: a loop over the runs of one mask."""
+    """Decode one mask as most public notebooks do: a loop over its runs."""
     numbers = np.asarray(text.split(), dtype=int)
     mask = np.zeros(shape[0] * shape[1], dtype=np.uint8)
     for start, length in zip(numbers[0::2] - 1, numbers[1::2], strict=True):
@@ -90,7 +89,7 @@ def decode(text: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def decode_and_loop(slices: pd.DataFrame, centroids: bool = True) -> pd.DataFrame:
-    """What `areas.measure` gives, in the usual way: decode every mask, loop over the slices."""
+    """Measure what `areas.measure` does in the usual way: decode every mask and loop over the slices."""
     rows = []
     for row in slices.itertuples(index=False):
         masks = {organ: decode(getattr(row, organ), (row.height, row.width)) for organ in ORGANS if getattr(row, organ)}
@@ -110,7 +109,7 @@ def decode_and_loop(slices: pd.DataFrame, centroids: bool = True) -> pd.DataFram
 
 
 def with_pycocotools(slices: pd.DataFrame) -> pd.DataFrame:
-    """Areas and overlaps by pycocotools, whose runs go down the columns: a transposed image has the same runs."""
+    """Measure areas and overlaps with pycocotools. Its runs go down the columns, so it gets the transposed image."""
     from pycocotools import mask as coco
 
     def read(text: str, height: int, width: int):
@@ -134,7 +133,7 @@ def with_pycocotools(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def machine() -> str:
-    """The processor's name and how many there are."""
+    """Name the processor and the number of its cores."""
     try:
         name = next(
             x for x in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if x.startswith("model name")
@@ -145,13 +144,13 @@ def machine() -> str:
 
 
 def tables(slices: pd.DataFrame, measure) -> list[pd.DataFrame]:
-    """Measure once, then every table."""
+    """Measure the masks once, then make every table."""
     measured = measure(slices)
     return [make(measured) for make in TABLES]
 
 
 def timed(slices: pd.DataFrame, measure, repeats: int) -> float:
-    """Best wall time of measuring and tabulating."""
+    """Return the best wall time of measuring and making all tables."""
     best = np.inf
     for _ in range(repeats):
         started = time.perf_counter()
@@ -161,7 +160,7 @@ def timed(slices: pd.DataFrame, measure, repeats: int) -> float:
 
 
 def peak_mib(slices: pd.DataFrame, measure) -> float:
-    """Largest memory held at once beyond the slice table, in MiB."""
+    """Return the peak memory beyond the slice table, in MiB."""
     tracemalloc.start()
     tables(slices, measure)
     peak = tracemalloc.get_traced_memory()[1]
@@ -170,7 +169,7 @@ def peak_mib(slices: pd.DataFrame, measure) -> float:
 
 
 def main() -> None:
-    """Print the table, and save it when asked."""
+    """Print the table of times, and save it with --save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
     options = parser.parse_args()
@@ -186,7 +185,7 @@ def main() -> None:
         peers["pycocotools, no centroids"] = with_pycocotools
     except ImportError:
         version = ""
-        print("pycocotools is not installed: left out")
+        print("pycocotools is not installed and is left out")
     reference = areas.measure(slices)
     numbers = [name for name in reference if name.endswith("_px") or name in areas.COMBINATIONS]
     seconds = {}
