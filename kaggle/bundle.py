@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from kitlib.data import scans
+from kitlib import contest
 from kitlib.inference import networks
 from kitlib.runs import manifest
 
@@ -83,7 +83,7 @@ def kernel(name: str, user: str, slug: str = SLUG, outputs: Sequence[str] = ()) 
         "enable_gpu": gpu,
         "enable_internet": False,
         "machine_shape": T4_X2 if gpu else "",
-        "competition_sources": [scans.SLUG],
+        "competition_sources": [contest.SLUG],
         "dataset_sources": [f"{user}/{slug}"],
         "kernel_sources": list(outputs) if name in TRAINS else [],
         "model_sources": [],

@@ -34,7 +34,7 @@ import bundle  # noqa: E402
 
 import phantom
 from kitlib import contest, inference, postprocess, runs, submission
-from kitlib.data import inputs, scans
+from kitlib.data import folds, inputs, scans
 from kitlib.inference import networks, rescue
 from kitlib.inference.faults import Faults  # noqa: E402
 from kitlib.scoring import metric  # noqa: E402
@@ -91,7 +91,7 @@ def kaggle_variables(mounts: Path) -> dict[str, str]:
 def mount(folder: Path, competition: Path, dataset: Path, new: bool) -> Path:
     """Lay out /kaggle/input as it was (new=False) or is; give the competition's place in it."""
     shutil.rmtree(folder, ignore_errors=True)
-    place = folder / ("competitions" if new else ".") / scans.SLUG
+    place = folder / ("competitions" if new else ".") / contest.SLUG
     attached = folder / ("datasets/somebody" if new else ".") / bundle.SLUG
     shutil.copytree(competition, place)
     shutil.copytree(dataset, attached)
@@ -154,7 +154,7 @@ def tiny_runs(root: Path, folder: Path) -> list[Path]:
     for fold in (0, 1):
         place = folder / f"fold{fold}"
         if not (place / "run.json").is_file():
-            held_out = scans.folds(slices, 2) == fold
+            held_out = folds.by_case(slices, 2) == fold
             training.fit_fold(slices, place, held_out=held_out, spec=spec, network_options=options, epochs=1)
     # After one epoch nothing reaches a half: thresholds that let the brightest tenth through make masks to compare.
     run = runs.read(folder / "fold0")

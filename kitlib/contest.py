@@ -4,8 +4,15 @@ Nothing here changes, whatever a competitor decides. Height comes before width e
 it the other way round, and `parse_file_name` is the one place that turns it.
 """
 
+import os
 import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import NamedTuple
+
+SLUG = "uw-madison-gi-tract-image-segmentation"
+KAGGLE_INPUT = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))  # the variable is for imitations of Kaggle
 
 ORGANS = ("large_bowel", "small_bowel", "stomach")  # the order of train.csv and of every mask channel
 
@@ -87,3 +94,54 @@ def parse_file_name(name: str) -> FileName:
     if across != down:
         raise ValueError(f"{name!r} has pixels of {down} x {across} mm; only square pixels occur in this data")
     return FileName(int(number), int(height), int(width), float(down))
+
+
+def scan_of(name: str) -> str:
+    """The scan of a slice's id.
+
+    >>> scan_of("case123_day20_slice_0001")
+    'case123_day20'
+    """
+    return name.rsplit("_slice_", 1)[0]
+
+
+def case_of(scan: str) -> str:
+    """The case of a scan.
+
+    >>> case_of("case123_day20")
+    'case123'
+    """
+    return scan.split("_", 1)[0]
+
+
+def attached(marker: str, roots: Sequence[str | os.PathLike] | None = None, depth: int = 8) -> list[Path]:
+    """Find the folders that hold a marker file among a notebook's inputs, however deep Kaggle mounts them.
+
+    Folders of images are never entered: those named "scans" or "oof", and everything in a competition.
+
+    Args:
+        marker: a file name or a pattern such as "kitlib-*.whl".
+        roots: where to begin; None is KAGGLE_INPUT.
+        depth: levels of folders below each root.
+    """
+    found = []
+
+    def look(folder: Path, levels: int) -> None:
+        try:
+            with os.scandir(folder) as entries:
+                entries = sorted(entries, key=lambda entry: entry.name)
+        except OSError:  # a folder that may not be read
+            return
+        names = {entry.name for entry in entries}
+        if any(fnmatch(name, marker) for name in names):
+            found.append(folder)
+        if "train.csv" in names or "sample_submission.csv" in names or not levels:
+            return
+        for entry in entries:
+            if entry.is_dir() and entry.name not in ("scans", "oof", "checkpoint"):
+                look(Path(entry.path), levels - 1)
+
+    for root in (KAGGLE_INPUT,) if roots is None else map(Path, roots):
+        if root.is_dir():
+            look(root, depth)
+    return found

@@ -168,27 +168,6 @@ def area(text: str) -> int:
     return int(parse([text])[1].sum())
 
 
-def overlap(one: str, other: str) -> int:
-    """Count the pixels that two masks of the same slice share, without decoding either.
-
-    The runs of each mask lie apart, so that the pixels of a mask before pixel p are a piecewise linear function of p;
-    summed over the runs [s, e) of the other mask, its difference between e and s is the overlap.
-
-    >>> overlap("1 4 9 2", "3 7")
-    3
-    """
-    starts, lengths, _ = parse([one])
-    other_starts, other_lengths, _ = parse([other])
-    if not starts.size or not other_starts.size:
-        return 0
-    knots = np.stack([starts, starts + lengths], axis=1).ravel()
-    totals = np.cumsum(lengths)
-    counts = np.stack([totals - lengths, totals], axis=1).ravel()
-    before = np.interp(other_starts, knots, counts)
-    after = np.interp(other_starts + other_lengths, knots, counts)
-    return round((after - before).sum())
-
-
 def _fault(texts: Sequence[str], size: int) -> ValueError:
     """Find the first malformed text and say what is wrong with it."""
     for text in texts:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from kitlib import contest
 from kitlib.data import scans
 
 SESSION_HOURS = 11.0  # of the 12 of a session on Kaggle; the rest is for what a notebook does after its trainings
@@ -144,7 +145,7 @@ def bundle() -> Path | None:
 
     Of several, the one with the newest kit, and of those the last by name.
     """
-    wheels = [wheel for depth in range(1, 5) for wheel in scans.KAGGLE_INPUT.glob("*/" * depth + "kitlib-*.whl")]
+    wheels = [wheel for depth in range(1, 5) for wheel in contest.KAGGLE_INPUT.glob("*/" * depth + "kitlib-*.whl")]
     if not wheels:
         return None
     return max(wheels, key=lambda wheel: (Version(wheel.name.split("-")[1]), str(wheel))).parent

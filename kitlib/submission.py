@@ -5,13 +5,14 @@ missing row. The file is written under another name and put in place when it is 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 
-from kitlib import contest, rle
+from kitlib import contest, files, rle
 
 COLUMNS = ["id", "class", "predicted"]
 
@@ -23,33 +24,9 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
         FileNotFoundError: names the file that is missing.
         ValueError: names the file and its columns when they are not the three of a submission.
     """
-    table = read_text(path, COLUMNS)
+    table = files.read_csv(path, COLUMNS)
     if list(table.columns) != COLUMNS:
         raise ValueError(f"{path}: columns are {list(table.columns)}, expected {COLUMNS}")
-    return table
-
-
-def read_text(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a csv file as text, empty fields as empty text; `columns` is what its first line should be.
-
-    Raises:
-        FileNotFoundError: names the file that is missing.
-        ValueError: names the file, and the line where there is one, that is no such table.
-    """
-    first = ",".join(columns)
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except pd.errors.EmptyDataError:
-        raise ValueError(f"{path} is empty; it begins with the line {first}") from None
-    except pd.errors.ParserError as error:
-        raise ValueError(f"{path}: {str(error).strip()}; a row has {len(columns)} fields: {first}") from None
-    except UnicodeDecodeError as error:
-        lines = Path(path).read_bytes().split(b"\n")
-        line = next(number for number, text in enumerate(lines, 1) if text != text.decode(errors="ignore").encode())
-        raise ValueError(f"{path}, line {line}: no UTF-8 text ({error.reason}); save it as UTF-8 csv") from None
-    if not isinstance(table.index, pd.RangeIndex):
-        row = ",".join(map(str, [table.index[0], *table.iloc[0]]))
-        raise ValueError(f"{path}: row {row!r} has more fields than the first line; runs are parted by spaces")
     return table
 
 
@@ -59,12 +36,25 @@ def expected_rows(slices: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"id": ids, "class": np.tile(np.array(contest.ORGANS, object), len(slices))})
 
 
-def encode(rows: pd.DataFrame, masks: np.ndarray) -> pd.DataFrame:
-    """Write the masks of one scan, (D, H, W, organs) bool, as rows id, class, predicted."""
+def encode(slices: pd.DataFrame, masks: np.ndarray) -> pd.DataFrame:
+    """Write the masks of one scan as rows id, class, predicted.
+
+    Args:
+        slices: the scan's rows of a slice table. Where it has heights and widths, and a slice has another size than
+            the masks, its masks are stretched to that size.
+        masks: (D, H, W, organs) bool.
+    """
     texts = [rle.encode_stack(masks[..., channel]) for channel in range(len(contest.ORGANS))]
-    ids = np.repeat(rows["id"].to_numpy(), len(contest.ORGANS))
+    if "height" in slices:
+        sizes = slices[["height", "width"]].to_numpy()
+        for row in np.flatnonzero((sizes != masks.shape[1:3]).any(axis=1)):
+            height, width = map(int, sizes[row])
+            for channel, column in enumerate(texts):
+                mask = masks[row, ..., channel].astype(np.uint8)
+                stretched = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+                column[row] = rle.encode(stretched.astype(bool))
     predicted = [text for three in zip(*texts, strict=True) for text in three]
-    return pd.DataFrame({"id": ids, "class": list(contest.ORGANS) * len(rows), "predicted": predicted})
+    return expected_rows(slices).assign(predicted=predicted)
 
 
 def write(
@@ -94,70 +84,68 @@ def write(
             known = pd.MultiIndex.from_frame(order[["id", "class"]])
             lost = masks[~pd.MultiIndex.from_frame(masks[["id", "class"]]).isin(known)]
             raise ValueError(f"{len(lost)} masks have no row in the sample, {_name(lost.iloc[0])} among them")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        table.fillna({"predicted": ""}).to_csv(draft, index=False)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
+    with files.replacing(path) as file:
+        table.fillna({"predicted": ""}).to_csv(file, index=False, lineterminator="\n")
+    return Path(path)
 
 
-def check(path: str | os.PathLike, slices: pd.DataFrame, order: pd.DataFrame | None = None) -> list[str]:
-    """List what is wrong with a submission: nothing, when the competition would take it.
+def check(
+    path: str | os.PathLike, slices: pd.DataFrame, order: pd.DataFrame | None = None, any_order: bool = False
+) -> list[tuple[str, str]]:
+    """List what is wrong with a submission; an empty list means that the competition would take it.
 
     Args:
         path: the file.
         slices: the slices it must cover, with columns id, height and width.
         order: the sample, whose columns id and class give the rows in order; None expects the order of `slices`.
+        any_order: take the rows in any order.
 
     Returns:
-        One sentence per kind of problem, each with an example and how often it occurs: unreadable files, rows missing,
-        extra, doubled or out of order, unknown organs, NaN, and runs that are malformed, overlap or pass the end of the
-        slice.
+        Pairs (where, what), one per kind of problem, with an example and how often it occurs. Where is the file, or the
+        file and its first line at fault. Problems are: unreadable files, rows that are missing, extra, doubled or out
+        of order, unknown organs, NaN, and malformed masks.
     """
     try:
         table = read(path)
     except (OSError, ValueError) as error:
-        return [str(error)]
+        return [(str(path), str(error))]
     wanted = expected_rows(slices) if order is None else order[["id", "class"]].reset_index(drop=True)
     found = pd.MultiIndex.from_frame(table[["id", "class"]])
     needed = pd.MultiIndex.from_frame(wanted)
-    problems = []
     strange = ~table["class"].isin(contest.ORGANS)
-    _report(problems, table[strange], "of an unknown organ")
-    _report(problems, wanted[~needed.isin(found)], "missing")
-    _report(problems, table[~found.isin(needed) & ~strange], "extra: no such slice is asked for")
     doubled = found.duplicated()
-    _report(problems, table[doubled], "doubled")
-    kept = found[found.isin(needed) & ~doubled]
-    asked = needed[needed.isin(found)]
-    if not kept.equals(asked):
-        moved = next(place for place, (here, there) in enumerate(zip(kept, asked, strict=True)) if here != there)
-        problems.append(
-            f"rows are out of order from {' '.join(kept[moved])} on, where {' '.join(asked[moved])} belongs"
-        )
-    written = table["predicted"].str.strip().str.lower().isin(["nan", "none", "null", "na", "<na>"])
-    _report(problems, table[written], "NaN: an empty mask is an empty field")
+    nan = table["predicted"].str.strip().str.lower().isin(["nan", "none", "null", "na", "<na>"])
+    problems = []
+
+    def report(rows: pd.DataFrame, what: str, where: str = "") -> None:
+        if len(rows):
+            where = where or f"{path}, line {rows.index[0] + 2}"
+            problems.append((where, f"{_count(len(rows))} {what}: {_name(rows.iloc[0])}"))
+
+    report(table[strange], "of an unknown organ")
+    report(wanted[~needed.isin(found)], "missing", str(path))
+    report(table[~found.isin(needed) & ~strange], "extra: no such slice is asked for")
+    report(table[doubled], "doubled")
+    kept = table[found.isin(needed) & ~doubled]
+    asked = wanted[needed.isin(found)]
+    moved = np.flatnonzero((kept[["id", "class"]].to_numpy() != asked.to_numpy()).any(axis=1))
+    if len(moved) and not any_order:
+        line, expected = kept.index[moved[0]] + 2, asked.iloc[moved[0]]
+        what = f"rows are out of order from {_name(kept.iloc[moved[0]])} on; expected {_name(expected)}"
+        problems.append((f"{path}, line {line}", what))
+    report(table[nan], "NaN: an empty mask is an empty field")
     sizes = dict(zip(slices["id"], slices["height"] * slices["width"], strict=True))
-    masks = table[(table["predicted"] != "") & ~written & table["id"].isin(list(sizes))]
     faults = []
-    for name, organ, text in masks[COLUMNS].itertuples(index=False):
-        try:
-            rle.parse([text], sizes[name])
-        except ValueError as error:
-            faults.append(f"{name} {organ}: {error}")
+    for line, name, organ, text in table[(table["predicted"] != "") & ~nan].itertuples():
+        if name in sizes:
+            try:
+                rle.parse([text], sizes[name])
+            except ValueError as error:
+                faults.append((line + 2, f"{name} {organ}: {error}"))
     if faults:
-        problems.append(f"{_count(len(faults))} with bad runs: {faults[0]}")
+        line, what = faults[0]
+        problems.append((f"{path}, line {line}", f"{_count(len(faults))} with a malformed mask: {what}"))
     return problems
-
-
-def _report(problems: list[str], rows: pd.DataFrame, what: str) -> None:
-    """Append a sentence about rows, if there are any."""
-    if len(rows):
-        problems.append(f"{_count(len(rows))} {what}: {_name(rows.iloc[0])}")
 
 
 def _count(rows: int) -> str:

@@ -48,7 +48,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from kitlib.data import scans
+from kitlib.data import folds, scans
 from kitlib.eda import annotators, areas, intensities, published, statistics
 from kitlib.figures import eda, scans as figures_scans
 
@@ -306,7 +306,7 @@ eda.intensities(samples) if has_images else print(no_images)
 
 # %%
 count = min(5, masked["case"].nunique())
-fold = scans.folds(masked, count) if count > 1 else np.zeros(len(masked), int)
+fold = folds.by_case(masked, count) if count > 1 else np.zeros(len(masked), int)
 with_masks(statistics.fold_counts, masked, fold)
 
 # %% [markdown]
@@ -314,7 +314,7 @@ with_masks(statistics.fold_counts, masked, fold)
 # are shared on purpose, in time order. Its score is closer to the leaderboard's task, and higher than the folds'.
 
 # %%
-later = scans.later_days(masked).map({True: "validation", False: "training"})
+later = folds.later_days(masked).map({True: "validation", False: "training"})
 with_masks(statistics.fold_counts, masked, later)
 
 # %% [markdown]

@@ -62,7 +62,7 @@ from IPython.display import display
 from kitlib.layers import augment, elastic
 from kitlib.paper import experiments
 from kitlib.figures import augment as figures_augment, training as figures_model, layers, __main__ as figures_run
-from kitlib.data import inputs, pipeline, scans
+from kitlib.data import folds, inputs, pipeline, scans
 from kitlib.training import devices, recipes
 from kitlib import training
 from kitlib.models import unet
@@ -109,9 +109,9 @@ print(f"{machine}; preset {preset}")
 # each fold has its share of slices with 0, 1, 2 and 3 organs.
 
 # %%
-folds = scans.folds(slices, min(FOLDS, slices["case"].nunique()))
-held_out = folds == FOLD
-pd.crosstab(folds, scans.organ_count(slices), margins=True)
+fold = folds.by_case(slices, min(FOLDS, slices["case"].nunique()))
+held_out = fold == FOLD
+pd.crosstab(fold, scans.organ_count(slices), margins=True)
 
 # %%
 assert not set(slices.loc[held_out, "case"]) & set(slices.loc[~held_out, "case"]), "a case lies on both sides"
@@ -138,7 +138,7 @@ figures_model.stack(packed, busiest)
 
 # %% tags=["preview-distortion"]
 image = packed.images[busiest].astype("float32")
-masks = figures_model.grid_masks(packed, busiest)
+masks = packed.truth(slices.iloc[[busiest]])[0]
 alpha_px, sigma_px = augment.paper().smooth_px((size, size))
 fields = {
     "smoothed noise": elastic.smooth_displacement(SEED, (1, size, size), alpha_px, sigma_px),
@@ -171,7 +171,7 @@ else:
 # %%
 kinds = {"": lambda: course["augment"], "paper": augment.paper, "full": augment.Augment, "none": lambda: None}
 layer = course["augment"] = kinds[AUGMENT]()
-stack = packed.gather(np.array([busiest]))[0][0].transpose(1, 2, 0).astype("float32")
+stack = packed.stack(busiest)
 if layer is not None:
     display(figures_augment.samples(layer, stack, masks, np.arange(1, 6)))
 else:

@@ -150,8 +150,8 @@ print(f"{clock.elapsed / 60:.1f} min of {HOURS} h; shed: {', '.join(map(str, clo
 # slices of each scan hold which organ?
 
 # %%
-for problem in submission.check(target, slices, sample):
-    faults.meet(target, problem, "the file stands as it is")
+for where, what in submission.check(target, slices, sample):
+    faults.meet(where, what, "the file stands as it is")
 print(f"{target.resolve()}: {len(sample):,} rows, {(predicted['predicted'] != '').sum():,} with a mask")
 counts = predicted.assign(scan=predicted["id"].str.rsplit("_slice_", n=1).str[0], mask=predicted["predicted"] != "")
 counts.pivot_table(index="scan", columns="class", values="mask", aggfunc="sum").reindex(columns=contest.ORGANS)
@@ -170,7 +170,7 @@ with faults.survive("contact sheet", "left out"):
     if len(shown):
         known = scans.with_masks(slices if len(predicted) else some, shown)
         first = known[(known["scan"] == known["scan"].iloc[0]) & (known["path"] != "")]
-        alike = (first[["height", "width"]] == list(rescue.common_size(first))).all(axis=1)
+        alike = (first[["height", "width"]] == list(scans.common_size(first))).all(axis=1)
         display(figures_scans.contact_sheet(first[alike]))
 
 # %% [markdown]

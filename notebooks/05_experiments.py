@@ -55,7 +55,7 @@ from IPython.display import display
 
 from kitlib.paper import evidence, experiments, published
 from kitlib.figures import paper
-from kitlib.data import inputs, pipeline, scans
+from kitlib.data import folds, inputs, pipeline, scans
 from kitlib.eda import planted
 from kitlib.training import devices
 
@@ -98,7 +98,7 @@ print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'
 # %%
 size = SIZE or form.size
 packed = pipeline.pack(slices, inputs.InputSpec(size, size))
-held_out = scans.folds(slices, min(FOLDS, slices["case"].nunique())) == FOLD
+held_out = folds.by_case(slices, min(FOLDS, slices["case"].nunique())) == FOLD
 course = form.course(EPOCHS) | {"devices": machine}
 
 # %% [markdown]
@@ -215,7 +215,7 @@ if "neighbours" in COMPARE:
 
 # %%
 val = slices[held_out]
-display(evidence.perfect_masks(evidence.truth_of(packed, val)).round(3))
+display(evidence.perfect_masks(packed.truth(val)).round(3))
 
 # %% [markdown]
 # And during training? "step" is its mean change between epochs. Soft Dice leaves background probabilities far from zero

@@ -389,7 +389,7 @@ def test_first_cell_installs_the_newest_of_several_bundles_and_runs_come_from_th
     subprocess.run([*commands[0], "--dry-run", "--report", report], check=True)
     (chosen,) = json.loads(report.read_text(encoding="utf-8"))["install"]
     assert chosen["download_info"]["url"] == (tmp_path / "datasets/x/b/kitlib-0.10.0-py3-none-any.whl").as_uri()
-    monkeypatch.setattr(session.scans, "KAGGLE_INPUT", tmp_path)
+    monkeypatch.setattr(session.contest, "KAGGLE_INPUT", tmp_path)
     assert session.bundle() == tmp_path / "datasets/x/b"
 
 

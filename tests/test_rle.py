@@ -66,12 +66,6 @@ def test_area_is_the_sum_of_the_mask(mask):
     assert rle.area(rle.encode(mask)) == mask.sum()
 
 
-@given(PAIRS)
-def test_overlap_is_the_sum_of_both(pair):
-    one, other = pair
-    assert rle.overlap(rle.encode(one), rle.encode(other)) == (one & other).sum()
-
-
 def test_encoding_does_not_depend_on_the_memory_layout():
     mask = np.random.default_rng(0).random((13, 7)) > 0.5
     expected = rle.encode(mask)

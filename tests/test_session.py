@@ -31,7 +31,7 @@ def kaggle(tmp_path, monkeypatch):
     """A notebook that is being saved on Kaggle: an empty test folder, a sample without rows."""
     for name in ("KAGGLE_IS_COMPETITION_RERUN", "KAGGLE_KERNEL_RUN_TYPE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(session.scans, "KAGGLE_INPUT", tmp_path)
+    monkeypatch.setattr(session.contest, "KAGGLE_INPUT", tmp_path)
     monkeypatch.setenv("KAGGLE_URL_BASE", "https://www.kaggle.com")
     (tmp_path / "test").mkdir()
     (tmp_path / "sample_submission.csv").write_text("id,class,predicted\n", encoding="utf-8")

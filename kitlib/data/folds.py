@@ -1,106 +1,97 @@
-"""Who is learned from and who is checked on; a case is never on both sides, but for the days that come after."""
+"""Train/validation splits. A case is on one side only, except for its later days."""
 
-import shutil
+import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
 
-from kitlib import runs
 from kitlib.data import scans
 
 
-def sides(
-    slices: pd.DataFrame, held_out: pd.Series, leave_out: tuple[str, ...] = ()
+def by_case(slices: pd.DataFrame, count: int = 5) -> pd.Series:
+    """Deal the cases into folds so that each holds its share of slices with 0, 1, 2 and 3 organs (paper, V.B.1).
+
+    scikit-learn's StratifiedGroupKFold without shuffling, which deals alike in every version; all days of a case stay
+    together. A run keeps the table it was made with: read it from the run folder rather than dealing again.
+
+    Returns:
+        The fold of each row, 0 to count - 1, named "fold".
+
+    Raises:
+        ValueError: when there are fewer cases than folds.
+    """
+    cases = slices["case"].nunique()
+    if cases < count:
+        raise ValueError(f"{cases} cases cannot fill {count} folds; ask for at most {cases}, or bring more cases")
+    fold = np.full(len(slices), -1)
+    splitter = StratifiedGroupKFold(n_splits=count, shuffle=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a count of organs rarer than folds: the others still stratify
+        for number, (_, held_out) in enumerate(splitter.split(slices, scans.organ_count(slices), slices["case"])):
+            fold[held_out] = number
+    return pd.Series(fold, index=slices.index, name="fold")
+
+
+def later_days(slices: pd.DataFrame, every: int = 5) -> pd.Series:
+    """Hold out what resembles the hidden test set: some whole cases, and the later days of the others.
+
+    Every fifth case is held out whole; of the others, the last third of the days (one of two or three, two of six) is.
+
+    Returns:
+        True for the rows held out, named "held_out".
+    """
+    held_out = pd.Series(False, index=slices.index, name="held_out")
+    for number, (_, case) in enumerate(slices.groupby("case", sort=True)):
+        days = np.sort(case["day"].unique())
+        later = max(1, len(days) // 3) if len(days) > 1 else 0
+        first = days[0] if number % every == every // 2 else days[len(days) - later] if later else np.inf
+        held_out[case.index[case["day"] >= first]] = True
+    return held_out
+
+
+def split(
+    slices: pd.DataFrame, held_out: pd.Series, leave_out: Sequence[str] = (), empty_share: float = 1.0, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Part the slices into those to learn from and those to check on.
+    """Split the slices into training and validation set.
 
     Args:
         slices: table of slices.
-        held_out: True for the rows to check on: whole cases, or of a case all days from one on (`scans.later_days`).
-        leave_out: scans not to learn from; held out, they stay.
+        held_out: True for the rows of the validation set: whole cases (`by_case(slices) == 0`), or of a case all days
+            from one on (`later_days`).
+        leave_out: scans that are not trained on; where they are held out, they stay in the validation set.
+        empty_share: share of the slices without a mask to train on, drawn once; 1 is all, 0 leaves the annotated ones.
+        seed: of that draw.
+
+    Returns:
+        The rows to train on and the rows to validate on.
 
     Raises:
-        ValueError: names a scan that is on both sides, or a case of which an earlier day is held out than one that is
-            learned from, and when a side is empty.
+        ValueError: names a scan that is in both sets, or a case with an earlier day in the validation set than in the
+            training set, and when a set is empty.
     """
     held_out = np.asarray(held_out, bool)
     if len(held_out) != len(slices):
-        raise ValueError(f"held_out marks {len(held_out)} rows and there are {len(slices)} slices")
+        raise ValueError(f"held_out has {len(held_out)} rows, and there are {len(slices)} slices")
     kept = ~slices["scan"].isin(leave_out).to_numpy()
-    check, learn = slices[held_out], slices[~held_out & kept]
-    if not len(check) or not len(learn):
-        raise ValueError(f"{len(learn)} slices to learn from and {len(check)} held out: neither side may be empty")
-    both = set(check["scan"]) & set(learn["scan"])
+    val, train = slices[held_out], slices[~held_out & kept]
+    both = set(val["scan"]) & set(train["scan"])
     if both:
-        raise ValueError(f"scan {min(both)} is both learned from and held out; hold out whole scans")
-    first, last = check.groupby("case")["day"].min(), learn.groupby("case")["day"].max()
+        raise ValueError(f"scan {min(both)} is in the training and in the validation set; hold out whole scans")
+    first, last = val.groupby("case")["day"].min(), train.groupby("case")["day"].max()
     shared = first.index.intersection(last.index)
     early = shared[(first[shared] < last[shared]).to_numpy()]
     if len(early):
         raise ValueError(
-            f"case {early[0]}: day {first[early[0]]} is held out and day {last[early[0]]} is learned from, and days of "
-            "one case look alike; hold out whole cases (scans.folds), or the later days (scans.later_days)"
+            f"case {early[0]}: day {first[early[0]]} is in the validation set and the later day {last[early[0]]} in "
+            "the training set, and days of one case look alike; hold out whole cases (folds.by_case) or the later days "
+            "(folds.later_days)"
         )
-    return learn, check
-
-
-def thinned(learn: pd.DataFrame, empty_share: float, seed: int) -> pd.DataFrame:
-    """Leave out some of the slices without a mask, drawn once for the whole run."""
-    empty = (scans.organ_count(learn) == 0).to_numpy()
-    drawn = np.random.default_rng(seed).random(len(learn)) < empty_share
-    return learn[~empty | drawn]
-
-
-def chances(learn: pd.DataFrame, foreground_share: float | None) -> np.ndarray | None:
-    """Give each slice its chance to be drawn, so that slices with a mask make up a share of the samples.
-
-    Returns:
-        (rows,) float64 with sum 1; None, each slice once per epoch, when no share is asked for.
-    """
-    if foreground_share is None:
-        return None
-    filled = (scans.organ_count(learn) > 0).to_numpy()
-    if not 0 < foreground_share < 1:
-        raise ValueError(
-            f"foreground_share is {foreground_share}; give a share between 0 and 1 (empty_share=0 for all)"
-        )
-    if filled.all() or not filled.any():
-        raise ValueError(
-            f"foreground_share needs slices with and without masks; {filled.sum()} of {len(filled)} have one"
-        )
-    return np.where(filled, foreground_share / filled.sum(), (1 - foreground_share) / (~filled).sum())
-
-
-def fold_table(slices: pd.DataFrame, path: Path, count: int) -> pd.Series:
-    """Read the table of folds of a run, or deal the cases and keep it: a run that goes on must not deal again.
-
-    Raises:
-        ValueError: when the table on disk has another number of folds or lacks a case.
-    """
-    if not path.is_file():
-        dealt = slices[["case"]].assign(fold=scans.folds(slices, count)).drop_duplicates()
-        runs.write_text(path, dealt.to_csv(index=False))
-    kept = pd.read_csv(path).set_index("case")["fold"]
-    missing = set(slices["case"]) - set(kept.index)
-    if missing or kept.nunique() != count:
-        raise ValueError(
-            f"{path} deals {kept.nunique()} folds and lacks cases {sorted(missing)}; choose another folder"
-        )
-    return slices["case"].map(kept)
-
-
-def adopt_table(slices: pd.DataFrame, path: Path, count: int, folders: Sequence[Path]) -> None:
-    """Copy the table of folds of an earlier run, where there is none yet and one of these folders fits the cases."""
-    for folder in folders:
-        if path.is_file():
-            return
-        try:
-            table = pd.read_csv(folder / "folds.csv")
-            fits = set(table["case"]) == set(slices["case"]) and table["fold"].nunique() == count
-        except (ValueError, KeyError):  # somebody else's folds.csv
-            continue
-        if fits:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(folder / "folds.csv", path)
+    if empty_share < 1:
+        empty = (scans.organ_count(train) == 0).to_numpy()
+        drawn = np.random.default_rng(seed).random(len(train)) < empty_share
+        train = train[~empty | drawn]
+    if not len(val) or not len(train):
+        raise ValueError(f"{len(train)} slices to train on and {len(val)} to validate on; each set needs some")
+    return train, val

@@ -41,9 +41,13 @@ class Packed:
     masks: np.ndarray
     stacks: np.ndarray
 
-    def gather(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cut out the stacks (B, depth, height, width) float16 and mask bits (B, height, width) at some rows."""
-        return self.images[self.stacks[places]], self.masks[places]
+    def stack(self, row: int) -> np.ndarray:
+        """The stack of one slice, by its row: (height, width, depth) float32, as the network gets it."""
+        return self.images[self.stacks[row]].transpose(1, 2, 0).astype(np.float32)
+
+    def truth(self, slices: pd.DataFrame) -> np.ndarray:
+        """The masks of some slices on the grid: (rows, height, width, organs) bool."""
+        return (self.masks[self.rows(slices)][..., None] >> _BITS & 1).astype(bool)
 
     @cached_property
     def tensors(self):
@@ -72,12 +76,12 @@ class Packed:
             _draw(rows, self.spec, (int(rows["height"].iloc[0]), int(rows["width"].iloc[0])), masks)
         return replace(self, slices=slices, masks=masks)
 
-    def places(self, slices: pd.DataFrame) -> np.ndarray:
-        """Find the positions of some slices among the packed ones, by id."""
-        places = pd.Index(self.slices["id"]).get_indexer(slices["id"])
-        if (places < 0).any():
-            raise ValueError(f"{slices['id'].iloc[np.argmax(places < 0)]} is not among the packed slices")
-        return places
+    def rows(self, slices: pd.DataFrame) -> np.ndarray:
+        """Find the row numbers of some slices among the packed ones, by id."""
+        rows = pd.Index(self.slices["id"]).get_indexer(slices["id"])
+        if (rows < 0).any():
+            raise ValueError(f"{slices['id'].iloc[np.argmax(rows < 0)]} is not among the packed slices")
+        return rows
 
 
 def pack(slices: pd.DataFrame, spec: inputs.InputSpec, folder: str | os.PathLike | None = None) -> Packed:
@@ -131,7 +135,6 @@ def dataset(
     seed: int = 0,
     first_epoch: int = 0,
     augment=None,
-    chances: np.ndarray | None = None,
 ):
     """Make a tf.data.Dataset of batches of static shape.
 
@@ -148,13 +151,11 @@ def dataset(
         packed: packed scans that hold the slices; None packs them here.
         seed: of the run.
         first_epoch: number of the first epoch to deliver, in training.
-        augment: kitlib.layers.augment.Augment to run on the CPU while batches are made, for machines without an accelerator;
-            None leaves it to the training step. On the TensorFlow backend of Keras only.
-        chances: (rows,) of each slice to be drawn, in training: a slice then comes as often per epoch as its share of
-            their sum asks for, rounded up or down at random, each time with another seed; None takes each slice once.
+        augment: kitlib.layers.augment.Augment, or another function of (images, masks, seed, training), to run on the
+            CPU while batches are made, for machines without an accelerator; None leaves it to the training step.
+            `keras.ops` run there on the TensorFlow backend of Keras only.
 
     Raises:
-        RuntimeError: when `augment` is asked for on another backend of Keras.
         ValueError: when there are fewer slices than a batch takes, in training.
     """
     import tensorflow as tf
@@ -162,8 +163,8 @@ def dataset(
     packed = packed or pack(slices, spec)
     if packed.spec != spec:
         raise ValueError(f"the scans were packed for {packed.spec}, not {spec}")
-    places = packed.places(slices)
-    count = len(places)
+    chosen = packed.rows(slices)
+    count = len(chosen)
     if training:
         if count < batch_size:
             raise ValueError(f"{count} slices do not fill a batch of {batch_size}; choose a smaller batch_size")
@@ -173,14 +174,9 @@ def dataset(
             order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, tf.cast(epoch, tf.int32)])
             seeds = tf.random.stateless_uniform([count], [seed, tf.cast(epoch, tf.int32)], None, None, tf.int32)
             order = order[: steps * batch_size]
-            rows = order
-            if chances is not None:
-                start = tf.random.stateless_uniform([], [seed, tf.cast(epoch, tf.int32)], dtype=tf.float64)
-                rows = tf.gather(_draws(tf, chances, start), order)
             shape = [steps, batch_size]
-            ones = tf.ones(shape)
             return tf.data.Dataset.from_tensor_slices(
-                (tf.reshape(rows, shape), tf.reshape(tf.gather(seeds, order), shape), ones)
+                (tf.reshape(order, shape), tf.reshape(tf.gather(seeds, order), shape), tf.ones(shape))
             )
 
         batches = tf.data.Dataset.counter(first_epoch).flat_map(epoch_rows)
@@ -192,7 +188,7 @@ def dataset(
         batches = tf.data.Dataset.from_tensor_slices((rows.reshape(shape), rows.reshape(shape), weight.reshape(shape)))
 
     images, masks = packed.tensors
-    stacks, middles = packed.stacks[places].astype(np.int32), places.astype(np.int32)
+    stacks, middles = packed.stacks[chosen].astype(np.int32), chosen.astype(np.int32)
     turn = _turn()
 
     def load(rows, seeds, weight):
@@ -202,9 +198,13 @@ def dataset(
         turned, unpacked = turn(cut, bits)
         return {"images": turned, "masks": unpacked, "seed": seeds, "weight": weight}
 
+    def augmented(batch):
+        images, masks = augment(batch["images"], batch["masks"], batch["seed"], training=True)
+        return {**batch, "images": images, "masks": masks}
+
     batches = batches.map(load, num_parallel_calls=2, deterministic=True)
     if augment is not None:
-        batches = batches.map(_augmented_by(augment), num_parallel_calls=2, deterministic=True)
+        batches = batches.map(augmented, num_parallel_calls=2, deterministic=True)
     return batches.prefetch(4)
 
 
@@ -230,30 +230,6 @@ def _variable(array: np.ndarray):
         else:
             tensor = tf.constant(array)
         return tf.Variable(tensor, trainable=False)
-
-
-def _draws(tf, chances, start):
-    """Draw as many rows as there are, by systematic sampling: equal steps along the summed chances."""
-    count = len(chances)
-    ends = tf.constant(np.cumsum(chances) / np.sum(chances) * count)
-    return tf.minimum(tf.searchsorted(ends, tf.range(count, dtype=tf.float64) + start, "right"), count - 1)
-
-
-def _augmented_by(augment):
-    """Make the function that augments a batch inside tf.data."""
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"keras.ops cannot run inside tf.data on the {keras.backend.backend()} backend of Keras; "
-            "augment in the training step instead (elastic='device'), or set KERAS_BACKEND=tensorflow"
-        )
-
-    def augmented(batch):
-        images, masks = augment(batch["images"], batch["masks"], batch["seed"], training=True)
-        return {**batch, "images": images, "masks": masks}
-
-    return augmented
 
 
 def steps(slices: pd.DataFrame, batch_size: int) -> int:

@@ -5,19 +5,16 @@ printed, so that leakage and the ends of scans are nobody else's concern.
 """
 
 import os
-import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
-from kitlib import contest
+from kitlib import contest, rle
 
-SLUG = "uw-madison-gi-tract-image-segmentation"
-KAGGLE_INPUT = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))  # the variable is for imitations of Kaggle
-_KAGGLE = (KAGGLE_INPUT / SLUG, KAGGLE_INPUT / "competitions" / SLUG)
-_LOCAL = (Path("data") / SLUG, Path("data"), Path("data/phantom"))
+_KAGGLE = (contest.SLUG, f"competitions/{contest.SLUG}")
+_LOCAL = (f"data/{contest.SLUG}", "data", "data/phantom")
 _SMALLEST_PNG = 67  # bytes: signature, header, one empty block of data and the end
 
 COLUMNS = ["id", "case", "day", "slice", "path", "height", "width", "spacing_mm", "scan"]
@@ -39,7 +36,8 @@ def find_root(path: str | os.PathLike | None = None) -> Path:
     else:
         checkout = Path(__file__).resolve().parents[2]
         bases = dict.fromkeys([Path.cwd(), Path.cwd().parent, checkout])
-        places = [*_KAGGLE, *(base / folder for folder in _LOCAL for base in bases)]
+        places = [contest.KAGGLE_INPUT / folder for folder in _KAGGLE]
+        places += [base / folder for folder in _LOCAL for base in bases]
     for place in places:
         if (place / "train.csv").is_file() or (place / "sample_submission.csv").is_file():
             return place
@@ -59,7 +57,7 @@ def is_phantom(root: str | os.PathLike) -> bool:
 def read(
     root: str | os.PathLike,
     split: str = "train",
-    problems: list[str] | None = None,
+    problems: list[tuple[str, str]] | None = None,
     index: str | os.PathLike | None = None,
 ) -> pd.DataFrame:
     """Read a split as one table with a row per slice; no image is opened.
@@ -67,8 +65,8 @@ def read(
     Args:
         root: folder in the official layout.
         split: "train", whose rows carry the run-length text of each organ, or "test", which may be absent or empty.
-        problems: faults are appended to this list and the slices they touch are left out (a slice that lacks one
-            organ's row stays, without that mask); None raises them instead.
+        problems: faults are appended to this list as pairs (where, what), and the slices they touch are left out (a
+            slice that lacks one organ's row stays, without that mask); None raises them instead.
         index: csv with columns id and image_path that stands for the folder of images when only tables are at hand.
 
     Returns:
@@ -82,21 +80,20 @@ def read(
     root = Path(root)
     if split not in ("train", "test"):
         raise ValueError(f"split {split!r} is neither 'train' nor 'test'")
-    faults: list[str] = []
+    faults: list[tuple[str, str]] = []
     records = _from_index(Path(index), faults) if index else _from_folder(root / split, faults)
     slices = pd.DataFrame(records, columns=COLUMNS)
     slices = slices.sort_values(["case", "day", "slice"], ignore_index=True)
     doubled = slices["id"].duplicated()
-    faults += [f"{path}: a second file for this slice" for path in slices.loc[doubled, "path"]]
+    faults += [(path, "a second file for this slice") for path in slices.loc[doubled, "path"]]
     slices = slices[~slices["id"].duplicated(keep=False)]
     if split == "train":
         masks = _read_masks(root / "train.csv", faults)
         known = {record[0] for record in records}
-        faults += [
-            f"train.csv: id {name} has no image below {root / split}" for name in masks.index if name not in known
-        ]
+        lost = [name for name in masks.index if name not in known]
+        faults += [(str(root / "train.csv"), f"id {name} has no image below {root / split}") for name in lost]
         rowless = ~slices["id"].isin(masks.index)
-        faults += [f"{path}: train.csv has no row for this slice" for path in slices.loc[rowless, "path"]]
+        faults += [(path, "train.csv has no row for this slice") for path in slices.loc[rowless, "path"]]
         slices = slices[~rowless].join(masks, on="id")
     if faults and problems is None:
         raise ValueError(f"{root}: {len(faults)} faults in the {split} data\n  " + _shorten(faults))
@@ -127,6 +124,59 @@ def with_masks(slices: pd.DataFrame, masks: pd.DataFrame) -> pd.DataFrame:
     bare = slices.drop(columns=list(contest.ORGANS), errors="ignore")
     joined = bare.join(wide.reindex(columns=list(contest.ORGANS)), on="id")
     return joined.fillna(dict.fromkeys(contest.ORGANS, ""))
+
+
+def masks(rows: pd.DataFrame) -> np.ndarray:
+    """Decode the masks of one scan: (D, H, W, organs) bool.
+
+    Args:
+        rows: the scan's rows of a slice table with a column of run-length text per organ; its slices have one size.
+
+    Raises:
+        ValueError: names the slice and the organ of a malformed text, or the scan whose slices differ in size.
+    """
+    shape = common_size(rows)
+    if (rows[["height", "width"]].to_numpy() != shape).any():
+        raise ValueError(f"the slices of {rows['scan'].iloc[0]} differ in size; decode those of one size at a time")
+    texts = rows[list(contest.ORGANS)].to_numpy(object).T
+    try:
+        full = rle.decode_stack(texts.ravel().tolist(), shape)
+    except ValueError:
+        for organ, name in zip(contest.ORGANS, texts, strict=True):
+            for slice_id, text in zip(rows["id"], name, strict=True):
+                try:
+                    rle.parse([text], shape[0] * shape[1])
+                except ValueError as error:
+                    raise ValueError(f"{slice_id} {organ}: {error}") from None
+        raise
+    return np.moveaxis(full.reshape(*texts.shape, *shape), 0, -1)
+
+
+def common_size(rows: pd.DataFrame) -> tuple[int, int]:
+    """Find the height and width that most slices of a scan have; of several, the first in the table."""
+    sizes = list(zip(rows["height"], rows["width"], strict=True))
+    height, width = max(dict.fromkeys(sizes), key=sizes.count)
+    return int(height), int(width)
+
+
+def describe(slices: pd.DataFrame) -> dict[str, str | int]:
+    """Describe the data that a run is trained on: its kind, its fingerprint, and numbers of slices, scans and cases.
+
+    The kind is "phantom" or "competition", told by the folder that the images lie in, or "unknown" for a table without
+    images.
+    """
+    kind = "unknown"
+    paths = slices["path"][slices["path"] != ""] if "path" in slices else []
+    if len(paths):
+        kind = "phantom" if is_phantom(Path(paths.iloc[0]).parents[4]) else "competition"
+    counts = {"slices": len(slices), "scans": slices["scan"].nunique(), "cases": slices["case"].nunique()}
+    return {"kind": kind, "fingerprint": fingerprint(slices)} | counts
+
+
+def fingerprint(slices: pd.DataFrame) -> str:
+    """Sum up ids and masks, so that tables of other slices or other annotations are told apart: 8 hex digits."""
+    columns = ["id", *(organ for organ in contest.ORGANS if organ in slices)]
+    return f"{zlib.crc32(pd.util.hash_pandas_object(slices[columns], index=False).to_numpy()):08x}"
 
 
 def organ_count(slices: pd.DataFrame) -> pd.Series:
@@ -162,55 +212,14 @@ def stacks(slices: pd.DataFrame, depth: int = 5, stride: int = 1) -> np.ndarray:
     return np.clip(np.arange(len(slices))[:, None] + steps, first[:, None], last[:, None])
 
 
-def folds(slices: pd.DataFrame, count: int = 5) -> pd.Series:
-    """Deal the cases into folds so that each holds its share of slices with 0, 1, 2 and 3 organs (paper, V.B.1).
-
-    scikit-learn's StratifiedGroupKFold without shuffling, which deals alike in every version; all days of a case stay
-    together. A run keeps the table it was made with: read it from the run folder rather than dealing again.
-
-    Returns:
-        The fold of each row, 0 to count - 1, named "fold".
-
-    Raises:
-        ValueError: when there are fewer cases than folds.
-    """
-    cases = slices["case"].nunique()
-    if cases < count:
-        raise ValueError(f"{cases} cases cannot fill {count} folds; ask for at most {cases}, or bring more cases")
-    fold = np.full(len(slices), -1)
-    splitter = StratifiedGroupKFold(n_splits=count, shuffle=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a count of organs rarer than folds: the others still stratify
-        for number, (_, held_out) in enumerate(splitter.split(slices, organ_count(slices), slices["case"])):
-            fold[held_out] = number
-    return pd.Series(fold, index=slices.index, name="fold")
-
-
-def later_days(slices: pd.DataFrame, every: int = 5) -> pd.Series:
-    """Hold out what resembles the hidden test set: some whole cases, and the later days of the others.
-
-    Every fifth case is held out whole; of the others, the last third of the days (one of two or three, two of six) is.
-
-    Returns:
-        True for the rows held out, named "held_out".
-    """
-    held_out = pd.Series(False, index=slices.index, name="held_out")
-    for number, (_, case) in enumerate(slices.groupby("case", sort=True)):
-        days = np.sort(case["day"].unique())
-        later = max(1, len(days) // 3) if len(days) > 1 else 0
-        first = days[0] if number % every == every // 2 else days[len(days) - later] if later else np.inf
-        held_out[case.index[case["day"] >= first]] = True
-    return held_out
-
-
-def _from_folder(folder: Path, faults: list[str]) -> list[tuple]:
+def _from_folder(folder: Path, faults: list[tuple[str, str]]) -> list[tuple]:
     """List folder/case*/case*_day*/scans/*.png as records; what does not fit is a fault."""
     records = []
     for case in _subfolders(folder, faults):
         for scan in _subfolders(case.path, faults):
             pictures = Path(scan.path) / "scans"
             if not pictures.is_dir():
-                faults.append(f"{scan.path}: has no folder scans/")
+                faults.append((scan.path, "has no folder scans/"))
                 continue
             for entry in _entries(pictures, faults):
                 if entry.name.endswith(".png"):
@@ -226,7 +235,7 @@ def _size(entry: os.DirEntry) -> int:
         return 0
 
 
-def _from_index(index: Path, faults: list[str]) -> list[tuple]:
+def _from_index(index: Path, faults: list[tuple[str, str]]) -> list[tuple]:
     """List the images that a table names, with no path, because there is no image."""
     records = []
     for name, image in pd.read_csv(index)[["id", "image_path"]].itertuples(index=False):
@@ -234,23 +243,23 @@ def _from_index(index: Path, faults: list[str]) -> list[tuple]:
     return records
 
 
-def _add(records: list[tuple], faults: list[str], scan: str, name: str, path: str, size: int) -> None:
+def _add(records: list[tuple], faults: list[tuple[str, str]], scan: str, name: str, path: str, size: int) -> None:
     """Append the record of one image, or say why there is none."""
     where = path or f"{scan}/{name}"
     try:
         number, height, width, spacing_mm = contest.parse_file_name(name)
         parts = contest.parse_id(f"{scan}_slice_{number:04d}")
     except ValueError as error:
-        faults.append(f"{where}: {error}")
+        faults.append((where, str(error)))
         return
     if size < _SMALLEST_PNG:
-        faults.append(f"{where}: {size} bytes are too few for a PNG; copy the file again")
+        faults.append((where, f"{size} bytes are too few for a PNG; copy the file again"))
         return
     identity = f"{scan}_slice_{number:04d}"
     records.append((identity, parts.case, parts.day, number, path, height, width, spacing_mm, scan))
 
 
-def _read_masks(path: Path, faults: list[str]) -> pd.DataFrame:
+def _read_masks(path: Path, faults: list[tuple[str, str]]) -> pd.DataFrame:
     """Read train.csv as one row per id and one column per organ."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; the folder of the competition holds it")
@@ -262,34 +271,34 @@ def _read_masks(path: Path, faults: list[str]) -> pd.DataFrame:
     doubled = table.duplicated(["id", "class"])
     for wrong, what in ((strange, "is no organ of the competition"), (doubled, "has a second row for this slice")):
         faults += [
-            f"{path} line {line + 2}: {organ} {what} ({name})"
+            (f"{path}, line {line + 2}", f"{organ} {what} ({name})")
             for line, name, organ in table.loc[wrong, ["id", "class"]].itertuples()
         ]
     masks = table[~strange & ~doubled].pivot(index="id", columns="class", values="segmentation")
     masks = masks.reindex(columns=list(contest.ORGANS))
     for name, organ in masks.isna().stack().loc[lambda missing: missing].index:
-        faults.append(f"{path}: {name} has no row for {organ}")
+        faults.append((str(path), f"{name} has no row for {organ}"))
     return masks.fillna("").rename_axis(columns=None)
 
 
-def _subfolders(folder: str | os.PathLike, faults: list[str]) -> list[os.DirEntry]:
+def _subfolders(folder: str | os.PathLike, faults: list[tuple[str, str]]) -> list[os.DirEntry]:
     """List the folders in a folder by name; none when it does not exist."""
     if not os.path.isdir(folder):
         return []
     return sorted((entry for entry in _entries(folder, faults) if entry.is_dir()), key=lambda entry: entry.name)
 
 
-def _entries(folder: str | os.PathLike, faults: list[str]) -> list[os.DirEntry]:
+def _entries(folder: str | os.PathLike, faults: list[tuple[str, str]]) -> list[os.DirEntry]:
     """List what is in a folder; one that cannot be read is a fault, and costs what is in it."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        faults.append(f"{folder}: cannot be read: {error.strerror}")
+        faults.append((str(folder), f"cannot be read: {error.strerror}"))
         return []
 
 
-def _shorten(faults: list[str], most: int = 20) -> str:
+def _shorten(faults: list[tuple[str, str]], most: int = 20) -> str:
     """Join the first faults, and count the rest."""
     rest = [f"... and {len(faults) - most} more"] if len(faults) > most else []
-    return "\n  ".join(faults[:most] + rest)
+    return "\n  ".join([f"{where}: {what}" for where, what in faults[:most]] + rest)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kitlib import contest, rle
+from kitlib.data import scans
 
 FAULTS = ("shifted", "missing", "swapped", "half", "overdrawn")
 OVERDRAWN_PX = 4
@@ -66,8 +67,7 @@ def plant(slices: pd.DataFrame, count: int, seed: int = 0) -> tuple[pd.DataFrame
         raise ValueError(f"count={count}: choose 0 to {len(annotated)}, the number of scans with masks")
     for number, scan in enumerate(rng.permutation(annotated)[:count]):
         rows = slices[slices["scan"] == scan]
-        shape = int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
-        masks = np.stack([rle.decode_stack(rows[organ].tolist(), shape) for organ in contest.ORGANS], axis=-1)
+        masks = scans.masks(rows)
         kind = FAULTS[number % len(FAULTS)]
         try:
             masks = spoil(masks, kind, rng)

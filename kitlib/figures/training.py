@@ -13,14 +13,13 @@ from kitlib.figures.style import INK, WIDTH, canvas, look, organ_legend, overlay
 @look
 def stack(packed: Packed, place: int) -> Figure:
     """Draw the stack of one slice as the network gets it, with the masks on its middle."""
-    images, _ = packed.gather(np.array([place]))
+    images = packed.stack(place)
     depth = packed.spec.depth
     figure, axes = canvas(WIDTH / depth + 0.7, columns=depth)
     numbers = packed.slices["slice"].to_numpy()[packed.stacks[place]]
-    for position, (axis, image, number) in enumerate(zip(axes[0], images[0], numbers, strict=True)):
-        masks = grid_masks(packed, place) if position == depth // 2 else np.zeros((*image.shape, 1), bool)
-        masks = masks if masks.shape[-1] > 1 else np.zeros((*image.shape, len(contest.ORGANS)), bool)
-        overlay(axis, image.astype(float), masks)
+    masks = packed.truth(packed.slices.iloc[[place]])[0]
+    for position, (axis, image, number) in enumerate(zip(axes[0], np.moveaxis(images, -1, 0), numbers, strict=True)):
+        overlay(axis, image, masks if position == depth // 2 else np.zeros_like(masks))
         axis.set_title(f"slice {number}" + (", to outline" if position == depth // 2 else ""))
     organ_legend(figure)
     return figure
@@ -39,11 +38,6 @@ def busiest(slices: pd.DataFrame) -> int:
     """
     areas = np.sort(slices[list(contest.ORGANS)].map(rle.area).to_numpy(), axis=1)
     return int(np.lexsort(areas.T[::-1])[-1])
-
-
-def grid_masks(packed: Packed, place: int) -> np.ndarray:
-    """Unpack the masks of one slice on the grid: (height, width, organs) bool."""
-    return packed.masks[place][..., None] >> np.arange(len(contest.ORGANS)) & 1 == 1
 
 
 @look

@@ -159,7 +159,7 @@ def rows(
     lines = [submission.expected_rows(slices.iloc[:0]).assign(predicted="")]
     for name, probabilities in predict(run_folders, slices, faults=faults, **options):
         with faults.survive(name, "left empty"):
-            lines.append(rescue.encode(groups[name], _masks(name, probabilities, settings, faults)))
+            lines.append(submission.encode(groups[name], _masks(name, probabilities, settings, faults)))
             lines = [pd.concat(lines, ignore_index=True)]
         if after is not None:
             after(lines[0])

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from kitlib import contest, rle, submission
+from kitlib import contest, submission
 from kitlib.data import inputs, scans
 from kitlib.inference.faults import Faults
 
@@ -43,9 +43,8 @@ def read(root: str | os.PathLike, faults: Faults) -> tuple[pd.DataFrame, pd.Data
         slices, problems = pd.DataFrame(columns=scans.COLUMNS), []
         with faults.survive(root / "test", "no slice of it is predicted"):
             slices = scans.read(root, "test", problems)
-        for problem in problems:
-            where, _, fault = problem.partition(": ")
-            faults.meet(where, fault, "this file is left out")
+        for where, what in problems:
+            faults.meet(where, what, "this file is left out")
     sample = _read_sample(root / "sample_submission.csv", slices, faults)
     return _complete(slices, sample, faults), sample
 
@@ -64,7 +63,7 @@ def load(rows: pd.DataFrame, faults: Faults) -> np.ndarray | None:
         MemoryError: when the machine has not enough memory for the scan.
     """
     name = rows["scan"].iloc[0]
-    shape = common_size(rows)
+    shape = scans.common_size(rows)
     _check_memory(name, (len(rows), *shape))
     scan, whole = np.empty((len(rows), *shape), np.uint16), np.zeros(len(rows), bool)
     for place, (path, height, width) in enumerate(zip(rows["path"], rows["height"], rows["width"], strict=True)):
@@ -108,30 +107,6 @@ def fill(scan: np.ndarray, whole: np.ndarray) -> np.ndarray:
         share = (place - first) / (last - first)
         scan[place] = np.rint((1 - share) * scan[first] + share * scan[last])
     return scan
-
-
-def encode(rows: pd.DataFrame, masks: np.ndarray) -> pd.DataFrame:
-    """Write the masks of one scan as submission.encode does; slices of another size get theirs stretched to it.
-
-    Args:
-        rows: the scan's rows of the table of slices.
-        masks: (D, H, W, organs) bool.
-    """
-    lines = submission.encode(rows, masks)
-    odd = (rows[["height", "width"]] != list(masks.shape[1:3])).any(axis=1).to_numpy()
-    for place in np.flatnonzero(odd):
-        size = int(rows["width"].iloc[place]), int(rows["height"].iloc[place])
-        for channel in range(masks.shape[-1]):
-            own = cv2.resize(masks[place, ..., channel].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-            lines.loc[place * masks.shape[-1] + channel, "predicted"] = rle.encode(own.astype(bool))
-    return lines
-
-
-def common_size(rows: pd.DataFrame) -> tuple[int, int]:
-    """Find the height and width that most slices of a scan have; of several, the first in the table."""
-    sizes = list(zip(rows["height"], rows["width"], strict=True))
-    height, width = max(dict.fromkeys(sizes), key=sizes.count)
-    return int(height), int(width)
 
 
 def memory_left(root: str | os.PathLike = "/") -> int | None:
@@ -226,7 +201,7 @@ def _complete(slices: pd.DataFrame, sample: pd.DataFrame, faults: Faults) -> pd.
         faults.meet(scan, text, remedy)
         for name in names if len(rows) else ():
             parts = contest.parse_id(name)
-            size = (*common_size(rows), rows["spacing_mm"].iloc[0])
+            size = (*scans.common_size(rows), rows["spacing_mm"].iloc[0])
             lines.append((name, parts.case, parts.day, parts.slice, "", *size, scan))
     if not lines:
         return slices

@@ -17,11 +17,6 @@ from kitlib.scoring import borders
 AREAS = ["both", "truth", "predicted"]
 
 
-def truth_of(packed: Packed, slices: pd.DataFrame) -> np.ndarray:
-    """Unpack the masks of some slices: (rows, height, width, organs) bool."""
-    return packed.masks[packed.places(slices)][..., None] >> np.arange(len(contest.ORGANS)) & 1 == 1
-
-
 def perfect_masks(truth: np.ndarray, rise: float = 0.001) -> pd.DataFrame:
     """What both accuracies say of the true masks, and of the same masks with one channel's background raised a little.
 
@@ -80,7 +75,7 @@ def _background(one: runs.Run, packed: Packed) -> dict[str, float]:
     total, first, count = np.zeros(len(contest.ORGANS)), 0, 0
     for scan in one.scans:
         rows = packed.slices[packed.slices["scan"] == scan]
-        outside = one.probabilities(scan)[packed.masks[packed.places(rows)] == 0]
+        outside = one.probabilities(scan)[~packed.truth(rows).any(axis=-1)]
         total += outside.sum(axis=0, dtype=float)
         first += (outside[:, 0] > outside[:, 1:].max(axis=1)).sum()
         count += len(outside)
@@ -110,7 +105,7 @@ def areas(members: Iterable[runs.Run], packed: Packed, threshold: float = 0.5) -
     for one in members:
         for scan in one.scans:
             rows = packed.slices[packed.slices["scan"] == scan]
-            truth, predicted = truth_of(packed, rows), one.probabilities(scan) >= threshold
+            truth, predicted = packed.truth(rows), one.probabilities(scan) >= threshold
             counts = [part.sum(axis=(1, 2)) for part in (truth & predicted, truth, predicted)]
             for channel, organ in enumerate(contest.ORGANS):
                 columns = dict(zip(AREAS, (part[:, channel] for part in counts), strict=True))

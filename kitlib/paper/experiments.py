@@ -17,11 +17,12 @@ import pandas as pd
 from scipy import stats
 
 from kitlib import runs, training
-from kitlib.data import folds, pipeline
+from kitlib.data import pipeline
 from kitlib.layers import losses, monitors
 from kitlib.models.unet import NO_ATTENTION, build_unet
 from kitlib.training import recipes
 from kitlib.training.budget import Budget
+from kitlib.training.jobs import fold_table
 
 BASE = "BCE + 0.5 Dice"
 FIRST = "the paper's first course"
@@ -335,7 +336,7 @@ def cross(
         count: folds, dealt once into the folder.
         deadline, after: as for `run`; folds that do not fit are left for the next call.
     """
-    table = folds.fold_table(slices, Path(folder) / "folds.csv", count)
+    table = fold_table(slices, Path(folder) / "folds.csv", count)
     base = tasks(folder, [TRIALS[BASE]], [0], packed, **course)[0]
     jobs = [
         base | {"trial": f"fold {fold}", "folder": Path(folder) / f"fold{fold}", "held_out": table == fold}

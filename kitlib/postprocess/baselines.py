@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import contest, rle, submission
+from kitlib import contest, submission
 from kitlib.data import inputs, scans
-from kitlib.inference import rescue
 from kitlib.postprocess import cleaning
 from kitlib.scoring import metric
 
@@ -44,8 +43,8 @@ def atlas(train: pd.DataFrame, test: pd.DataFrame, threshold: float | None = Non
     settings = cleaning.Settings(threshold=(threshold,) * len(contest.ORGANS))
     lines = []
     for _, rows in test.groupby("scan", sort=False):
-        full = inputs.restore(mean[_bins(len(rows))], rescue.common_size(rows))
-        lines.append(rescue.encode(rows, cleaning.masks(full, settings)))
+        full = inputs.restore(mean[_bins(len(rows))], scans.common_size(rows))
+        lines.append(submission.encode(rows, cleaning.masks(full, settings)))
     return pd.concat(lines, ignore_index=True)
 
 
@@ -86,10 +85,10 @@ def earlier_day(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
         before = train[(train["case"] == case) & (train["day"] < day)]
         if len(before):
             last = before[before["day"] == before["day"].max()]
-            masks = np.stack([_decode(last, organ) for organ in contest.ORGANS], axis=-1)
+            masks = scans.masks(last)
             nearest = (np.arange(len(rows)) + 0.5) / len(rows) * len(last)
-            moved = inputs.restore(masks[nearest.astype(int)].astype(np.float32), rescue.common_size(rows))
-            lines.append(rescue.encode(rows, moved >= 0.5))
+            moved = inputs.restore(masks[nearest.astype(int)].astype(np.float32), scans.common_size(rows))
+            lines.append(submission.encode(rows, moved >= 0.5))
     return pd.concat(lines, ignore_index=True) if lines else empty(test.iloc[:0])
 
 
@@ -110,7 +109,8 @@ def table(root: Path, path: Path) -> pd.DataFrame:
     train, test = scans.read(root), scans.read(root, "test")
     problems = submission.check(path, test, submission.read(root / "sample_submission.csv"))
     if problems:
-        raise ValueError(f"{path} is not a valid submission:\n  " + "\n  ".join(problems))
+        lines = "\n  ".join(f"{where}: {what}" for where, what in problems)
+        raise ValueError(f"{path} is not a valid submission:\n  {lines}")
     sizes = test.groupby("scan")[["height", "width"]].transform("nunique")
     test = test[(sizes == 1).all(axis=1)]
     truth = pd.read_csv(root / "truth.csv", dtype=str, keep_default_na=False)
@@ -146,11 +146,7 @@ def _maps(slices: pd.DataFrame) -> dict[str, np.ndarray]:
 
 def _grid_masks(rows: pd.DataFrame) -> np.ndarray:
     """Decode the masks of a scan on the grid: (D, height, width, organs) bool."""
-    return np.stack([inputs.prepare_masks(_decode(rows, organ), GRID) for organ in contest.ORGANS], axis=-1)
-
-
-def _decode(rows: pd.DataFrame, organ: str) -> np.ndarray:
-    return rle.decode_stack(rows[organ].tolist(), (rows["height"].iloc[0], rows["width"].iloc[0]))
+    return inputs.prepare_masks(scans.masks(rows), GRID)
 
 
 def _places(depth: int) -> np.ndarray:

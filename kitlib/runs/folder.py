@@ -116,31 +116,6 @@ def compare(root: str | os.PathLike) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index("run") if lines else pd.DataFrame()
 
 
-def attached(roots: Sequence[str | os.PathLike], marker: str = "run.json") -> list[Path]:
-    """Find the folders that hold a marker among a notebook's inputs (`scans.KAGGLE_INPUT`), however deep Kaggle mounts.
-
-    Folders of pictures are never entered: those named "scans", "oof", and everything in a competition.
-    """
-    found = []
-
-    def look(folder: Path, depth: int) -> None:
-        with os.scandir(folder) as entries:
-            entries = sorted(entries, key=lambda entry: entry.name)
-        names = {entry.name for entry in entries}
-        if marker in names:
-            found.append(folder)
-        if "train.csv" in names or "sample_submission.csv" in names or not depth:
-            return
-        for entry in entries:
-            if entry.is_dir() and entry.name not in ("scans", "oof", "checkpoint"):
-                look(Path(entry.path), depth - 1)
-
-    for root in map(Path, roots):
-        if root.is_dir():
-            look(root, 8)
-    return found
-
-
 def write_history(folder: str | os.PathLike, rows: Sequence[dict]) -> None:
     """Bring history.csv to these rows: add what is missing, or mend what a killed process left, whole or not at all.
 

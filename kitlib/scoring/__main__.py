@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kitlib import contest, submission
+from kitlib import contest, files, submission
 from kitlib.data import scans
 from kitlib.scoring import borders, conventions, metric
 
@@ -23,13 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{options.sizes} has no column spacing_mm, which --millimetres needs: add it, give the folder with "
                 "--data instead, or leave --millimetres out"
             )
-        faults = [fault for fault in submission.check(options.submission, slices) if "out of order" not in fault]
-        if faults:
-            print(
-                "\n".join(
-                    fault if options.submission in fault else f"{options.submission}: {fault}" for fault in faults
-                )
-            )
+        problems = submission.check(options.submission, slices, any_order=True)
+        if problems:
+            print("\n".join(f"{where}: {what}" for where, what in problems))
             return 1
         prediction = submission.read(options.submission)
         scores = metric.scores(truth, prediction, slices, progress=not options.quiet)
@@ -63,7 +59,7 @@ def read_truth(path: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: names the file and what it lacks.
     """
-    table = submission.read_text(path, ["id", "class", "segmentation"])
+    table = files.read_csv(path, ["id", "class", "segmentation"])
     table = table.rename(columns={"predicted": "segmentation"})
     absent = {"id", "class", "segmentation"} - set(table.columns)
     if absent:
@@ -111,7 +107,7 @@ def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path
 
 def _read_sizes(path: str | Path) -> pd.DataFrame:
     """Read a table of sizes, whose numbers must be some."""
-    known = submission.read_text(path, ["id", "height", "width"])
+    known = files.read_csv(path, ["id", "height", "width"])
     absent = {"id", "height", "width"} - set(known.columns)
     if absent:
         raise ValueError(f"{path} has no column {', '.join(sorted(absent))}; it has {list(known.columns)}")

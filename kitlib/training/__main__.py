@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from kitlib import inference, postprocess, runs, submission
-from kitlib.data import inputs, scans
+from kitlib.data import folds, inputs, scans
 from kitlib.models.unet import NO_ATTENTION
 from kitlib.training import devices as machine
 from kitlib.training import fit, recipes
@@ -91,15 +91,16 @@ def _submit(run: runs.Run, check: pd.DataFrame, path: Path) -> None:
         for name, probabilities in inference.predict([run.folder], check)
     ]
     submission.write(path, pd.concat(lines), submission.expected_rows(check))
-    print(f"{path}: {'; '.join(submission.check(path, check)) or 'no problems'}")
+    problems = [f"{where}: {what}" for where, what in submission.check(path, check)]
+    print("\n".join(problems) or f"{path}: no problems")
 
 
 def _held_out(slices: pd.DataFrame, named: str | None) -> pd.Series:
     """Mark the slices to hold out: of a scan, all days of its case, since days of one case look alike."""
     if not named:
-        return scans.folds(slices) == 0
+        return folds.by_case(slices) == 0
     if named == "later-days":
-        return scans.later_days(slices)
+        return folds.later_days(slices)
     if named not in set(slices["scan"]):
         listed = ", ".join(sorted(slices["scan"].unique())[:8])
         raise ValueError(f"no scan {named} among {listed}, ...; the other choice is later-days")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import contest, inference, postprocess, runs
+from kitlib import inference, postprocess, runs
 from kitlib import submission as rows_of
 from kitlib.data import inputs, scans
 from kitlib.data.pipeline import Packed
@@ -70,8 +70,7 @@ class Judge:
             monitor.reset_state()
         total, kept = 0.0, {}
         for name, rows, probabilities in self._predictions():
-            bits = self.packed.masks[self.packed.places(rows)]
-            truth = (bits[..., None] >> np.arange(len(contest.ORGANS), dtype=np.uint8)) & 1
+            truth = self.packed.truth(rows)
             total += len(rows) * float(self.loss(truth, probabilities))
             for monitor in self.monitors.values():
                 monitor.update_state(truth, probabilities)
@@ -115,7 +114,7 @@ class Judge:
     def _predictions(self):
         """Predict scan after scan: name, rows and probabilities on the grid."""
         for name, rows in self.check.groupby("scan", sort=False):
-            prepared = self.packed.images[self.packed.places(rows)]
+            prepared = self.packed.images[self.packed.rows(rows)]
             yield name, rows, inference.predict_scan(self.network, prepared, rows, self.packed.spec, self.batch_size)
 
     def _score(self, kept: dict[str, np.ndarray]) -> dict[str, float]:

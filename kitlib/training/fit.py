@@ -15,7 +15,7 @@ import keras
 import pandas as pd
 
 from kitlib import contest, runs, session
-from kitlib.data import folds, inputs, pipeline, scans
+from kitlib.data import folds, inputs, pipeline
 from kitlib.layers import losses, monitors
 from kitlib.models.unet import build_unet
 from kitlib.training import closing, locks, resume, schedules, trackers
@@ -52,7 +52,6 @@ def fit_fold(
     average_last: int = 0,
     leave_out: tuple[str, ...] = contest.SUSPECT_SCANS,
     empty_share: float = 1.0,
-    foreground_share: float | None = None,
     packed: pipeline.Packed | None = None,
     seed: int = 0,
     deterministic: bool = False,
@@ -71,8 +70,8 @@ def fit_fold(
     Args:
         slices: table of slices, as scans.read gives it for "train".
         folder: the run folder to write or to go on with.
-        held_out: True for the rows to validate on; whole cases (`scans.folds(slices) == k`) or
-            `scans.later_days(slices)`.
+        held_out: True for the rows to validate on; whole cases (`folds.by_case(slices) == k`) or
+            `folds.later_days(slices)`.
         spec: what the network sees.
         network: called with the input shape and `network_options`.
         network_options: keyword arguments of the network.
@@ -95,7 +94,6 @@ def fit_fold(
         average_last: the mean of the weights after so many last epochs competes with the best epoch; 0 is none.
         leave_out: scans not to train on, the hosts' suspects unless told otherwise; they stay in the validation.
         empty_share: share of the slices without a mask to learn from; 1 is all, 0 leaves annotated slices alone.
-        foreground_share: draw slices so that this share of the samples has a mask; None takes each once per epoch.
         packed: scans that were packed before, to be shared between folds; None packs them here.
         seed: of weights, order and augmentation; an integer.
         deterministic: the same bits on every run, on one kind of machine; slower on a GPU.
@@ -129,10 +127,14 @@ def fit_fold(
         raise ValueError(f"seed {seed!r} is no integer") from None
     if elastic not in ("device", "cpu"):
         raise ValueError(f"elastic {elastic!r} is neither 'device' nor 'cpu'")
+    if elastic == "cpu" and keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"keras.ops cannot run inside tf.data on the {keras.backend.backend()} backend of Keras; "
+            "augment in the training step instead (elastic='device'), or set KERAS_BACKEND=tensorflow"
+        )
     if devices and batch_size % max(len(devices.shared), 1):
         raise ValueError(f"batch_size {batch_size} does not divide by {len(devices.shared)}, the devices that share it")
-    learn, check = folds.sides(slices, held_out, leave_out)
-    learn = folds.thinned(learn, empty_share, seed)
+    learn, check = folds.split(slices, held_out, leave_out, empty_share, seed)
     watched = trackers.callbacks(track, folder)
     record = resume.describe(
         learn,
@@ -156,18 +158,17 @@ def fit_fold(
         average=average,
         average_last=average_last,
         empty_share=empty_share,
-        foreground_share=foreground_share,
         leave_out=list(leave_out),
         seed=seed,
         deterministic=deterministic,
     )
-    steps, chances = pipeline.steps(learn, batch_size), folds.chances(learn, foreground_share)
+    steps = pipeline.steps(learn, batch_size)
     rate = schedules.rate(learning_rate, schedule, steps, epochs, warmup_epochs)
     strategy = devices.strategy() if devices else None
     with machine.scope(strategy):
         adam = schedules.optimizer(optimizer, rate, weight_decay, average)
     with contextlib.nullcontext() if runs.finished(folder) else locks.hold(folder):
-        run = resume.begin(folder, record, (scans.KAGGLE_INPUT,) if session.on_kaggle() else ())
+        run = resume.begin(folder, record, (contest.KAGGLE_INPUT,) if session.on_kaggle() else ())
         if run.state == "finished":
             return run
         packed = packed or pipeline.pack(slices, spec)
@@ -196,7 +197,6 @@ def fit_fold(
                 seed=seed,
                 first_epoch=first,
                 augment=augment if elastic == "cpu" else None,
-                chances=chances,
             )
             callbacks = [end, EpochLog(epochs, steps, first), *watched]
             model.fit(
@@ -247,8 +247,8 @@ def cross_validate(
     folder, spec = Path(folder), spec or inputs.InputSpec()
     budget = Budget(time_limit, deadline)
     if session.on_kaggle():
-        folds.adopt_table(slices, folder / "folds.csv", count, runs.attached([scans.KAGGLE_INPUT], "folds.csv"))
-    table = folds.fold_table(slices, folder / "folds.csv", count)
+        workers.adopt_table(slices, folder / "folds.csv", count, contest.attached("folds.csv"))
+    table = workers.fold_table(slices, folder / "folds.csv", count)
     places = [folder / f"fold{fold}" for fold in range(count)]
     jobs = [{"folder": place, "held_out": table == fold, "spec": spec} | options for fold, place in enumerate(places)]
     if at_once > 1:

@@ -13,7 +13,8 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from kitlib.data import pipeline
+from kitlib import runs
+from kitlib.data import folds, pipeline
 from kitlib.training import devices as machine
 from kitlib.training import locks
 from kitlib.training.budget import Budget
@@ -165,3 +166,36 @@ def _keras(value):
     if isinstance(value, list):
         return [_keras(one) for one in value]
     return keras.saving.deserialize_keras_object(value) if isinstance(value, dict) and "config" in value else value
+
+
+def fold_table(slices: pd.DataFrame, path: Path, count: int) -> pd.Series:
+    """Read the table of folds of a run, or deal the cases and keep it: a run that goes on must not deal again.
+
+    Raises:
+        ValueError: when the table on disk has another number of folds or lacks a case.
+    """
+    if not path.is_file():
+        dealt = slices[["case"]].assign(fold=folds.by_case(slices, count)).drop_duplicates()
+        runs.write_text(path, dealt.to_csv(index=False))
+    kept = pd.read_csv(path, encoding="utf-8").set_index("case")["fold"]
+    missing = set(slices["case"]) - set(kept.index)
+    if missing or kept.nunique() != count:
+        raise ValueError(
+            f"{path} deals {kept.nunique()} folds and lacks cases {sorted(missing)}; choose another folder"
+        )
+    return slices["case"].map(kept)
+
+
+def adopt_table(slices: pd.DataFrame, path: Path, count: int, folders: Sequence[Path]) -> None:
+    """Copy the table of folds of an earlier run, where there is none yet and one of these folders fits the cases."""
+    for folder in folders:
+        if path.is_file():
+            return
+        try:
+            table = pd.read_csv(folder / "folds.csv", encoding="utf-8")
+            fits = set(table["case"]) == set(slices["case"]) and table["fold"].nunique() == count
+        except (ValueError, KeyError):  # somebody else's folds.csv
+            continue
+        if fits:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / "folds.csv", path)

@@ -110,7 +110,7 @@ def _copy(earlier: Path, folder: Path) -> None:
 def _furthest(inputs: tuple[str, ...], record: dict) -> runs.Run | None:
     """Find the attached run of this record with the most epochs; without one, say what is nearest and what it lacks."""
     best, most, nearest, lacks = None, 0, None, []
-    for place in runs.attached(inputs):
+    for place in contest.attached("run.json", inputs):
         try:
             one = runs.read(place)
             apart, epochs = differences(one.record, record), _epochs(one)

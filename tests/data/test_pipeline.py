@@ -38,7 +38,9 @@ def test_bits_are_the_masks_of_the_organs(packed, slices):
         row = slices.iloc[place]
         for bit, organ in enumerate(contest.ORGANS):
             mask = rle.decode(row[organ], (row["height"], row["width"]))
-            np.testing.assert_array_equal(packed.masks[place] >> bit & 1, inputs.prepare_masks(mask[None], SPEC)[0])
+            np.testing.assert_array_equal(
+                packed.truth(slices.iloc[[place]])[0, ..., bit], inputs.prepare_masks(mask[None], SPEC)[0]
+            )
 
 
 def test_training_batch_holds_stacks_and_the_masks_of_their_middles(packed, slices):
@@ -83,24 +85,6 @@ def test_order_and_seeds_depend_on_run_seed_epoch_and_row_alone(packed, slices):
     assert (whole[0]["seed"] != other[0]["seed"]).any()
 
 
-def test_chances_give_the_share_asked_for_each_time_with_another_seed(packed, slices):
-    filled = (scans.organ_count(slices) > 0).to_numpy()
-    chances = np.where(filled, 0.8 / filled.sum(), 0.2 / (~filled).sum())
-    steps = pipeline.steps(slices, 4)
-    drawn = take(pipeline.dataset(slices, SPEC, 4, True, packed=packed, seed=3, chances=chances), 5 * steps)
-    share = np.mean([masks.any() for batch in drawn for masks in batch["masks"]])
-    visible = np.mean(packed.masks[filled].any(axis=(1, 2)))
-    assert share == pytest.approx(0.8 * visible, abs=0.06)
-    seeds = np.concatenate([batch["seed"] for batch in drawn])
-    assert len(np.unique(seeds)) == len(seeds)
-    resumed = take(
-        pipeline.dataset(slices, SPEC, 4, True, packed=packed, seed=3, chances=chances, first_epoch=2), steps
-    )
-    for one, again in zip(drawn[2 * steps : 3 * steps], resumed, strict=True):
-        np.testing.assert_array_equal(one["images"], again["images"])
-        np.testing.assert_array_equal(one["seed"], again["seed"])
-
-
 def test_augmentation_in_the_batches_is_that_of_the_training_step(packed, slices):
     layer = Augment()
     plain = take(pipeline.dataset(slices, SPEC, 4, True, packed=packed), 2)
@@ -109,12 +93,6 @@ def test_augmentation_in_the_batches_is_that_of_the_training_step(packed, slices
         images, masks = layer(before["images"], before["masks"], before["seed"], training=True)
         np.testing.assert_allclose(after["images"], images, atol=1e-4)
         np.testing.assert_array_equal(after["masks"], masks)
-
-
-def test_augmentation_in_the_batches_needs_tensorflow(packed, slices, monkeypatch):
-    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
-    with pytest.raises(RuntimeError, match="jax backend"):
-        pipeline.dataset(slices, SPEC, 4, True, packed=packed, augment=Augment())
 
 
 def test_validation_shows_each_slice_once_and_fills_up_with_weight_zero(packed, slices):

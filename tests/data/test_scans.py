@@ -18,14 +18,6 @@ def some_scan(root):
     return sorted((root / "train").glob("case*/*/scans"))[0]
 
 
-def table(cases, per_case=6, seed=0):
-    """A made-up table of slices: one day per case, organs drawn at random."""
-    rng = np.random.default_rng(seed)
-    case = np.repeat(np.arange(cases), per_case)
-    organs = {organ: np.where(rng.random(case.size) > 0.5, "1 1", "") for organ in contest.ORGANS}
-    return pd.DataFrame({"case": case, "day": 0, "scan": [f"case{number}_day0" for number in case], **organs})
-
-
 def test_table_has_a_row_per_image(competition, slices):
     assert sorted(slices["path"]) == sorted(map(str, (competition / "train").rglob("*.png")))
     assert list(slices.columns) == [*scans.COLUMNS, *contest.ORGANS]
@@ -161,7 +153,7 @@ def test_root_is_found_in_data_here_or_above(competition, tmp_path, monkeypatch)
     for here in (tmp_path, tmp_path / "notebooks"):
         monkeypatch.chdir(here)
         assert scans.find_root().resolve() == (tmp_path / "data/phantom").resolve()
-    real = tmp_path / "data" / scans.SLUG
+    real = tmp_path / "data" / contest.SLUG
     real.mkdir()
     (real / "sample_submission.csv").write_text("id,class,predicted\n", encoding="utf-8")
     assert scans.find_root().resolve() == real.resolve()
@@ -171,11 +163,11 @@ def test_root_is_found_in_data_here_or_above(competition, tmp_path, monkeypatch)
 
 def test_error_lists_every_place_that_was_looked_at(tmp_path, monkeypatch):
     monkeypatch.delenv("KITLIB_DATA", raising=False)
-    monkeypatch.setattr(scans, "_LOCAL", (scans.Path("nowhere"),))
+    monkeypatch.setattr(scans, "_LOCAL", ("nowhere",))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         scans.find_root()
-    for place in (f"/kaggle/input/{scans.SLUG}", f"/kaggle/input/competitions/{scans.SLUG}", f"{tmp_path}/nowhere"):
+    for place in (f"/kaggle/input/{contest.SLUG}", f"/kaggle/input/competitions/{contest.SLUG}", f"{tmp_path}/nowhere"):
         assert place in str(error.value)
 
 
@@ -205,25 +197,3 @@ def test_bad_stacks_are_refused():
         scans.stacks(slices, stride=0)
     with pytest.raises(ValueError, match="do not lie together"):
         scans.stacks(slices)
-
-
-def test_folds_keep_cases_together_and_organs_even():
-    slices = table(20, per_case=30)
-    fold = scans.folds(slices)
-    assert (fold.groupby(slices["case"]).nunique() == 1).all()
-    assert set(fold) == set(range(5))
-    shares = pd.crosstab(fold, scans.organ_count(slices), normalize="index")
-    assert shares.std().max() < 0.05
-
-
-def test_fewer_cases_than_folds_is_an_error_that_names_both():
-    with pytest.raises(ValueError, match="4 cases cannot fill 5 folds"):
-        scans.folds(table(4))
-
-
-def test_later_days_hold_out_whole_cases_and_last_days():
-    days = {1: [0], 2: [0, 5], 3: [0, 5, 9], 4: [0, 2, 4, 6, 8, 9], 5: [3, 7]}
-    slices = pd.DataFrame([(case, day) for case, some in days.items() for day in some for _ in range(3)])
-    slices.columns = ["case", "day"]
-    held = slices[scans.later_days(slices)].drop_duplicates().groupby("case")["day"].apply(list).to_dict()
-    assert held == {2: [5], 3: [0, 5, 9], 4: [8, 9], 5: [7]}

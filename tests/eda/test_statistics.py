@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from kitlib.contest import ORGANS, parse_id
-from kitlib.data import scans
+from kitlib.data import folds, scans
 from kitlib.eda import annotators, areas, published, statistics
 from kitlib.eda.statistics import PAIRS
 from tests.eda.test_areas import by_decoding, real_masks
@@ -160,7 +160,7 @@ def test_fold_counts_find_a_case_in_two_folds(small):
 
 def test_fold_counts_sum_up_to_the_table(small):
     small = pd.concat([small, small.assign(case=3), small.assign(case=4)], ignore_index=True)
-    table = statistics.fold_counts(small, scans.folds(small, 2))
+    table = statistics.fold_counts(small, folds.by_case(small, 2))
     organs = statistics.organs_per_slice(small).groupby("organs")["slices"].sum()
     assert table["shared cases"].tolist() == [0, 0]
     assert table[["0 organs", "1 organ", "2 organs", "3 organs"]].sum().tolist() == organs.tolist()

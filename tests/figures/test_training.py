@@ -32,13 +32,6 @@ def test_the_busiest_slice_is_the_one_whose_smallest_organ_is_largest():
     assert training.busiest(table.iloc[:3].assign(large_bowel="", small_bowel="")) == 1
 
 
-def test_unpacked_masks_are_the_bits(packed):
-    place = int(packed.masks.reshape(len(packed.masks), -1).sum(axis=1).argmax())
-    masks = training.grid_masks(packed, place)
-    assert masks.dtype == bool
-    np.testing.assert_array_equal((masks << np.arange(3)).sum(axis=-1), packed.masks[place])
-
-
 def test_history_draws_both_sides_of_each_measure():
     table = pd.DataFrame({"epoch": [1, 2], "loss": [1, 0.5], "dice": [0, 0.5], "iou": [0, 0.4]})
     table = table.join(table[["loss", "dice", "iou"]].add_prefix("val_"))

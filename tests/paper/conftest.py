@@ -8,7 +8,7 @@ import pytest
 
 from kitlib import runs
 from kitlib.data import inputs, pipeline
-from kitlib.paper import evidence, experiments
+from kitlib.paper import experiments
 
 SPEC = inputs.InputSpec(32, 32)
 COLUMNS = ["loss", "dice", "iou", "val_loss", "val_dice", "val_iou", "val_paper_accuracy", "val_binary_accuracy"]
@@ -28,7 +28,7 @@ def make(folder, packed, seed=0, dice=(0.2, 0.5, 0.4), probabilities=None):
     (folder / "score.json").write_text(json.dumps({"score": 0.5, "dice": max(dice)}), encoding="utf-8")
     runs.write_record(folder, {"parameters": {"seed": seed}, "input_spec": json.loads(SPEC.to_json())})
     for scan, rows in packed.slices.groupby("scan"):
-        truth = evidence.truth_of(packed, rows).astype(np.float32)
+        truth = packed.truth(rows).astype(np.float32)
         runs.write_probabilities(folder, scan, truth if probabilities is None else probabilities(truth))
     return runs.read(folder)
 

@@ -10,7 +10,7 @@ from kitlib.paper import evidence
 
 
 def test_a_thousandth_on_the_background_ruins_the_accuracy_of_perfect_masks(packed):
-    table = evidence.perfect_masks(evidence.truth_of(packed, packed.slices))
+    table = evidence.perfect_masks(packed.truth(packed.slices))
     assert table.iloc[0].tolist() == [1.0, 1.0]
     assert table.loc[table.index.str.startswith("stomach"), "accuracy"].item() < 0.2
     assert table.loc[table.index.str.startswith("large_bowel"), "accuracy"].item() == 1.0

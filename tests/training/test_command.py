@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from kitlib import training
-from kitlib.data import scans
+from kitlib.data import folds
 from kitlib.training import __main__ as command
 from kitlib.training import devices
 
@@ -29,16 +29,16 @@ def asked(monkeypatch):
 
 
 def test_held_out_is_a_case_the_later_days_or_a_fold(competition, slices, asked, monkeypatch):
-    monkeypatch.setattr(scans, "folds", lambda slices: slices["case"] % 3)
+    monkeypatch.setattr(folds, "by_case", lambda slices: slices["case"] % 3)
     for named, expected in {
         slices["scan"].iloc[0]: slices["case"] == slices["case"].iloc[0],
-        "later-days": scans.later_days(slices),
+        "later-days": folds.later_days(slices),
         None: slices["case"] % 3 == 0,
     }.items():
         choice = ["--held-out", named] if named else []
         command.main([str(competition), *choice, "--no-figures"])
         pd.testing.assert_series_equal(asked["held_out"], expected, check_names=False)
-    assert scans.later_days(slices).groupby(slices["case"]).any().mean() > 0.5
+    assert folds.later_days(slices).groupby(slices["case"]).any().mean() > 0.5
 
 
 def test_unknown_scan_is_explained_with_the_choices(competition, asked):

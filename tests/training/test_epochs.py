@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from kitlib import inference, runs, training
-from kitlib.data import pipeline, scans
+from kitlib.data import folds, pipeline, scans
 from kitlib.data.inputs import InputSpec
 from kitlib.models import unet
 from kitlib.training import budget, checkpoints, epochs, evaluate
@@ -322,7 +322,7 @@ def test_pixels_and_masks_of_held_out_scans_never_reach_what_is_learned_from(sli
         spoiled.loc[row.Index, ["path", *training.contest.ORGANS]] = [str(path), "1 5", "", "7 9"]
     sets = []
     for table in (slices, spoiled):
-        learn, _ = training.splits.sides(table, held_out)
+        learn, _ = folds.split(table, held_out)
         assert not set(learn["case"]) & set(table.loc[held_out, "case"])
         packed = pipeline.pack(table, spec)
         batches = pipeline.dataset(learn, spec, 4, True, packed=packed).take(pipeline.steps(learn, 4))

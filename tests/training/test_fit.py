@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import contest, inference, postprocess, runs, submission, training
-from kitlib.data import folds as splits
+from kitlib import inference, postprocess, runs, submission, training
 from kitlib.data import inputs, pipeline, scans
 from kitlib.layers import augment, losses, monitors
 from kitlib.models import unet
@@ -52,7 +51,7 @@ def test_out_of_fold_probabilities_are_those_of_the_saved_network(run, slices, p
     network = inference.load(run.folder)
     name = run.scans[0]
     rows = slices[slices["scan"] == name]
-    prepared = packed.images[packed.places(rows)]
+    prepared = packed.images[packed.rows(rows)]
     again = inference.predict_scan(network, prepared, rows, SPEC, 4)
     np.testing.assert_allclose(run.probabilities(name), again, atol=0.5 / 255 + 1e-4)
 
@@ -145,26 +144,8 @@ def test_augmentation_runs_in_training_only(slices, packed):
     assert keras.ops.any(moved != batch["masks"])
 
 
-def test_suspects_are_left_out_of_learning_but_not_of_checking(slices):
-    spoiled = slices.assign(scan=slices["scan"].replace(slices["scan"].iloc[-1], contest.SUSPECT_SCANS[0]))
-    held_out = spoiled["case"] == spoiled["case"].iloc[0]
-    learn, _ = splits.sides(spoiled, held_out, contest.SUSPECT_SCANS)
-    assert contest.SUSPECT_SCANS[0] not in set(learn["scan"])
-    _, check = splits.sides(spoiled, ~held_out, contest.SUSPECT_SCANS)
-    assert contest.SUSPECT_SCANS[0] in set(check["scan"])
-
-
-def test_share_of_empty_slices_is_thinned_alike_for_a_seed(slices):
-    empty = scans.organ_count(slices) == 0
-    assert len(splits.thinned(slices, 1.0, 0)) == len(slices)
-    assert splits.thinned(slices, 0.0, 0)["id"].equals(slices.loc[~empty, "id"])
-    some = splits.thinned(slices, 0.5, 0)
-    assert (~empty).sum() < len(some) < len(slices)
-    assert some.equals(splits.thinned(slices, 0.5, 0))
-
-
 def test_a_scan_on_both_sides_is_refused(slices, tmp_path):
-    with pytest.raises(ValueError, match="both learned from and held out"):
+    with pytest.raises(ValueError, match="in the training and in the validation set"):
         training.fit_fold(slices, tmp_path, held_out=slices["slice"] == 1, **OPTIONS)
 
 

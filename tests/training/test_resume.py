@@ -5,11 +5,11 @@ import types
 
 import pytest
 
-from kitlib import runs, training
+from kitlib import contest, runs, training
 from kitlib.data import folds
 from kitlib.data.inputs import InputSpec
 from kitlib.models import unet
-from kitlib.training import budget, checkpoints, resume, trackers
+from kitlib.training import budget, checkpoints, jobs, resume, trackers
 
 
 def describe(slices, held_out, **changes):
@@ -20,7 +20,7 @@ def describe(slices, held_out, **changes):
         "epochs": 3,
     }
     options["loss"].get_config = lambda: {"name": "bce", "smooth": 1.0}
-    learn, check = folds.sides(slices, held_out)
+    learn, check = folds.split(slices, held_out)
     return resume.describe(learn, check, InputSpec(32, 32), augment=None, **options | changes)
 
 
@@ -86,7 +86,7 @@ def test_attached_run_with_a_checkpoint_is_gone_on_with_whatever_lies_beside_it(
     for name, text in (("c", "[1, 2]"), ("d", "no json"), ("e", '{"parameters": 1, "folds": [3]}')):
         runs.write_text(tmp_path / "input" / name / "run.json", text)
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
-    monkeypatch.setattr("kitlib.data.scans.KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr("kitlib.contest.KAGGLE_INPUT", tmp_path / "input")
     run = training.fit_fold(slices, tmp_path / "working/run", **options)
     assert f"going on with {place}" in capsys.readouterr().out
     assert run.state == "finished"
@@ -139,11 +139,11 @@ def test_competitions_and_pictures_are_not_searched_for_runs(tmp_path):
     (tmp_path / "competitions/uw-madison/train.csv").write_text("id,class,segmentation\n", encoding="utf-8")
     runs.write_record(tmp_path / "a/scans/run", {})
     runs.write_record(tmp_path / "a/b/run", {})
-    assert runs.attached([tmp_path, tmp_path / "nothing"]) == [tmp_path / "a/b/run"]
+    assert contest.attached("run.json", [tmp_path, tmp_path / "nothing"]) == [tmp_path / "a/b/run"]
 
 
 def test_attached_table_of_folds_is_kept(slices, tmp_path):
-    dealt = folds.fold_table(slices, tmp_path / "old/folds.csv", 2)
+    dealt = jobs.fold_table(slices, tmp_path / "old/folds.csv", 2)
     turned = (
         (tmp_path / "old/folds.csv")
         .read_text(encoding="utf-8")
@@ -156,19 +156,8 @@ def test_attached_table_of_folds_is_kept(slices, tmp_path):
     (tmp_path / "strange/folds.csv").write_text("case,fold\n999,0\n998,1\n", encoding="utf-8")
     runs.write_text(tmp_path / "another/folds.csv", "patient,part\n1,2\n")
     runs.write_text(tmp_path / "empty/folds.csv", "")
-    folds.adopt_table(slices, tmp_path / "new/folds.csv", 2, runs.attached([tmp_path], "folds.csv"))
-    assert (folds.fold_table(slices, tmp_path / "new/folds.csv", 2) == 1 - dealt).all()
-
-
-def test_days_of_a_case_may_only_be_held_out_after_those_learned_from(slices):
-    case = slices.groupby("case")["day"].nunique().idxmax()
-    days = sorted(slices.loc[slices["case"] == case, "day"].unique())
-    assert len(days) > 1
-    held_out = (slices["case"] == case) & (slices["day"] == days[0])
-    with pytest.raises(ValueError, match=f"case {case}: day {days[0]} is held out and day {days[-1]} is learned from"):
-        folds.sides(slices, held_out)
-    learn, check = folds.sides(slices, (slices["case"] == case) & (slices["day"] == days[-1]))
-    assert set(learn["scan"]).isdisjoint(check["scan"])
+    jobs.adopt_table(slices, tmp_path / "new/folds.csv", 2, contest.attached("folds.csv", [tmp_path]))
+    assert (jobs.fold_table(slices, tmp_path / "new/folds.csv", 2) == 1 - dealt).all()
 
 
 def test_unknown_and_missing_trackers_are_explained(tmp_path, monkeypatch):

@@ -38,7 +38,6 @@ for folder in sys.argv[2:]:
         schedule="cosine",
         average=0.9,
         average_last=2,
-        foreground_share=0.7,
         deterministic=True,
     )
 """
