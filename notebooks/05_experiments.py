@@ -250,7 +250,7 @@ bias.pivot_table("median_px", ["trained with", "organ"], "threshold", sort=False
 # prediction would reach that Dice.
 
 # %%
-counts = evidence.areas(trained[experiments.BASE], packed)
+counts = evidence.pixel_counts(trained[experiments.BASE], packed)
 reading = evidence.near(evidence.readings(counts))
 display(reading.round(3))
 
@@ -281,16 +281,16 @@ display(known)
 outlined = packed.remasked(spoiled)
 count = min(form.folds or FOLDS, slices["case"].nunique())
 last = trained[experiments.BASE][-1]  # its epochs tell whether another training fits into the time
-folds = experiments.cross(spoiled, kept / "faults", outlined, count, deadline=ends, after=last, **course)
-print(f"{len(folds)} of {count} folds are trained")
+members = experiments.cross(spoiled, kept / "faults", outlined, count, deadline=ends, after=last, **course)
+print(f"{len(members)} of {count} folds are trained")
 
 # %% [markdown]
 # Are the spoiled scans at the top of the list? Scans whose fold is not trained yet are missing.
 
 # %% tags=["preview-faults"]
-if folds:
-    ranked = evidence.disagreement(evidence.areas(folds, outlined), known)
-    print(evidence.found_of(ranked))
+if members:
+    ranked = evidence.disagreement(evidence.pixel_counts(members, outlined), known)
+    print(evidence.recovered(ranked))
     display(ranked.head(2 * len(known)).round(3))
     display(paper.ranking(ranked))
 
