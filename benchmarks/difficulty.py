@@ -112,7 +112,7 @@ def compare(folder: Path, given: argparse.Namespace) -> str:
         for how, values in foreground(truth, masks).items():
             table.append(f"| {who} | {how} | {' | '.join(f'{v:.3f}' for v in [*values, np.mean(values)])} |")
     curve = run.history()["val_dice"]
-    grey = guesses.grey_and_position(measures.read(folder / "phantom").tallies)
+    grey = guesses.grey_and_position(measures.gather(folder / "phantom").tallies)
     atlas_score = metric.score(scans.rows(check), guess, check).value
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "numpy"))
     head = (

@@ -1,6 +1,6 @@
-"""The phantom's speed: `python benchmarks/phantom.py [--save]`.
+"""The speed of the phantom: `python benchmarks/phantom.py [--save]`.
 
-Slices per second on one core and the seconds of 12 cases of three days on two, with the memory of every process.
+Prints slices per second on one core, seconds for 12 cases of three days on two, and the memory of a process.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import phantom
+from phantom import cohort
 
 RESULTS = Path(__file__).parent / "results"
 MEASURED = """
@@ -29,7 +29,7 @@ if __name__ == "__main__":
     seconds = time.perf_counter() - start
     who = resource.RUSAGE_SELF if processes == 1 else resource.RUSAGE_CHILDREN
     print(seconds, resource.getrusage(who).ru_maxrss / 1024)
-"""  # in a process of its own, whose peak of memory is that of the phantom alone
+"""  # runs in its own process, whose peak of memory is that of the phantom alone
 
 
 def measure(cases: int, days: int, processes: int) -> tuple[int, float, float]:
@@ -39,11 +39,11 @@ def measure(cases: int, days: int, processes: int) -> tuple[int, float, float]:
         script.write_text(MEASURED, encoding="utf-8")
         command = [sys.executable, str(script), str(Path(folder) / "phantom"), *map(str, (cases, days, processes))]
         seconds, memory = map(float, subprocess.check_output(command, text=True).split())
-    return sum(scan.slices for scan in phantom.plan(cases, days=days, slices=144)), seconds, memory
+    return sum(scan.slices for scan in cohort.plan(cases, days=days, slices=144)), seconds, memory
 
 
 def table() -> str:
-    """Measure both and lay them out."""
+    """Measure both and return the table."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "scipy"))
     lines = [
         "# The phantom",

@@ -1,4 +1,4 @@
-"""`python -m phantom`: write a synthetic competition, or measure how like the real data a folder is."""
+"""`python -m phantom ROOT`: write a synthetic competition, or report how like the real data a folder is."""
 
 import argparse
 import os
@@ -11,23 +11,27 @@ from phantom.likeness import report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: write a phantom, or `--report` how like the real data a folder is."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m phantom", description="A synthetic competition.")
     parser.add_argument("root", type=Path, nargs="+", help="folder to write (with --report: folders to measure)")
-    parser.add_argument("--cases", type=int, default=8)
+    parser.add_argument("--cases", type=int, default=8, help="synthetic cases, hidden ones included")
     parser.add_argument("--days", type=int, help="scans per case (default: 2 or 3)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--faults", type=int, default=0, help="badly annotated training scans, listed in faults.csv")
-    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--report", action="store_true", help="measure instead of writing")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
+    parser.add_argument(
+        "--faults", type=int, default=0, help="training scans with a bad annotation, listed in faults.csv"
+    )
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="worker processes")
+    parser.add_argument(
+        "--report", action="store_true", help="measure the folders and print the table, instead of writing"
+    )
     options = parser.parse_args(arguments)
     if len(options.root) > 1 and not options.report:
-        parser.error(f"{len(options.root)} folders, and one phantom to write; several are for --report")
+        parser.error(f"got {len(options.root)} folders to write; several folders need --report")
     root = options.root[0]
     try:
         if options.report:
             several, progress = len(options.root) > 1, sys.stderr.isatty()
-            print(report.side_by_side(options.root, progress) if several else report.report(root, progress))
+            print(report.side_by_side(options.root, progress) if several else report.as_text(root, progress))
             return 0
         write(
             root,
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as problem:
         print(problem, file=sys.stderr)
         return 2
-    print(f"{root}: a synthetic competition, not data of patients; the masks of its test part: truth.csv")
+    print(f"{root}: a synthetic competition, not data of patients; truth.csv holds the masks of its test part")
     return 0
 
 

@@ -1,9 +1,9 @@
-"""Anatomy of the synthetic competition: one abdomen per case, moved and refilled from day to day.
+"""Anatomy of the synthetic competition: one abdomen per case, which moves and fills from day to day.
 
 Everything is in millimetres in the patient's frame: x to the right of the image, y to the back, z to the feet, z = 0 at
-the stop line where the annotators end both bowels. Bowels are tubes and the stomach is a sac: spheres of varying radius
-along a random centre line. What is not annotated (vessels, more loops below the stop line) is modelled alike. Sizes and
-places were fitted to the outlines of 13 real scans; the rest is what any atlas of the body shows.
+the stop line where the annotators end both bowels. Bowels and stomach are tubes: spheres of varying radius along a
+random centre line. Vessels, and the loops below the stop line, are tubes too. Sizes and positions of the organs were
+fitted to the outlines of 13 real scans; everything else follows an atlas of the body.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,15 +13,15 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 from scipy.stats import norm
 
-STEP_MM = 3.0  # distance of neighbouring points of a centre line
+STEP_MM = 3.0  # distance between neighbouring points of a centre line
 MUSCLE_MM = 13.0  # thickness of the abdominal wall below the fat
-DENTS = (36, 32, 32)  # values of the field that dents the organs: one every 12 mm of a field of 432 mm
+DENTS = (36, 32, 32)  # shape of the field that dents the organs: a value every 12 mm of 432 mm
 MOTION = {"large_bowel": (13, 14, 0.045), "small_bowel": (15, 15, 0.13), "stomach": (4, 6, 0.10)}  # mm, mm, log radius
 
 
 @dataclass(frozen=True)
 class Tube:
-    """A centre line with a radius: `points` (N, 3) in mm as x, y, z; `radius` (N,) in mm."""
+    """A centre line with a radius: `points` (N, 3) as x, y, z and `radius` (N,), both in mm."""
 
     points: np.ndarray
     radius: np.ndarray
@@ -29,13 +29,18 @@ class Tube:
 
 @dataclass(frozen=True)
 class Abdomen:
-    """The anatomy of one case on one day.
+    """The anatomy of one case on one day, in mm.
 
-    All in mm. `width`, `depth`: half axes of the trunk; `fat`: thickness of the fat under the skin; `dome`: z of the
-    diaphragm's top; `tubes`: organs and other tubular tissue by name; `solids`: name -> rows of centre and half axes
-    (x, y, z, a, b, c); `warp`: coarse field (3, ...) that bends all solids along z, y, x; `outline`: bulges of the
-    trunk; `dents`: coarse field that dents the organs, about 1; `arms`: for right and left, distance from the trunk, y
-    and radius.
+    Attributes:
+        width, depth: half axes of the trunk.
+        fat: thickness of the fat under the skin.
+        dome: z of the diaphragm's top.
+        tubes: organs and other tubular tissue by name.
+        solids: name -> rows of centre and half axes (x, y, z, a, b, c).
+        warp: coarse field (3, ...) that bends all solids along z, y and x.
+        outline: coarse field of the trunk's bulges.
+        arms: for right and left: distance from the trunk, y and radius.
+        dents: coarse field that dents the organs, with deviation 1.
     """
 
     width: float
@@ -51,7 +56,7 @@ class Abdomen:
 
 
 def _line(knots) -> np.ndarray:
-    """Points every STEP_MM along a smooth curve through the knots (K, 3)."""
+    """Return points every STEP_MM along a smooth curve through the knots (K, 3)."""
     knots = np.asarray(knots, float)
     curve = CubicSpline(
         np.r_[0, np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1) + 1e-3)], knots, bc_type="natural"
@@ -63,13 +68,13 @@ def _line(knots) -> np.ndarray:
 
 
 def wander(rng, count: int, smooth: float) -> np.ndarray:
-    """A smooth random curve of `count` values with mean 0 and deviation about 1; `smooth` in samples."""
+    """Return a smooth random curve of `count` values, mean 0 and deviation about 1; `smooth` in samples."""
     noise = gaussian_filter1d(rng.standard_normal(count + int(8 * smooth)), smooth)[int(4 * smooth) :][:count]
     return noise * np.sqrt(2 * np.sqrt(np.pi) * max(smooth, 0.3))
 
 
 def _large_bowel(rng, size: tuple[float, float], liver: float, spleen: float) -> Tube:
-    """The frame: caecum, ascending part, transverse part sagging in front, descending part, sigmoid.
+    """Draw the large bowel: caecum, ascending part, sagging transverse part, descending part, sigmoid.
 
     `liver`, `spleen`: z of the bends below these two.
     """
@@ -104,13 +109,13 @@ def _large_bowel(rng, size: tuple[float, float], liver: float, spleen: float) ->
 
 
 def _haustra(rng, tube: Tube) -> Tube:
-    """Pouches: the radius swells and narrows every 25 to 40 mm."""
+    """Give a tube pouches: its radius swells and narrows every 25 to 40 mm."""
     phase = np.cumsum(2 * np.pi * STEP_MM / (32 * np.exp(0.25 * wander(rng, len(tube.radius), 10))))
     return replace(tube, radius=tube.radius * (1 + 0.15 * np.sin(phase)))
 
 
 def _small_bowel(rng, size: tuple[float, float], top: float) -> Tube:
-    """Coils: a smooth random path kept inside an ellipsoid in front of the spine, more of it on the left."""
+    """Draw the small bowel: a smooth random path inside an ellipsoid in front of the spine, mostly on the left."""
     width, depth = size
     centre = np.array([rng.normal(28, 16), -0.46 * depth + rng.normal(0, 6), 0.5 * (top + 45)])
     half = np.array([0.62 * width, 0.42 * depth, 0.5 * (45 - top)])
@@ -129,7 +134,7 @@ def _small_bowel(rng, size: tuple[float, float], top: float) -> Tube:
 
 
 def _stomach(rng, size: tuple[float, float], top: float, fill: float) -> Tube:
-    """A sac from under the left dome forwards and across to the pylorus near the middle."""
+    """Draw the stomach: a sac from under the left dome forwards and across to the pylorus near the middle."""
     side, depth = 0.36 * size[0] + rng.normal(0, 13), size[1]
     knots = [
         (side, rng.normal(0, 14), top),
@@ -145,7 +150,7 @@ def _stomach(rng, size: tuple[float, float], top: float, fill: float) -> Tube:
 
 
 def _others(rng, width: float, depth: float, dome: float) -> dict[str, Tube]:
-    """Tubes that nobody annotates and that look like bowel: great vessels, mesenteric vessels, pancreas."""
+    """Draw tubes that look like bowel and are not annotated: great vessels, mesenteric vessels, pancreas."""
     spine = 0.30 * depth
     z = np.arange(-300, 200, STEP_MM)
     tubes = {}
@@ -162,7 +167,7 @@ def _others(rng, width: float, depth: float, dome: float) -> dict[str, Tube]:
 
 
 def _mesentery(rng, width: float, depth: float, dome: float) -> Tube:
-    """The vessels that run in the fat from the spine to the bowels."""
+    """Draw the vessels in the fat between the spine and the bowels."""
     branches = []
     for _ in range(60):
         start = np.array([rng.normal(0, 12), 0.05 * depth, rng.uniform(-90, 60)])
@@ -173,7 +178,7 @@ def _mesentery(rng, width: float, depth: float, dome: float) -> Tube:
 
 
 def _liver_vessels(rng, width: float, depth: float, dome: float) -> Tube:
-    """The large vessels of the liver: branches that spread from its middle and thin out."""
+    """Draw the large vessels of the liver: branches that spread from its middle and thin out."""
     root = np.array([-0.2 * width, 0.05 * depth, dome + 75])
     branches = []
     for _ in range(14):
@@ -183,7 +188,7 @@ def _liver_vessels(rng, width: float, depth: float, dome: float) -> Tube:
 
 
 def _solids(rng, width: float, depth: float, dome: float, low: float) -> dict[str, np.ndarray]:
-    """Ellipsoids: rows of centre and half axes in mm; `low`: z of the liver's lower edge."""
+    """Draw the solid organs as ellipsoids, name -> rows of centre and half axes in mm; `low`: z of the liver's edge."""
 
     def body(*rows):
         rows = np.array(rows, float)
@@ -210,11 +215,11 @@ def case(rng, height: float = 0.5, fill: float = 0.5) -> Abdomen:
 
     Args:
         rng: a `numpy.random.Generator`.
-        height, fill: in (0, 1), how low the upper organs lie and how large the stomach is, as quantiles over
-            cases: spread evenly they make a dozen cases as varied as they should be.
+        height, fill: quantiles over cases, in (0, 1), of how low the upper organs lie and how large the stomach is.
+            Evenly spread quantiles make a dozen cases vary as much as real ones do.
     """
     size = width, depth = rng.uniform(158, 190), rng.uniform(120, 150)
-    dome = -223 + 34 * norm.ppf(height)  # the upper organs hang below the diaphragm, each at its distance
+    dome = -223 + 34 * norm.ppf(height)  # the upper organs hang below the diaphragm
     low = dome + rng.uniform(120, 175)
     tubes = {
         "large_bowel": _large_bowel(rng, size, low + rng.normal(2, 8), dome + rng.normal(74, 8)),
@@ -223,20 +228,20 @@ def case(rng, height: float = 0.5, fill: float = 0.5) -> Abdomen:
         **_others(rng, width, depth, dome),
     }
     warp = rng.normal(0, 8, (3, 5, 4, 4))
-    outline = gaussian_filter1d(rng.normal(0, 10, (12, 4, 4)), 1.0, axis=0)  # mm, bulges of the trunk, long ones
+    outline = gaussian_filter1d(rng.normal(0, 10, (12, 4, 4)), 1.0, axis=0)  # mm, long bulges of the trunk
     arms = rng.uniform((36, -20, 26), (85, 55, 36), (2, 3))  # distance from the trunk, y, radius; right and left
     fat, solids = rng.uniform(10, 26), _solids(rng, width, depth, dome, low)
     return Abdomen(width, depth, fat, dome, tubes, solids, warp, outline, arms, rng.standard_normal(DENTS))
 
 
 def move(abdomen: Abdomen, rng, share: float = 1.0) -> Abdomen:
-    """The same case on another day: organs shifted, bent, filled and emptied; solid organs hardly move.
+    """Return the same case on another day: bowels and stomach shift, bend, fill and empty; solid organs hardly move.
 
-    `share` scales the motion: 0 gives the same organs (pouches apart).
+    `share` scales the motion: 0 leaves all organs as they are, except the pouches of the large bowel.
     """
     tubes = dict(abdomen.tubes)
     fat = abdomen.fat * np.exp(share * rng.normal(0, 0.03))
-    lift = np.array([0, 0, share * rng.normal(0, 6)])  # breath and full organs below push all of them up or down
+    lift = np.array([0, 0, share * rng.normal(0, 6)])  # breath, and full organs below, push all of them up or down
     for name, (shift_mm, bend_mm, fill) in MOTION.items():
         tube = tubes[name]
         count = len(tube.points)
@@ -252,12 +257,12 @@ def move(abdomen: Abdomen, rng, share: float = 1.0) -> Abdomen:
 
 
 def _collapsed(tube: Tube) -> Tube:
-    """Narrow the loops that hang into the pelvis, where bone and muscle leave little room."""
+    """Narrow the loops in the pelvis, where bone and muscle leave little room."""
     return replace(tube, radius=tube.radius * np.interp(tube.points[:, 2], [7, 26], [1, 0.5]))
 
 
 def _inside(tube: Tube, abdomen: Abdomen, wall_mm: float) -> Tube:
-    """Push a tube towards the middle till it fits into the abdominal wall."""
+    """Push a tube towards the middle until it fits into the abdominal wall."""
     room = np.array([[abdomen.width, abdomen.depth]]) - wall_mm - 0.9 * tube.radius[:, None]
     rho = (np.abs(tube.points[:, :2] / room) ** (2.5, 2.3)).sum(axis=1) ** 0.42
     points = tube.points.copy()

@@ -1,7 +1,7 @@
-"""Who is scanned when and how in the synthetic competition: cases, days, image sizes and the hidden part.
+"""The plan of a synthetic competition: cases, days, image sizes, planted faults and the hidden part.
 
-The real data have 85 training cases with 1 to 6 days each, in four sizes; about 50 hidden cases are partly later days
-of these and partly never seen. A phantom keeps the kinds and needs fewer of each.
+The real data have 85 training cases with 1 to 6 days each, in four sizes. About 50 cases are hidden: some are later
+days of training cases, the others are new. A phantom has the same kinds of scans, and fewer of each.
 """
 
 import operator
@@ -13,25 +13,22 @@ import numpy as np
 from kitlib.eda.planted import FAULTS
 
 FORMATS = {(266, 266): (1.50, 144), (310, 360): (1.50, 144), (276, 276): (1.63, 80), (234, 234): (1.50, 144)}
-ROTATION = (
-    (266, 266),
-    (310, 360),
-    (266, 266),
-    (276, 276),
-    (266, 266),
-    (310, 360),
-)  # size of the n-th case, over and over
-DAYS = (3, 2, 3, 2, 2, 2)  # scans of the n-th case, over and over: 14 for 6 cases
+# Sizes and scans of the first six cases; both repeat after that. Six cases have 14 scans.
+ROTATION = ((266, 266), (310, 360), (266, 266), (276, 276), (266, 266), (310, 360))
+DAYS = (3, 2, 3, 2, 2, 2)
 MOST_CASES = 159  # case numbers run from 1 to this
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The plan of one scan: its name, size and random numbers; `test` marks the hidden part.
+    """The plan of one scan: its name, size and random numbers.
 
-    `spread`: where the case stands among all cases, as quantiles, in the height of its organs, the size of its stomach
-    and the place of its stop line; `fault`: the planted error, "" for none; `empty`: no masks at all; `missing`: number
-    of a slice without file and rows, 0 for none.
+    Attributes:
+        test: the scan is in the hidden part.
+        spread: quantiles of the case among all cases: height of its organs, size of its stomach, its stop line.
+        fault: the planted error, "" for none.
+        empty: the scan has no masks.
+        missing: number of a slice without file and rows, 0 for none.
     """
 
     case: int
@@ -54,7 +51,7 @@ class Scan:
         return f"case{self.case}_day{self.day}"
 
     def rng(self, *purpose: int) -> np.random.Generator:
-        """Random numbers that depend on seed, case and purpose alone, not on the order of work."""
+        """Return a generator that depends on seed, case and purpose only, not on the order of work."""
         return np.random.default_rng([self.seed, self.case, *purpose])
 
 
@@ -69,17 +66,27 @@ def plan(
     missing_slice: bool = False,
     empty_scan: bool = False,
 ) -> list[Scan]:
-    """Decide which scans there are: a fifth of the cases is hidden whole, a third of the others hides its last day.
+    """Plan all scans. A fifth of the cases is hidden, and the last day of a third of the others.
 
-    Args: see `phantom.write`.
+    Args:
+        cases: synthetic cases, hidden ones included: 2 to 159.
+        seed: 0 or more.
+        days: scans per case; None for 3, 2, 3, 2, 2, 2, repeated.
+        slices: slices per scan, None for 144 (80 at 276x276); fewer than 60 still span the whole abdomen.
+        sizes: (height, width) of the n-th case, repeated; None for the four real sizes.
+        faults: number of training scans with a bad annotation; the kinds of `planted.FAULTS` take turns.
+        missing_slice, empty_scan: the first training scan lacks a slice, the last one has no masks.
 
     Raises:
-        ValueError, TypeError: name the argument and the value that make no plan.
+        ValueError, TypeError: name the argument and its value.
     """
-    cases, seed = whole("cases", cases, 2, MOST_CASES), whole("seed", seed, 0)  # one case to train on, one to hide
-    days = None if days is None else whole("days", days, 1)
-    slices = None if slices is None else whole("slices", slices, 1)
-    faults, sizes = whole("faults", faults, 0), ROTATION if sizes is None else _sizes(sizes)
+    cases, seed = (
+        whole_number("cases", cases, 2, MOST_CASES),
+        whole_number("seed", seed, 0),
+    )  # one case to train on, one to hide
+    days = None if days is None else whole_number("days", days, 1)
+    slices = None if slices is None else whole_number("slices", slices, 1)
+    faults, sizes = whole_number("faults", faults, 0), ROTATION if sizes is None else _sizes(sizes)
     rng = np.random.default_rng([seed, 77])
     numbers = np.sort(rng.choice(np.arange(1, MOST_CASES + 1), cases, replace=False))
     spread = np.stack([(rng.permutation(cases) + 0.5) / cases for _ in range(3)], axis=1)
@@ -101,9 +108,9 @@ def plan(
             hidden = index in unseen or (index % 3 == 0 and count > 1 and order == count - 1)
             scans.append(Scan(int(number), int(day), *size, depth, spacing, seed, order, hidden, tuple(spread[index])))
     training = [i for i, scan in enumerate(scans) if not scan.test]
-    drawn = training[: len(training) - bool(empty_scan)]  # the last one stays empty, and no fault shows there
+    drawn = training[: len(training) - bool(empty_scan)]  # a fault cannot show on the empty scan
     if faults > len(drawn):
-        raise ValueError(f"faults={faults}, but only {len(drawn)} scans are annotated for training")
+        raise ValueError(f"faults={faults}: must be at most {len(drawn)}, the number of annotated training scans")
     for turn, i in enumerate(rng.permutation(drawn)[:faults]):
         scans[i] = replace(scans[i], fault=FAULTS[turn % len(FAULTS)])
     if missing_slice:
@@ -114,26 +121,28 @@ def plan(
     return scans
 
 
-def whole(name: str, value, least: int, most: int | None = None) -> int:
-    """A whole number of any kind, as an int.
+def whole_number(name: str, value, least: int, most: int | None = None) -> int:
+    """Return a value as an int between `least` and `most`.
 
     Raises:
-        TypeError: it is no whole number.
-        ValueError: it lies below `least` or above `most`.
+        TypeError: the value is not a whole number.
+        ValueError: the value is out of range.
     """
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}={value!r}: a whole number is needed") from None
+        raise TypeError(f"{name}={value!r}: must be a whole number") from None
     if number < least or (most is not None and number > most):
-        wanted = f"at least {least}" if most is None else f"a number from {least} to {most}"
-        raise ValueError(f"{name}={number}: {wanted} is needed")
+        allowed = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}={number}: must be {allowed}")
     return number
 
 
 def _sizes(sizes) -> tuple[tuple[int, int], ...]:
-    """Sizes as pairs of whole numbers."""
-    pairs = tuple(tuple(whole("sizes", side, 1) for side in np.atleast_1d(size).tolist()) for size in sizes)
+    """Return sizes as pairs of whole numbers."""
+    pairs = tuple(tuple(whole_number("sizes", side, 1) for side in np.atleast_1d(size).tolist()) for size in sizes)
     if not pairs or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"sizes={list(sizes)}: (height, width) of at least one case is needed; None for the real ones")
+        raise ValueError(
+            f"sizes={list(sizes)}: must be pairs (height, width), at least one, or None for the real sizes"
+        )
     return pairs

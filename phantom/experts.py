@@ -1,7 +1,7 @@
-"""How experts outline the organs of the synthetic competition: habits that belong to people, not to anatomy.
+"""Annotations of the synthetic competition, drawn as experts draw them.
 
-They draw a little outside the wall, never twice the same on neighbouring slices, end both bowels on one slice (the stop
-line), let touching organs overlap a little, and sometimes get a whole scan wrong (the planted faults).
+Experts draw a little outside the wall, with a hand that trembles from slice to slice. They end both bowels on one slice
+(the stop line) and let touching organs overlap a little. Some scans get a planted fault (`planted.spoil`).
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ from kitlib.contest import ORGANS
 from phantom.anatomy import wander
 from phantom.geometry import FAR_MM
 
-SMALLEST_SHARE = {"large_bowel": 0.25, "small_bowel": 0.08, "stomach": 0.5}  # of the volume, for a piece in 3D
+# Smallest piece that is annotated, as a share of the organ's volume.
+SMALLEST_SHARE = {"large_bowel": 0.25, "small_bowel": 0.08, "stomach": 0.5}
 SMALLEST_PX = 23  # the smallest mask seen in the real data
 LARGEST_HOLE_PX = {"large_bowel": 12, "small_bowel": 76, "stomach": 10_000}  # larger ones are left open
-OVERLAP_MM = {  # how far outlines of neighbours pass each other: mean and deviation over slices
+OVERLAP_MM = {  # overlap of the outlines of two organs: mean and deviation over slices
     ("large_bowel", "small_bowel"): (-1.9, 1.5),
     ("small_bowel", "stomach"): (-1.7, 2.7),
     ("large_bowel", "stomach"): (-2.3, 0.5),
@@ -26,9 +27,12 @@ OVERLAP_MM = {  # how far outlines of neighbours pass each other: mean and devia
 
 @dataclass(frozen=True)
 class Habit:
-    """One expert on one scan, in mm: how far outside the wall, how the hand trembles, how far outlines pass each other.
+    """One expert on one scan.
 
-    `overlap_mm`: pair of organs -> (D,), for each slice; negative where a gap is left between them.
+    Attributes:
+        generous_mm: mean distance of the outline outside the wall.
+        tremble_mm, shift_mm: deviation of that distance along an outline, and between outlines.
+        overlap_mm: pair of organs -> overlap of their outlines on each slice, (D,); negative for a gap.
     """
 
     generous_mm: float
@@ -38,13 +42,13 @@ class Habit:
 
 
 def habit(rng, slices: int) -> Habit:
-    """Draw an expert for a scan of so many slices."""
+    """Draw an expert for a scan with this number of slices."""
     overlap = {frozenset(pair): mean + spread * wander(rng, slices, 2.5) for pair, (mean, spread) in OVERLAP_MM.items()}
     return Habit(rng.uniform(0.6, 1.8), rng.uniform(0.7, 1.1), rng.uniform(0.1, 0.25), overlap)
 
 
-def outline(here: dict, expert: Habit, z: int, rng) -> np.ndarray:
-    """Masks (H, W, organs) of slice `z` from signed distances `here` (mm), name -> (H, W)."""
+def trace(here: dict, expert: Habit, z: int, rng) -> np.ndarray:
+    """Return masks (H, W, organs) of slice `z` from signed distances `here` (mm), name -> (H, W)."""
     height, width = here["stomach"].shape
     masks = np.zeros((height, width, len(ORGANS)), bool)
     for channel, name in enumerate(ORGANS):
@@ -62,7 +66,7 @@ def outline(here: dict, expert: Habit, z: int, rng) -> np.ndarray:
 
 
 def tidy(mask: np.ndarray, hole_px: int) -> np.ndarray:
-    """Drop specks and fill holes of up to `hole_px`, as a contour drawn by hand has neither; mask (H, W) bool."""
+    """Remove specks and fill holes of up to `hole_px`: a contour drawn by hand has neither; mask (H, W) bool."""
     if not mask.any():
         return mask
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -75,13 +79,13 @@ def tidy(mask: np.ndarray, hole_px: int) -> np.ndarray:
     _, labels, stats, _ = cv2.connectedComponentsWithStats((~part).view(np.uint8), connectivity=4)
     fill = stats[:, cv2.CC_STAT_AREA] <= hole_px
     fill[labels[0, 0]] = False
-    whole = np.zeros_like(mask)
-    whole[box] = (part | (fill[labels] & ~part))[1:-1, 1:-1]
-    return whole
+    tidied = np.zeros_like(mask)
+    tidied[box] = (part | (fill[labels] & ~part))[1:-1, 1:-1]
+    return tidied
 
 
 def principal(distance: np.ndarray, share: float) -> np.ndarray:
-    """Leave out what an expert would: pieces below `share` of the organ's volume; distances (D, h, w) in mm."""
+    """Remove pieces below `share` of the organ's volume, which experts leave out; distances (D, h, w) in mm."""
     labels, count = ndimage.label(distance < -0.5, np.ones((3, 3, 3)))
     if count < 2:
         return distance

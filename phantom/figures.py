@@ -1,8 +1,8 @@
-"""Pictures of the synthetic competition: what it looks like, without and with the outlines.
+"""Pictures of the synthetic competition, without and with its outlines.
 
-`python -m phantom.figures data/phantom data/pictures` writes both. The slices are not of patients. With
-`--beside REAL_ROOT` it draws ten slices of each root in random order instead and prints which are which; a picture with
-slices of patients is written outside any checkout only.
+`python -m phantom.figures data/phantom data/pictures` writes both. With `--beside REAL_ROOT` the command draws ten
+slices of each root in random order instead, and prints which are which. A picture with slices of patients is never
+written into a checkout.
 """
 
 import argparse
@@ -14,21 +14,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kitlib.data import inputs, scans
-from kitlib.figures.scans import masks
+from kitlib.data import scans
+from kitlib.figures.scans import views
 from kitlib.figures.style import WIDTH, canvas, look, organ_legend, overlay, save
 
 NAMES = ("phantom-six.png", "phantom-sheet.png")
-BESIDE = "phantom-beside.png"
+MIXED = "phantom-beside.png"
 SYNTHETIC = "synthetic slices, not of patients"
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def choose(slices: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Pick annotated slices, each from another scan as long as there are scans, and from changing heights.
+    """Choose annotated slices of as many scans as possible.
 
-    The n-th slice lies at a relative height of the scan's annotated range that jumps along it (golden ratio), so that
-    few slices show all heights.
+    Their heights in the annotated range follow the golden ratio, so that a few slices show all heights.
     """
     marked = slices[scans.organ_count(slices) > 0]
     names = marked["scan"].unique()
@@ -41,11 +40,10 @@ def choose(slices: pd.DataFrame, count: int) -> pd.DataFrame:
 
 @look
 def six_slices(slices: pd.DataFrame, count: int = 6) -> Figure:
-    """Draw slices beside each other, above without and below with the outlines; slices as from `scans.read`."""
+    """Draw slices side by side, above without and below with their outlines."""
     chosen = choose(slices, count)
     figure, axes = canvas(2.2 * WIDTH / count + 0.4, rows=2, columns=count)
-    for (above, below), (_, row) in zip(axes.T, chosen.iterrows(), strict=True):
-        image, mask = inputs.read_picture(row["path"]), masks(row.to_frame().T)[0]
+    for (above, below), (row, image, mask) in zip(axes.T, views(chosen), strict=True):
         overlay(above, image, np.zeros_like(mask)).set_title(f"{row['scan']}\nslice {row['slice']}", size=8)
         overlay(below, image, mask, fill=0.15, line=0.9)
     figure.suptitle(SYNTHETIC, size=9)
@@ -55,21 +53,23 @@ def six_slices(slices: pd.DataFrame, count: int = 6) -> Figure:
 
 @look
 def sheet(slices: pd.DataFrame, columns: int = 5, rows: int = 2) -> Figure:
-    """Draw columns x rows slices with outlines, as thumbnails."""
+    """Draw a sheet of small slices with outlines."""
     return _thumbnails(choose(slices, columns * rows), columns, SYNTHETIC)
 
 
 @look
-def beside(one: pd.DataFrame, other: pd.DataFrame, seed: int = 0, count: int = 10) -> tuple[Figure, pd.DataFrame]:
-    """Draw `count` slices of each of two roots, numbered from 1 in random order: which are which?
+def mixed_sheet(
+    slices: pd.DataFrame, others: pd.DataFrame, seed: int = 0, count: int = 10
+) -> tuple[Figure, pd.DataFrame]:
+    """Draw `count` slices of each of two roots, numbered from 1 in random order.
 
     Returns:
-        The figure, and the answer: index number, columns `root` (0 or 1) and `id`.
+        The figure, and its key: index number, columns `root` (0 or 1) and `id`.
     """
-    chosen = pd.concat([choose(one, count).assign(root=0), choose(other, count).assign(root=1)])
+    chosen = pd.concat([choose(slices, count).assign(root=0), choose(others, count).assign(root=1)])
     chosen = chosen.iloc[np.random.default_rng(seed).permutation(len(chosen))]
-    answer = chosen[["root", "id"]].set_index(pd.RangeIndex(1, len(chosen) + 1, name="number"))
-    return _thumbnails(chosen, 5, "some of these slices are synthetic", numbered=True), answer
+    key = chosen[["root", "id"]].set_index(pd.RangeIndex(1, len(chosen) + 1, name="number"))
+    return _thumbnails(chosen, 5, "some of these slices are synthetic", numbered=True), key
 
 
 def _thumbnails(chosen: pd.DataFrame, columns: int, title: str, numbered: bool = False) -> Figure:
@@ -77,54 +77,63 @@ def _thumbnails(chosen: pd.DataFrame, columns: int, title: str, numbered: bool =
     figure, axes = canvas(rows * WIDTH / columns + 0.4, rows=rows, columns=columns)
     for axis in axes.ravel()[len(chosen) :]:
         axis.remove()
-    for number, (axis, (_, row)) in enumerate(zip(axes.ravel(), chosen.iterrows(), strict=False), start=1):
-        overlay(axis, inputs.read_picture(row["path"]), masks(row.to_frame().T)[0], fill=0, line=0.9)
+    for number, (axis, (_, image, mask)) in enumerate(zip(axes.ravel(), views(chosen), strict=False), start=1):
+        overlay(axis, image, mask, fill=0, line=0.9)
         axis.set_title(str(number) if numbered else "", size=8)
     figure.suptitle(title, size=9)
     organ_legend(figure)
     return figure
 
 
-def draw(root: Path, folder: Path) -> list[Path]:
-    """Write both pictures of a phantom's training part; gives their paths.
+def read(root: Path) -> pd.DataFrame:
+    """Read the slices of a phantom, and refuse any other root: pictures in the checkout show no patients.
 
     Raises:
         ValueError: `root` is not a phantom.
     """
     if not scans.is_phantom(root):
-        raise ValueError(f"{root} is not a phantom; pictures that travel with the kit show no data of patients")
-    slices = scans.read(root)
+        raise ValueError(f"{root} is not a phantom; pictures in the checkout show no patients. Write one: make phantom")
+    return scans.read(root)
+
+
+def draw(root: Path, folder: Path) -> list[Path]:
+    """Write both pictures of a phantom's training part and return their paths."""
+    slices = read(root)
     pictures = (six_slices(slices), sheet(slices))
     return [save(picture, folder / name, dpi=100) for picture, name in zip(pictures, NAMES, strict=True)]
 
 
-def draw_beside(root: Path, other: Path, folder: Path, seed: int = 0) -> tuple[Path, pd.DataFrame]:
-    """Write the sheet of two roots; gives its path and which number is of which root.
+def draw_mixed(root: Path, other: Path, folder: Path, seed: int = 0) -> tuple[Path, pd.DataFrame]:
+    """Write the mixed sheet of two roots; returns its path and its key.
 
     Raises:
-        ValueError: a root is of patients, and `folder` lies in this checkout or another one.
+        ValueError: a root shows patients, and `folder` lies in a checkout.
     """
-    whole = folder.resolve()
-    tracked = [place for place in (whole, *whole.parents) if place == CHECKOUT or (place / ".git").exists()]
+    parents = (folder.resolve(), *folder.resolve().parents)
+    checkouts = [parent for parent in parents if parent == CHECKOUT or (parent / ".git").exists()]
     for source in (root, other):
-        if tracked and not scans.is_phantom(source):
-            raise ValueError(f"{folder} lies in the checkout {tracked[0]}, and {source} is no phantom; choose another")
-    figure, answer = beside(scans.read(root), scans.read(other), seed)
-    return save(figure, folder / BESIDE, dpi=100), answer.assign(root=answer["root"].map({0: root, 1: other}))
+        if checkouts and not scans.is_phantom(source):
+            raise ValueError(
+                f"{folder} is in the checkout {checkouts[0]}, and {source} is not a phantom; choose a folder outside"
+            )
+    figure, key = mixed_sheet(scans.read(root), scans.read(other), seed)
+    return save(figure, folder / MIXED, dpi=100), key.assign(root=key["root"].map({0: root, 1: other}))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m phantom.figures", description="Pictures of a phantom.")
     parser.add_argument("root", type=Path, help="folder of the competition")
-    parser.add_argument("folder", type=Path, help="where the pictures go")
-    parser.add_argument("--beside", type=Path, metavar="ROOT", help="draw ten slices of this one among ten, instead")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of --beside")
+    parser.add_argument("folder", type=Path, help="folder for the pictures")
+    parser.add_argument(
+        "--beside", type=Path, metavar="ROOT", help="draw ten slices of this root and ten of the other on one sheet"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order with --beside")
     options = parser.parse_args(arguments)
     try:
         if options.beside:
-            path, answer = draw_beside(options.root, options.beside, options.folder, options.seed)
-            print(answer.to_string(), path, sep="\n")
+            path, key = draw_mixed(options.root, options.beside, options.folder, options.seed)
+            print(key.to_string(), path, sep="\n")
             return 0
         for path in draw(options.root, options.folder):
             print(f"{path}  {path.stat().st_size / 1000:.0f} kB")

@@ -1,16 +1,10 @@
-"""A synthetic competition in the official layout, so that everything in this kit runs without an account.
+"""Render the scans of a synthetic competition and write them as files.
 
-`python -m phantom data/phantom --cases 6` writes `train/`, `train.csv`, `test/`, a filled
-`sample_submission.csv` and, aside, `truth.csv` for the hidden part. `cohort` decides who is scanned, anatomy and motion
-come from `anatomy`, voxels from `geometry`, grey values from `contrast`, outlines from `annotation`; here they become
-scans, and scans become files.
-It is not data of patients.
+`write` makes `train/`, `train.csv`, `test/`, a filled `sample_submission.csv` and, beside them, `truth.csv` with the
+masks of the hidden part, `faults.csv` with the planted errors, and `phantom.json`, which marks the folder as synthetic.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -25,25 +19,23 @@ from tqdm import tqdm
 from kitlib import rle
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
 from kitlib.eda import planted
+from kitlib.files import is_stray, replacing
 from phantom import anatomy, experts, geometry, scanner
-from phantom.cohort import Scan, plan, whole
+from phantom.cohort import Scan, plan, whole_number
 
-MARKER = "phantom.json"  # a folder that holds it is a phantom and may be overwritten
-PNG = [
-    cv2.IMWRITE_PNG_COMPRESSION,
-    1,
-    cv2.IMWRITE_PNG_STRATEGY,
-    cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY,
-]  # noise: fast, small
-TISSUE_FACTOR = 1.5  # what is not annotated is drawn on a grid that much coarser
+MARKER = "phantom.json"  # a folder that holds it is a phantom and may be replaced
+CONTENTS = {MARKER, "train", "test", "train.csv", "truth.csv", "sample_submission.csv", "faults.csv"}
+# Noise does not compress: Huffman coding alone is fast, and as small as anything else.
+PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
+TISSUE_FACTOR = 1.5  # tissue that is not annotated is drawn on a raster coarser by this factor
 FIELD_MM = 432.0  # height of a full scan: 144 slices of 3 mm
 
 
-def place(scan: Scan) -> tuple[geometry.Grid, int]:
-    """The scan's coarse grid in the patient's frame, and the slice of the stop line.
+def raster_of(scan: Scan) -> tuple[geometry.Raster, int]:
+    """Return the scan's raster in the patient's frame, and the slice of the stop line.
 
-    The grid is twice as coarse as the image (distances are smooth); fewer than 60 slices still cover the full height.
-    The stop line, z = 0, lies at .80 (.70 to .88) of a real scan, and at .86 of a short one.
+    The raster is twice as coarse as the image, because distances are smooth. Fewer than 60 slices still cover the full
+    height. The stop line, z = 0, lies at .80 (.70 to .88) of a real scan, and at .86 of a short one.
     """
     rng = scan.rng(scan.number, 1)
     thickness = SLICE_THICKNESS_MM if scan.slices >= 60 else FIELD_MM / scan.slices
@@ -55,21 +47,19 @@ def place(scan: Scan) -> tuple[geometry.Grid, int]:
     step = scan.spacing_mm * factor
     shift = scan.rng(6).normal(0, (13, 7)) + rng.normal(0, 3, 2)
     origin = (-stop * thickness, shift[0] - step * (shape[1] - 1) / 2, shift[1] - step * (shape[2] - 1) / 2)
-    return geometry.Grid(shape, (thickness, step, step), origin), stop
+    return geometry.Raster(shape, (thickness, step, step), origin), stop
 
 
 def annotate(scan: Scan, organs: dict[str, np.ndarray], stop: int) -> np.ndarray:
-    """Outline the organs of one scan: masks (D, H, W, organs) bool, faults included."""
+    """Outline the organs of one scan, planted faults included: masks (D, H, W, organs) bool."""
     rng = scan.rng(scan.number, 4)
     expert = experts.habit(rng, scan.slices)
     masks = np.zeros((scan.slices, scan.height, scan.width, len(ORGANS)), bool)
     last = {name: scan.slices if name == "stomach" else stop + 1 for name in ORGANS}
     drawn = {name: experts.principal(organs[name][:end], experts.SMALLEST_SHARE[name]) for name, end in last.items()}
     for z in range(scan.slices):
-        here = {
-            name: cv2.resize(volume[z], (scan.width, scan.height)) for name, volume in drawn.items() if z < len(volume)
-        }
-        masks[z] = experts.outline(here, expert, z, rng)
+        distances = {name: enlarge(volume[z], scan) for name, volume in drawn.items() if z < len(volume)}
+        masks[z] = experts.trace(distances, expert, z, rng)
     masks = experts.contiguous(masks)
     if scan.fault:
         try:
@@ -80,31 +70,31 @@ def annotate(scan: Scan, organs: dict[str, np.ndarray], stop: int) -> np.ndarray
 
 
 def enlarge(plane: np.ndarray, scan: Scan) -> np.ndarray:
-    """A plane of the coarse grid (h, w), linearly stretched to the slice's (H, W) float32."""
+    """Stretch a plane of the raster (h, w) linearly to the size of the slice, (H, W) float32."""
     return cv2.resize(plane.astype(np.float32, copy=False), (scan.width, scan.height))
 
 
 def render(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
-    """Make one scan: slices (D, H, W) uint16 and masks (D, H, W, organs) bool."""
-    grid, stop = place(scan)
+    """Render one scan: slices (D, H, W) uint16 and masks (D, H, W, organs) bool."""
+    raster, stop = raster_of(scan)
     abdomen = anatomy.move(anatomy.case(scan.rng(), *scan.spread[:2]), scan.rng(scan.number, 2))
-    organs, indices = geometry.organs(abdomen, grid)
+    organs, indices = geometry.organs(abdomen, raster)
     masks = annotate(scan, organs, stop)
     rng = scan.rng(scan.number, 3)
-    view = scanner.look(abdomen, indices, grid, rng)
-    fields = {**geometry.rasterise(abdomen, grid.coarsened(TISSUE_FACTOR)), **organs, **view.fields}
+    view = scanner.appearance(abdomen, indices, raster, rng)
+    fields = {**geometry.rasterise(abdomen, raster.coarsened(TISSUE_FACTOR)), **organs, **view.fields}
     del organs, indices
     spots = scanner.hot_spots((scan.height, scan.width), rng)
     images = np.empty(masks.shape[:3], np.uint16)
     for z in range(scan.slices):
-        here = {name: enlarge(volume[z], scan) for name, volume in fields.items()}
-        coils = here["bias"] * spots * scanner.reach(here["body"])
-        images[z] = scanner.expose(scanner.draw(here, view), view, z, coils, rng)
+        fields_here = {name: enlarge(volume[z], scan) for name, volume in fields.items()}
+        coils = fields_here["bias"] * spots * scanner.reach(fields_here["body"])
+        images[z] = scanner.expose(scanner.compose(fields_here, view), view, z, coils, rng)
     return images, masks
 
 
-def save(scan: Scan, root: Path) -> pd.DataFrame:
-    """Render one scan and write its slices; returns its rows `id, class, segmentation`."""
+def write_scan(scan: Scan, root: Path) -> pd.DataFrame:
+    """Render one scan, write its slices, and return its rows `id, class, segmentation`."""
     images, masks = render(scan)
     folder = root / ("test" if scan.test else "train") / f"case{scan.case}" / scan.name / "scans"
     folder.mkdir(parents=True)
@@ -115,7 +105,7 @@ def save(scan: Scan, root: Path) -> pd.DataFrame:
             continue
         path = folder / f"slice_{number:04d}_{scan.width}_{scan.height}_{spacing}_{spacing}.png"
         if not cv2.imwrite(str(path), image, PNG):
-            raise OSError(f"{path} could not be written; is the disk full?")
+            raise OSError(f"{path} could not be written; check the free space and the permissions of the disk")
         texts = rle.encode_stack(np.moveaxis(mask, -1, 0))
         rows += [(f"{scan.name}_slice_{number:04d}", organ, text) for organ, text in zip(ORGANS, texts, strict=True)]
     return pd.DataFrame(rows, columns=["id", "class", "segmentation"])
@@ -126,57 +116,31 @@ def write(
     cases: int = 8,
     seed: int = 0,
     *,
-    days: int | None = None,
-    slices: int | None = None,
-    sizes: Sequence[tuple[int, int]] | None = None,
-    faults: int = 0,
-    missing_slice: bool = False,
-    empty_scan: bool = False,
     processes: int = 1,
     progress: bool = False,
+    **options,
 ) -> Path:
-    """Write a synthetic competition to `root`; the whole folder appears at once, or not at all.
+    """Write a synthetic competition to `root`. The folder appears complete, or not at all.
 
     Args:
-        root: folder to make; a phantom that is there already is replaced, anything else is refused.
-        cases: synthetic cases, hidden ones included: 2 to 159.
-        seed: 0 or more; the same seed gives the same files, whatever `processes` is.
-        days: scans per case; None for 3, 2, 3, 2, 2, 2 and over again.
-        slices: slices per scan, None for 144 (80 at 276x276); fewer than 60 still span the whole abdomen.
-        sizes: (height, width) of the n-th case, over and over; None for the four real sizes.
-        faults: how many training scans get a badly drawn annotation, listed in `faults.csv`; each kind in turn.
-        missing_slice, empty_scan: leave one slice out of the first training scan, all masks out of the last.
+        root: folder to make; a phantom that is already there is replaced, anything else is refused.
+        cases, seed, options: see `cohort.plan`. The same arguments give the same files, whatever `processes` is.
         processes: worker processes, at least 1.
-        progress: show a bar.
+        progress: show a progress bar.
 
     Raises:
-        FileExistsError: `root` holds something that is not a phantom, or is a file.
-        ValueError, TypeError: name the argument and the value that cannot be; or a scan that a planted fault leaves as
-            it is, because too little is drawn on it.
+        FileExistsError: `root` is a file, or holds anything that is not part of a phantom.
+        ValueError, TypeError: an argument is impossible, or a planted fault changes nothing on its scan.
     """
-    given, root, processes = Path(root), Path(root).resolve(), whole("processes", processes, 1)  # a link stays one
-    if root.exists() and (not root.is_dir() or (any(root.iterdir()) and not (root / MARKER).is_file())):
-        raise FileExistsError(
-            f"{given} exists and is not a phantom (no {MARKER} in it); choose another folder or remove it"
-        )
-    scans = plan(
-        cases,
-        seed,
-        days=days,
-        slices=slices,
-        sizes=sizes,
-        faults=faults,
-        missing_slice=missing_slice,
-        empty_scan=empty_scan,
-    )
-    building = root.with_name(f".{root.name}.{os.getpid()}.tmp")
-    shutil.rmtree(building, ignore_errors=True)
-    for part in ("train", "test"):
-        (building / part).mkdir(parents=True)
-    try:
-        with tqdm(
-            total=sum(scan.slices for scan in scans), unit=" slices", desc="phantom", disable=not progress
-        ) as bar:
+    given = Path(root).expanduser()
+    root, processes = given.resolve(), whole_number("processes", processes, 1)  # a link stays a link
+    _check_target(root, given)
+    scans = plan(cases, seed, **options)
+    with replacing(root, mode=None) as building:
+        for part in ("train", "test"):
+            (building / part).mkdir(parents=True)
+        total = sum(scan.slices for scan in scans)
+        with tqdm(total=total, unit=" slices", desc="phantom", disable=not progress) as bar:
             tables = []
             for scan, table in zip(scans, _saved(scans, building, processes), strict=True):
                 tables.append(table)
@@ -184,30 +148,39 @@ def write(
         _write_tables(building, scans, tables)
         made = {"what": "synthetic data, not of patients", "cases": int(cases), "seed": int(seed), "scans": len(scans)}
         (building / MARKER).write_text(json.dumps(made) + "\n", encoding="utf-8")
-        if root.exists():
-            shutil.rmtree(root)
-        os.replace(building, root)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return given
 
 
+def _check_target(root: Path, given: Path) -> None:
+    """Refuse a target that holds anything but a phantom."""
+    if not root.exists():
+        return
+    names = {path.name for path in root.iterdir() if not is_stray(path.name)} if root.is_dir() else {root.name}
+    if names and MARKER not in names:
+        raise FileExistsError(f"{given} exists and is not a phantom (no {MARKER} in it); choose another folder")
+    if names - CONTENTS:
+        others = ", ".join(sorted(names - CONTENTS))
+        raise FileExistsError(
+            f"{given} is a phantom that also holds {others}; move that away, or choose another folder"
+        )
+
+
 def _saved(scans: list[Scan], root: Path, processes: int):
-    """The rows of every scan, in order."""
+    """Write every scan and yield its rows, in order."""
     if processes == 1:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
         try:
-            yield from map(partial(save, root=root), scans)
+            yield from map(partial(write_scan, root=root), scans)
         finally:
             cv2.setNumThreads(threads)
     else:
         with ProcessPoolExecutor(processes, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
-            yield from pool.map(partial(save, root=root), scans)
+            yield from pool.map(partial(write_scan, root=root), scans)
 
 
 def _write_tables(root: Path, scans: list[Scan], tables: list[pd.DataFrame]) -> None:
-    """The four csv files."""
+    """Write the four csv files."""
     empty = pd.DataFrame(columns=["id", "class", "segmentation"], dtype=str)
     train = pd.concat([empty, *(table for scan, table in zip(scans, tables, strict=True) if not scan.test)])
     truth = pd.concat([empty, *(table for scan, table in zip(scans, tables, strict=True) if scan.test)])

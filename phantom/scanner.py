@@ -1,8 +1,8 @@
-"""Grey values of the synthetic competition: what an MR scanner would make of an anatomy.
+"""Grey values of the synthetic competition, as an MR scanner would see the anatomy.
 
-Grey values must not give the organs away: what fills stomach and bowels is, along each tube, gas, fluid brighter than
-fat, or food and stool as grey as liver and muscle. Texture tells more: stool is clumpy, the small bowel is folded, the
-stomach's wall is thick. The scanner adds a scale per scan, uneven coils, dark ends, hot spots, blur and Rician noise.
+Grey values alone must not identify the organs. Along each tube there is gas, fluid brighter than fat, or food and stool
+as grey as liver and muscle. Texture says more: stool is clumpy, the small bowel is folded, the stomach's wall is thick.
+The scanner adds a scale per scan, uneven coils, dark ends, hot spots, blur and Rician noise.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from scipy.stats import norm
 
 from kitlib.contest import ORGANS
 from phantom.anatomy import Abdomen, Tube, wander
-from phantom.geometry import FAR_MM, Grid, stretch
+from phantom.geometry import FAR_MM, Raster, stretch
 
 # Greys are shares of bright fat. Their order is that of a balanced steady-state sequence at low field, where fluid and
-# fat shine and muscle, liver and spleen are dark; their sizes were set till row 7 of the report and the eye agreed.
-EDGE_MM = 1.6  # over this distance one tissue passes into the next
+# fat are bright and muscle is dark. Their values were chosen so that row 7 of the report is inside its bands.
+EDGE_MM = 1.6  # width of the transition between two tissues
 TISSUE = {
     "liver": 0.37,
     "spleen": 0.33,
@@ -39,25 +39,25 @@ TISSUE = {
     "muscle": 0.27,
     "lungs": 0.03,
 }
-GRAIN = {"back": 0.28, "psoas": 0.14, "heart": 0.2}  # how coarse a tissue looks; 0.08 for the others
+GRAIN = {"back": 0.28, "psoas": 0.14, "heart": 0.2}  # how grainy a tissue is; 0.08 for the others
 CONTENTS = {"large_bowel": 0.48, "small_bowel": 0.35, "stomach": 0.41}  # darker than fat, as grey as other organs
 BRIGHT = {"large_bowel": 0.04, "small_bowel": 0.30, "stomach": 0.14}  # share of the tube with fluid brighter than fat
 ROUGH = {"large_bowel": 0.30, "small_bowel": 0.06, "stomach": 0.12}  # stool is grainy, chyme is smooth
-CLUMPS = {"large_bowel": 0.34, "small_bowel": 0.0, "stomach": 0.08}  # and lies in clumps
+CLUMPS = {"large_bowel": 0.34, "small_bowel": 0.0, "stomach": 0.08}  # stool lies in clumps
 FOLDS = {"large_bowel": 0.0, "small_bowel": 0.36, "stomach": 0.0}  # folds of the small bowel, across the tube
 WALL_MM = {"large_bowel": 2.5, "small_bowel": 2.0, "stomach": 4.0}
 CORTEX, CORTEX_MM = 0.14, 2.0  # grey and thickness of the hard shell of bones
-SHEET_MM = 3.5  # fat that parts an organ from what it lies on
-FALL_SHARE = 0.5  # of scans that darken to the feet,
-FALL_FROM_MM = (-10.0, 60.0)  # from a z in this range on,
+SHEET_MM = 3.5  # fat between an organ and its neighbours
+FALL_SHARE = 0.5  # share of scans that darken towards the feet,
+FALL_FROM_MM = (-10.0, 60.0)  # starting at a z in this range,
 FALL_MM = 55.0  # to 1/e over this length
-DEEP, REACH_MM = 0.82, 35.0  # share of the signal that is left deep in the body, and how fast it gets there
+DEEP, REACH_MM = 0.82, 35.0  # share of the signal left deep in the body, and the depth over which it falls
 GAS = {"large_bowel": 0.30, "small_bowel": 0.12, "stomach": 0.15}  # share of the tube with a gas bubble
 
 
 @dataclass(frozen=True)
-class Look:
-    """How one scan looks: greys of tissues and inner fat, `fields` (contents, gas, texture, coils) and the scanner."""
+class Appearance:
+    """Greys of tissues and inner fat, `fields` (contents, gas, texture, coils), and the scanner's settings."""
 
     tissue: dict[str, float]
     fat: float
@@ -68,26 +68,26 @@ class Look:
     blur_px: float
 
 
-def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> Look:
-    """Draw how one scan looks; greys and noise are relative to bright fat, `indices` as from `geometry.organs`."""
+def appearance(abdomen: Abdomen, indices: dict[str, np.ndarray], raster: Raster, rng) -> Appearance:
+    """Draw the appearance of one scan; `indices` come from `geometry.organs`."""
     fields = {}
     for name in ORGANS:
         index = indices[name]
         contents, surface = _filling(name, abdomen.tubes[name], rng)
         fields[name + "_contents"] = contents.astype(np.float16)[index]
-        below = grid.axes()[1].astype(np.float16) - surface.astype(np.float16)[index]
+        below = raster.axes()[1].astype(np.float16) - surface.astype(np.float16)[index]
         fields[name + "_gas"] = np.where(index < 0, np.float16(FAR_MM), below)
-    fields["texture"] = gaussian_filter(rng.standard_normal(grid.shape, dtype=np.float32), 1.0, truncate=2) * 4
-    clumps = [max(2, round(side * step / 12)) for side, step in zip(grid.shape, grid.step, strict=True)]
-    fields["clumps"] = stretch(rng.standard_normal(clumps), grid.shape).astype(np.float16)
+    fields["texture"] = gaussian_filter(rng.standard_normal(raster.shape, dtype=np.float32), 1.0, truncate=2) * 4
+    clumps = [max(2, round(side * step / 12)) for side, step in zip(raster.shape, raster.step, strict=True)]
+    fields["clumps"] = stretch(rng.standard_normal(clumps), raster.shape).astype(np.float16)
     coils = rng.normal(0, 0.24, (10, 4, 4)) + rng.normal(0.1, 0.2, (10, 1, 1)) * np.array([-1, -0.3, 0.3, 1])[:, None]
-    fields["bias"] = np.exp(stretch(coils, (grid.shape[0], 32, 32)))
-    depth = grid.shape[0]
+    fields["bias"] = np.exp(stretch(coils, (raster.shape[0], 32, 32)))
+    depth = raster.shape[0]
     edge = np.minimum(np.arange(depth), np.arange(depth)[::-1])
     gain = np.tanh((edge + 2) / (0.07 * depth)) * np.exp(0.18 * wander(rng, depth, 0.09 * depth))
-    below = np.maximum(grid.axes()[0].ravel() - rng.uniform(*FALL_FROM_MM), 0)
+    below = np.maximum(raster.axes()[0].ravel() - rng.uniform(*FALL_FROM_MM), 0)
     gain *= np.exp(-below / FALL_MM * (rng.random() < FALL_SHARE))
-    return Look(
+    return Appearance(
         tissue={name: float(grey * np.exp(rng.normal(0, 0.10))) for name, grey in TISSUE.items()},
         fat=float(rng.uniform(0.56, 0.70)),
         fields=fields,
@@ -99,7 +99,7 @@ def look(abdomen: Abdomen, indices: dict[str, np.ndarray], grid: Grid, rng) -> L
 
 
 def _filling(name: str, tube: Tube, rng) -> tuple[np.ndarray, np.ndarray]:
-    """What fills a tube at each point of its centre line: relative grey, and the y (mm) down to which gas lies."""
+    """Return the grey of a tube's contents at each centre point, and the y (mm) above which there is gas."""
     count = len(tube.radius)
     fluid = wander(rng, count, 7) > norm.isf(BRIGHT[name])
     contents = np.where(fluid, 0.9, CONTENTS[name] + rng.normal(0, 0.04)) + 0.05 * wander(rng, count, 7)
@@ -111,14 +111,14 @@ def _filling(name: str, tube: Tube, rng) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _over(image: np.ndarray, distance: np.ndarray, grey) -> None:
-    """Lay a tissue over the image where its signed distance is negative, with a soft edge."""
+    """Draw a tissue over the image where its signed distance is negative, with a soft edge."""
     if distance.min() < 0.5 * EDGE_MM:
         weight = np.clip(np.float32(0.5) - distance * np.float32(1 / EDGE_MM), 0, 1)
         image += weight * (grey - image)
 
 
-def draw(here: dict, view: Look) -> np.ndarray:
-    """Compose one slice from the upsampled fields `here` (name -> (H, W)): relative grey, before the scanner."""
+def compose(here: dict, view: Appearance) -> np.ndarray:
+    """Compose one slice, (H, W) in shares of bright fat, from its enlarged fields `here`, name -> (H, W)."""
     texture, tissue = here["texture"], view.tissue
     streaks = 0.22 * np.maximum(np.abs(np.roll(texture, 7, axis=0)) - 1.1, 0)  # fibres, septa and small vessels
     image = np.zeros_like(texture)
@@ -157,8 +157,8 @@ def draw(here: dict, view: Look) -> np.ndarray:
     return image
 
 
-def expose(image: np.ndarray, view: Look, z: int, coils: np.ndarray, rng) -> np.ndarray:
-    """The scanner: gain of the slice and of the coils, blur, Rician noise, scale; (H, W) uint16."""
+def expose(image: np.ndarray, view: Appearance, z: int, coils: np.ndarray, rng) -> np.ndarray:
+    """Apply the scanner to a slice: gain of slice and coils, blur, Rician noise, scale; (H, W) uint16."""
     signal = cv2.GaussianBlur(image * (coils * view.gain[z]), (0, 0), view.blur_px)
     level = 0.35 + 0.65 * cv2.blur(np.minimum(4 * image, 1), (21, 21))  # reconstruction smooths the air
     noise = view.noise * level * rng.standard_normal((2, *image.shape), dtype=np.float32)
@@ -167,12 +167,12 @@ def expose(image: np.ndarray, view: Look, z: int, coils: np.ndarray, rng) -> np.
 
 
 def reach(body: np.ndarray) -> np.ndarray:
-    """Multiplier (H, W): the coils lie on the skin, and what lies deep (`body`, signed distance in mm) is darker."""
+    """Return a multiplier (H, W) that falls with the depth below the skin, where the coils lie; `body` in mm."""
     return np.float32(DEEP) + np.float32(1 - DEEP) * np.exp(np.minimum(body, 0) / np.float32(REACH_MM))
 
 
 def hot_spots(shape: tuple[int, int], rng) -> np.ndarray:
-    """Multiplier (H, W) that rises at the left and right edge of the field, where the arms lie."""
+    """Return a multiplier (H, W) that rises at the left and right edge of the field, where the arms lie."""
     across = np.abs(np.linspace(-1, 1, shape[1], dtype=np.float32))
     down = np.linspace(-1, 1, shape[0], dtype=np.float32) - np.float32(rng.uniform(-0.4, 0.4))
     return 1 + np.float32(rng.uniform(0.3, 1.5)) * np.exp(8 * (across - 1))[None] * np.exp(-4 * down**2)[:, None]

@@ -1,11 +1,11 @@
-"""Pictures of the experiments: curves with their seeds, means with intervals beside the paper, and the ranking."""
+"""Pictures of the experiments: curves with all seeds, means beside the paper's, border bias, ranking of scans."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from kitlib.contest import ORGANS
-from kitlib.figures.style import COLORS, INK, LABELS, PALE, WIDTH, canvas, look
+from kitlib.figures.style import COLORS, INK, LABELS, PALE, TRAIN, WIDTH, canvas, look
 
 _LINES = ("#1B6CA8", "#D1495B", "#2E8B57", "#EDAE49", "#7A5195", "#5C6B73")
 _PANELS = {"loss": "Loss", "dice": "Dice", "iou": "IoU"}
@@ -15,15 +15,15 @@ _PANELS = {"loss": "Loss", "dice": "Dice", "iou": "IoU"}
 def curves(histories: dict[str, list[pd.DataFrame]]) -> Figure:
     """Draw loss, Dice and IoU over the epochs (paper, Figures 7, 9 and 10), a row per training.
 
-    Each seed is a thin line, their mean a thick one; grey is what was learned from, dotted the mean best epoch.
+    Thin lines are seeds, thick lines their mean, the dotted line is the mean best epoch.
     """
     figure, axes = canvas(2.2 * len(histories) + 0.6, rows=len(histories), columns=3, sharex=True)
     for row, (name, tables) in zip(axes, histories.items(), strict=True):
         best = np.mean([table["epoch"][table["val_loss"].idxmin()] for table in tables])
         for axis, (column, title) in zip(row, _PANELS.items(), strict=True):
-            for prefix, color, label in (("", "#9AA5B1", "learned from"), ("val_", INK, "held out")):
+            for prefix, color, label in (("", TRAIN, "training"), ("val_", INK, "validation")):
                 _seeds(axis, tables, prefix + column, color, label)
-            axis.axvline(best, color="#9AA5B1", linewidth=0.8, linestyle=":")
+            axis.axvline(best, color=TRAIN, linewidth=0.8, linestyle=":")
             axis.set_title(f"{name}: {title}" if axis is row[0] else title)
             axis.grid(axis="y")
             if column != "loss":
@@ -37,7 +37,7 @@ def curves(histories: dict[str, list[pd.DataFrame]]) -> Figure:
 
 @look
 def together(histories: dict[str, list[pd.DataFrame]], columns: dict[str, str]) -> Figure:
-    """Draw several trainings into one axis per measure, on held-out slices.
+    """Draw several trainings in one axis per measure.
 
     Args:
         histories: label -> one table per seed.
@@ -55,7 +55,7 @@ def together(histories: dict[str, list[pd.DataFrame]], columns: dict[str, str]) 
 
 
 def _seeds(axis, tables, column, color, label) -> None:
-    """Thin lines for the seeds, a thick one for their mean over the epochs that all have."""
+    """Draw a thin line per seed, and a thick one for their mean over the epochs that all seeds have."""
     for table in tables:
         axis.plot(table["epoch"], table[column], color=color, linewidth=0.7, alpha=0.5)
     length = min(map(len, tables))
@@ -65,16 +65,16 @@ def _seeds(axis, tables, column, color, label) -> None:
 
 @look
 def beside_paper(table: pd.DataFrame, paper: pd.DataFrame, columns: tuple[str, ...] = ("Dice", "IoU")) -> Figure:
-    """Draw the means with their intervals, and the paper's cells: filled, or hollow where they are in doubt.
+    """Draw means with their intervals beside the paper's values, which are hollow where they are in doubt.
 
     Args:
         table: of `experiments.table`.
-        paper: of `published.cells`, rows of the same names; rows that it lacks have no published value.
+        paper: of `published.cells`, with the same row names; a missing row has no published value.
     """
     figure, axes = canvas(0.42 * len(table) + 1.3, columns=len(columns), sharey=True)
-    places = np.arange(len(table))
+    rows = np.arange(len(table))
     for axis, column in zip(axes[0], columns, strict=True):
-        axis.errorbar(table[column], places, xerr=table[f"{column} +-"], fmt="o", color=INK, capsize=3, label="here")
+        axis.errorbar(table[column], rows, xerr=table[f"{column} +-"], fmt="o", color=INK, capsize=3, label="this kit")
         for certain, face in ((True, "#D1495B"), (False, "none")):
             part = paper[(paper["column"] == column) & (paper["doubt"].eq("") == certain)]
             shown = [
@@ -82,9 +82,9 @@ def beside_paper(table: pd.DataFrame, paper: pd.DataFrame, columns: tuple[str, .
                 for name, value in part[["row", "value"]].to_numpy()
                 if name in table.index
             ]
-            label = "the paper's" if certain else "the paper's, in doubt"
+            label = "the paper" if certain else "the paper, in doubt"
             axis.plot(*(zip(*shown, strict=True) if shown else ([], [])), "D", mfc=face, mec="#D1495B", label=label)
-        axis.set(title=column, yticks=places, yticklabels=table.index, ylim=(len(table) - 0.5, -0.5), xlim=(0, 1))
+        axis.set(title=column, yticks=rows, yticklabels=table.index, ylim=(len(table) - 0.5, -0.5), xlim=(0, 1))
         axis.grid(axis="x")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -94,7 +94,7 @@ def beside_paper(table: pd.DataFrame, paper: pd.DataFrame, columns: tuple[str, .
 def border_by_loss(table: pd.DataFrame) -> Figure:
     """Draw the median signed distance of the border over the threshold, a line per loss, a panel per organ.
 
-    The mean would tell of islands far from any organ, not of borders.
+    Islands far from any organ change the mean, and hardly the median.
     """
     figure, axes = canvas(3.4, columns=len(ORGANS), sharey=True)
     for axis, organ in zip(axes[0], ORGANS, strict=True):
@@ -111,7 +111,7 @@ def border_by_loss(table: pd.DataFrame) -> Figure:
 
 @look
 def ranking(ranked: pd.DataFrame) -> Figure:
-    """Draw the scans by their disagreement, planted faults in colour, and precision and recall down the list."""
+    """Draw the scans ranked by disagreement, planted faults in colour, with precision and recall along the ranking."""
     figure, axes = canvas(3.6, columns=2, width=WIDTH, gridspec_kw={"width_ratios": [2, 1]})
     bars, lines = axes[0]
     planted = ranked["fault"] != ""
@@ -123,6 +123,6 @@ def ranking(ranked: pd.DataFrame) -> Figure:
     lines.plot(ranked.index, ranked["precision"], color=INK, label="precision")
     lines.plot(ranked.index, ranked["recall"], color=COLORS["stomach"], label="recall")
     lines.axhline(planted.mean(), color=PALE, linestyle=":", label="precision by chance")
-    lines.set(title="Calling the first ones suspect", xlabel="number of scans", ylim=(0, 1.05))
+    lines.set(title="Faults among the first scans", xlabel="number of scans", ylim=(0, 1.05))
     lines.legend()
     return figure

@@ -1,10 +1,10 @@
-"""Pictures of the scans themselves with the experts' contours: typical and overlapping masks, contact sheet, three
-planes, days.
+"""Pictures of scans with their masks: typical and overlapping masks, contact sheet, three planes, days of a case.
 
-Every function takes the slice table of `scans.read` with its image files at hand, and gives a figure. They follow the
-paper's figures 4 and 5, and add what a slice alone cannot show. The patient's right is on the left, as radiologists
-look at it; slice 1 is nearest to the head.
+Every function takes the slice table of `scans.read`, reads its images and returns a figure. The paper's figures 4 and 5
+are among them. The patient's right is on the left, as radiologists see it; slice 1 is nearest to the head.
 """
+
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -13,28 +13,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from kitlib import rle
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
-from kitlib.data import inputs
+from kitlib.data import inputs, scans
 from kitlib.eda import statistics
 from kitlib.figures.style import LABELS, WIDTH, box, canvas, look, organ_legend, overlay, picture_axis
 
-_OUTLINE = [withStroke(linewidth=1.5, foreground="black")]  # keeps white letters readable on white fat
+_OUTLINE = [withStroke(linewidth=1.5, foreground="black")]  # makes white letters readable on white fat
 _GAP = 4  # pixels between the slices of a sheet
-_BODY = 0.15  # of the 99th percentile: what is brighter belongs to the body
+_BODY = 0.15  # brighter pixels are body, as a share of the 99th percentile
 
 
-def masks(slices: pd.DataFrame) -> np.ndarray:
-    """Decode the masks of slices of one size: (D, H, W, organs) bool."""
-    shape = int(slices["height"].iloc[0]), int(slices["width"].iloc[0])
-    return np.stack([rle.decode_stack(slices[organ].tolist(), shape) for organ in ORGANS], axis=-1)
+def views(slices: pd.DataFrame) -> Iterator[tuple[pd.Series, np.ndarray, np.ndarray]]:
+    """Yield each row with its image (H, W) and masks (H, W, organs); the slices may differ in size."""
+    for index, row in slices.iterrows():
+        yield row, inputs.read_picture(row["path"]), scans.masks(slices.loc[[index]])[0]
 
 
 @look
 def typical_masks(slices: pd.DataFrame, count: int = 4) -> Figure:
     """Draw slices of several cases without and with contours (the paper's figure 4).
 
-    From as many cases as there are, the slice with the most mask pixels among those that hold the most organs.
+    The slice of a case is the one with the most mask pixels among those with the most organs.
     """
     measured = statistics.measured(slices)
     area = measured[[f"{organ}_px" for organ in ORGANS]]
@@ -42,12 +41,12 @@ def typical_masks(slices: pd.DataFrame, count: int = 4) -> Figure:
     best = rank.groupby(slices["case"]).idxmax()
     best = best[rank[best].to_numpy() > 0]
     chosen = slices.loc[best.iloc[np.linspace(0, len(best) - 1, min(count, len(best))).round().astype(int)]]
-    views = [(row, inputs.read_picture(row["path"]), masks(row.to_frame().T)[0]) for _, row in chosen.iterrows()]
-    cuts = [_body(image, mask) for _, image, mask in views]
+    chosen = list(views(chosen))
+    cuts = [_body(image, mask) for _, image, mask in chosen]
     tall = max((rows.stop - rows.start) / (columns.stop - columns.start) for rows, columns in cuts)
-    width = min(WIDTH, 4 * len(views))
-    figure, axes = canvas(2 * tall * width / len(views) + 0.7, rows=2, columns=len(views), width=width)
-    for (above, below), (row, image, mask), cut in zip(axes.T, views, cuts, strict=True):
+    width = min(WIDTH, 4 * len(chosen))
+    figure, axes = canvas(2 * tall * width / len(chosen) + 0.7, rows=2, columns=len(chosen), width=width)
+    for (above, below), (row, image, mask), cut in zip(axes.T, chosen, cuts, strict=True):
         overlay(above, image[cut], np.zeros_like(mask[cut]))
         above.set_title(f"case {row['case']}, day {row['day']}, slice {row['slice']}", size=9)
         overlay(below, image[cut], mask[cut])
@@ -62,7 +61,7 @@ def overlapping_masks(slices: pd.DataFrame, count: int = 4, margin: int = 22) ->
     """Draw the largest overlaps, zoomed, with the shared pixels filled in white (the paper's figure 5).
 
     Args:
-        count: pictures; the kinds of overlap take turns, each scan is shown once per kind.
+        count: number of pictures; the kinds of overlap take turns, and a scan is shown once per kind.
         margin: pixels around the overlap.
     """
     chosen = _largest_overlaps(slices, count)
@@ -72,9 +71,8 @@ def overlapping_masks(slices: pd.DataFrame, count: int = 4, margin: int = 22) ->
         return figure
     width = min(WIDTH, 3.3 * len(chosen))
     figure, axes = canvas(width / len(chosen) + 0.8, columns=len(chosen), width=width)
-    for axis, (place, name, pixels) in zip(axes[0], chosen, strict=True):
-        row = slices.loc[place]
-        image, mask = inputs.read_picture(row["path"]), masks(row.to_frame().T)[0]
+    shown = views(slices.loc[[index for index, _, _ in chosen]])
+    for axis, (_, name, pixels), (row, image, mask) in zip(axes[0], chosen, shown, strict=True):
         shared = mask[..., [ORGANS.index(organ) for organ in name.split("+")]].all(axis=-1)
         cut = _square(box(_largest_piece(shared), margin), image.shape)
         overlay(axis, image[cut], mask[cut], line=1.8)
@@ -93,14 +91,14 @@ def contact_sheet(scan: pd.DataFrame, columns: int = 8, rows: int = 4) -> Figure
 
     Args:
         scan: rows of one scan.
-        columns, rows: slices on the sheet, spread over the annotated part and a little beyond.
+        columns, rows: size of the sheet; its slices are spread over the annotated part and a margin.
     """
     annotated = np.flatnonzero(statistics.annotated(scan))
     first, last = (annotated[0], annotated[-1]) if len(annotated) else (0, len(scan) - 1)
     around = max(2, len(scan) // 30)
     span = max(first - around, 0), min(last + around, len(scan) - 1)
     chosen = scan.iloc[np.unique(np.linspace(*span, rows * columns).round().astype(int))]
-    images, mask = inputs.load(chosen["path"].tolist()), masks(chosen)
+    images, mask = inputs.load(chosen["path"].tolist()), scans.masks(chosen)
     cut = _body(images.mean(axis=0), mask.any(axis=0))
     bright = np.percentile(images, 99.5, axis=(1, 2)).clip(min=1)[:, None, None]
     images, mask = (images / bright)[:, cut[0], cut[1]], mask[:, cut[0], cut[1]]
@@ -108,8 +106,8 @@ def contact_sheet(scan: pd.DataFrame, columns: int = 8, rows: int = 4) -> Figure
     sheet, drawn = _tiled(images, columns), _tiled(mask, columns)
     figure, axes = canvas(WIDTH * sheet.shape[0] / sheet.shape[1] + 0.5)
     axis = overlay(axes[0, 0], sheet.clip(max=1), drawn, line=0.9)
-    for place, number in enumerate(chosen["slice"]):
-        row, column = divmod(place, columns)
+    for index, number in enumerate(chosen["slice"]):
+        row, column = divmod(index, columns)
         x, y = column * (width + _GAP) + 0.04 * width, row * (height + _GAP) + 0.03 * width
         axis.text(x, y, number, color="white", va="top", size=8, path_effects=_OUTLINE)
     organ_legend(figure)
@@ -118,17 +116,16 @@ def contact_sheet(scan: pd.DataFrame, columns: int = 8, rows: int = 4) -> Figure
 
 @look
 def planes(scan: pd.DataFrame) -> Figure:
-    """Draw one scan in three planes, in millimetres, so that its true proportions show.
+    """Draw one scan in three planes, in millimetres and true proportions.
 
-    The planes go through the slice, row and column with the most mask pixels; dotted lines mark them in the other
-    views.
+    The planes go through the slice, row and column with the most mask pixels; dotted lines mark the other two planes.
 
     Args:
         scan: rows of one scan.
     """
-    images, mask = inputs.load(scan["path"].tolist()), masks(scan)
+    images, mask = inputs.load(scan["path"].tolist()), scans.masks(scan)
     spacing = float(scan["spacing_mm"].iloc[0])
-    cut = _body(images.mean(axis=0), mask.any(axis=(0)), margin=4)
+    cut = _body(images.mean(axis=0), mask.any(axis=0), margin=4)
     images, mask = images[:, cut[0], cut[1]], mask[:, cut[0], cut[1]]
     sides = np.array(images.shape) * (SLICE_THICKNESS_MM, spacing, spacing)
     at = [
@@ -159,18 +156,18 @@ def planes(scan: pd.DataFrame) -> Figure:
 
 @look
 def days(slices: pd.DataFrame, case: int, most: int = 5) -> Figure:
-    """Draw one case on each of its days: the coronal plane with the most mask pixels, head up, all at one scale.
+    """Draw one case on its days: the coronal plane with the most mask pixels, head up, all at one scale.
 
     Args:
-        most: days that are drawn at most, spread over all of them.
+        most: number of days at most, spread over all days.
     """
-    scans = slices[slices["case"] == case]
-    chosen = sorted(scans["day"].unique())
+    of_case = slices[slices["case"] == case]
+    chosen = sorted(of_case["day"].unique())
     chosen = [chosen[k] for k in np.unique(np.linspace(0, len(chosen) - 1, most).round().astype(int))]
     views = []
     for day in chosen:
-        scan = scans[scans["day"] == day]
-        images, mask = inputs.load(scan["path"].tolist()), masks(scan)
+        scan = of_case[of_case["day"] == day]
+        images, mask = inputs.load(scan["path"].tolist()), scans.masks(scan)
         spacing = float(scan["spacing_mm"].iloc[0])
         row = int(mask.sum(axis=(0, 2, 3)).argmax()) if mask.any() else images.shape[1] // 2
         columns = _body(images.mean(axis=0), mask.any(axis=0))[1]
@@ -187,46 +184,44 @@ def days(slices: pd.DataFrame, case: int, most: int = 5) -> Figure:
 
 
 def _tiled(slices: np.ndarray, columns: int) -> np.ndarray:
-    """Lay slices (n, H, W, ...) out in rows on one sheet, with gaps of _GAP pixels."""
+    """Arrange slices (n, H, W, ...) in rows on one sheet, with gaps of _GAP pixels."""
     count, height, width, *rest = slices.shape
     rows = -(-count // columns)
-    paper = slices.dtype != bool  # gaps are white between slices, and empty between masks
+    paper = slices.dtype != bool  # gaps are white between images, and empty between masks
     sheet = np.full((rows, height + _GAP, columns, width + _GAP, *rest), paper, slices.dtype)
-    for place, one in enumerate(slices):
-        row, column = divmod(place, columns)
-        sheet[row, :height, column, :width] = one
+    for index, picture in enumerate(slices):
+        row, column = divmod(index, columns)
+        sheet[row, :height, column, :width] = picture
     return sheet.reshape(rows * (height + _GAP), columns * (width + _GAP), *rest)[:-_GAP, :-_GAP]
 
 
 def _largest_overlaps(slices: pd.DataFrame, count: int) -> list[tuple[int, str, int]]:
-    """Row, combination and pixels of the largest overlaps; the combinations take turns."""
+    """Return index, combination and pixels of the largest overlaps; the combinations take turns."""
     table = statistics.overlap_areas(slices)
     queues = []
     for name in statistics.COMBINATIONS:
         largest = table[name][table[name] > 0].sort_values(ascending=False)
         once = ~slices.loc[largest.index, "scan"].duplicated()
-        queues.append([(place, name, int(largest[place])) for place in largest.index[once][:count]])
+        queues.append([(index, name, int(largest[index])) for index in largest.index[once][:count]])
     turns = [queue[turn] for turn in range(count) for queue in queues if turn < len(queue)]
     return turns[:count]
 
 
 def _body(image: np.ndarray, mask: np.ndarray, margin: int = 3) -> tuple[slice, slice]:
-    """Rows and columns that hold the trunk, without arms, and every mask (H, W, organs)."""
-    smooth = cv2.blur(
-        image.astype(np.float32), (7, 7)
-    )  # noise in the air is as bright as lungs, but only pixel by pixel
+    """Return the rows and columns that hold the trunk, without arms, and every mask (H, W, organs)."""
+    smooth = cv2.blur(image.astype(np.float32), (7, 7))  # single pixels of noise in the air are as bright as lungs
     trunk = _largest_piece(smooth > _BODY * np.percentile(smooth, 99))
     return box(np.stack([trunk, mask.any(axis=-1)]), margin)
 
 
 def _largest_piece(mask: np.ndarray) -> np.ndarray:
-    """The largest connected piece of a mask."""
+    """Return the largest connected piece of a mask."""
     _, pieces, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     return pieces == facts[1:, cv2.CC_STAT_AREA].argmax() + 1 if len(facts) > 1 else mask
 
 
 def _square(cut: tuple[slice, slice], shape: tuple[int, int]) -> tuple[slice, slice]:
-    """The cut widened to a square, as far as the picture reaches."""
+    """Return the cut widened to a square, as far as the image allows."""
     side = max(part.stop - part.start for part in cut)
     wide = []
     for part, size in zip(cut, shape, strict=True):
@@ -236,16 +231,16 @@ def _square(cut: tuple[slice, slice], shape: tuple[int, int]) -> tuple[slice, sl
 
 
 def _letters(axis: Axes, letters: str) -> None:
-    """Name the sides left, right, top and bottom: Right Left Anterior Posterior Head Feet of the patient."""
-    places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"))
-    places += ((0.5, 0.99, "center", "top"), (0.5, 0.025, "center", "bottom"))
-    for letter, (x, y, across, down) in zip(letters, places, strict=True):
+    """Write a letter at the left, right, top and bottom: the patient's Right Left Anterior Posterior Head Feet."""
+    corners = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"))
+    corners += ((0.5, 0.99, "center", "top"), (0.5, 0.025, "center", "bottom"))
+    for letter, (x, y, across, down) in zip(letters, corners, strict=True):
         text = axis.text(x, y, letter, transform=axis.transAxes, color="white", size=9, ha=across, va=down)
         text.set_path_effects(_OUTLINE)
 
 
 def _scale_bar(axis: Axes, across: float, down: float) -> None:
-    """Draw ten centimetres into the lower right corner of a view in mm."""
+    """Draw a bar of 10 cm into the lower right corner of a view in mm."""
     axis.plot([across - 110, across - 10], [down - 8, down - 8], color="white", linewidth=2.5, path_effects=_OUTLINE)
     text = axis.text(across - 60, down - 13, "10 cm", color="white", size=8, ha="center", va="bottom")
     text.set_path_effects(_OUTLINE)

@@ -1,10 +1,9 @@
-"""The look of every picture in this kit: one colour per organ, contours with a light fill, units on the axes.
+"""The look of every picture: one colour per organ, contours with a light fill over grey slices.
 
-Pictures are made by the modules `figures_*`, from tables and arrays; each function there gives a Matplotlib figure
-that a notebook shows and `save` writes. Nothing that computes imports them.
+A function with the decorator `look` draws in this style, whatever the notebook has set. `canvas` makes the figure,
+`overlay` draws a slice with its masks, and `save` writes a small PNG.
 """
 
-import os
 from functools import wraps
 from io import BytesIO
 from pathlib import Path
@@ -18,12 +17,12 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from kitlib.contest import ORGANS
+from kitlib.files import replacing
 
-# Amber, blue and crimson stay far apart for the three kinds of colour blindness, on white paper and on dark slices
-# alike.
+# Amber, blue and crimson stay apart for the three kinds of colour blindness, on white paper and on dark slices.
 COLORS = {"large_bowel": "#E8A200", "small_bowel": "#4AA8F0", "stomach": "#C8286A"}
 LABELS = {organ: organ.replace("_", " ") for organ in ORGANS}
-INK, PALE = "#333333", "#B8B8B8"
+INK, PALE, TRAIN = "#333333", "#B8B8B8", "#9AA5B1"
 
 WIDTH = 10.0  # inches: a notebook's column
 STYLE = {
@@ -48,7 +47,7 @@ STYLE = {
 
 
 def look(picture):
-    """Give a function that draws a figure this kit's look, whatever the notebook has set."""
+    """Decorate a function that draws a figure: it uses STYLE, whatever the notebook has set."""
 
     @wraps(picture)
     def drawn(*arguments, **options):
@@ -61,9 +60,9 @@ def look(picture):
 def canvas(
     height: float, rows: int = 1, columns: int = 1, width: float = WIDTH, **options
 ) -> tuple[Figure, np.ndarray]:
-    """Make a figure of (rows, columns) axes, always as a two-dimensional array.
+    """Make a figure of (rows, columns) axes; the axes are a two-dimensional array.
 
-    The figure is closed at once, so that a notebook shows it where it is returned and nowhere else.
+    The figure is closed at once, so that a notebook shows it only where it is returned.
 
     Args:
         height, width: inches.
@@ -75,48 +74,47 @@ def canvas(
 
 
 def picture_axis(axis: Axes, title: str = "") -> Axes:
-    """Take ticks and frame off an axis that shows a slice."""
+    """Remove ticks and frame of an axis that shows a slice."""
     axis.set(xticks=[], yticks=[], title=title)
     axis.spines[:].set_visible(False)
     return axis
 
 
-def overlay(axis: Axes, image: np.ndarray, masks: np.ndarray, fill: float = 0.25, line: float = 1.2, **place) -> Axes:
-    """Draw a slice in grey, and each organ over it as a contour and a light fill, so that overlaps show.
+def overlay(axis: Axes, image: np.ndarray, masks: np.ndarray, fill: float = 0.25, line: float = 1.2, **options) -> Axes:
+    """Draw a slice in grey and each organ over it, as a contour and a light fill that lets overlaps show.
 
     Args:
         image: (H, W) grey values; its 99.5th percentile becomes white.
         masks: (H, W, organs) bool, in the order of ORGANS.
         fill: opacity of the fill, 0 for contours alone.
         line: width of the contours in points.
-        place: `extent` and `aspect` of `Axes.imshow`, where pixels are not square.
+        options: `extent` and `aspect` of `Axes.imshow`, where pixels are not square.
     """
-    axis.imshow(image, vmin=0, vmax=max(float(np.percentile(image, 99.5)), 1.0), **place)
-    rows, columns = _grid(image.shape, place.get("extent"))
+    axis.imshow(image, vmin=0, vmax=max(float(np.percentile(image, 99.5)), 1.0), **options)
+    rows, columns = _pixel_centres(image.shape, options.get("extent"))
     for organ, mask in zip(ORGANS, np.moveaxis(masks, -1, 0), strict=True):
         if mask.any():
             if fill:
                 rgba = np.zeros((*mask.shape, 4))
                 rgba[mask] = (*to_rgb(COLORS[organ]), fill)
-                axis.imshow(rgba, **place)
+                axis.imshow(rgba, **options)
             axis.contour(columns, rows, mask, levels=[0.5], colors=[COLORS[organ]], linewidths=line)
     return picture_axis(axis)
 
 
 def organ_legend(figure: Figure, where: str = "outside lower center", organs=ORGANS, **options):
-    """Name the organs' colours outside the axes, where the legend hides no data."""
+    """Add a legend of the organs' colours outside the axes."""
     handles = [Line2D([], [], color=COLORS[organ], linewidth=3, label=LABELS[organ]) for organ in organs]
     return figure.legend(handles=handles, loc=where, ncols=len(handles), **options)
 
 
-def box(shown: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
-    """Rows and columns that hold everything that is set in (..., H, W) bool, with a margin in pixels; all when nothing
-    is.
+def box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
+    """Return the rows and columns that hold a mask (..., H, W), with a margin in pixels; all where it is empty.
 
     >>> box(np.eye(5, dtype=bool)[:3])
     (slice(0, 3, None), slice(0, 3, None))
     """
-    flat = shown.reshape(-1, *shown.shape[-2:]).any(axis=0)
+    flat = mask.reshape(-1, *mask.shape[-2:]).any(axis=0)
     if not flat.any():
         return slice(0, flat.shape[0]), slice(0, flat.shape[1])
     cut = []
@@ -127,27 +125,23 @@ def box(shown: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
 
 
 def save(figure: Figure, path, dpi: int = 80, colors: int = 256) -> Path:
-    """Write a figure as a small PNG: first under a temporary name, then in one step under its own.
+    """Write a figure as a small PNG, complete or not at all.
 
     Args:
         dpi: pixels per inch.
-        colors: size of the palette; greys and three organs need few, and the file shrinks to a third.
+        colors: size of the palette; greys and three organs need few, and the file is a third as large.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     drawn = BytesIO()
     figure.savefig(drawn, format="png", dpi=dpi, bbox_inches="tight")
-    building = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with Image.open(drawn) as picture:
+    with Image.open(drawn) as picture, replacing(path, "wb") as file:
         # Of Pillow's methods, this one keeps rare strong colours: the organs' contours.
         few = picture.convert("RGB").quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        few.save(building, format="png", optimize=True)
-    os.replace(building, path)
-    return path
+        few.save(file, format="png", optimize=True)
+    return Path(path)
 
 
-def _grid(shape: tuple[int, int], extent) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the pixel centres along rows and columns, in the units of the extent."""
+def _pixel_centres(shape: tuple[int, int], extent) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates of the pixel centres along rows and columns, in the units of the extent."""
     height, width = shape
     left, right, bottom, top = extent or (-0.5, width - 0.5, height - 0.5, -0.5)
     rows = top + (np.arange(height) + 0.5) * (bottom - top) / height

@@ -1,7 +1,7 @@
-"""How like the real data a competition folder is: every figure measured, beside the real one and the band it must meet.
+"""Compare a competition folder with the real data: every figure, the real value and the band it should meet.
 
-The real values come from 13 annotated scans (masks), all 38,496 slices (share of annotated slices) and, for grey
-values, two scans with degraded pixels and five original slices. `python -m phantom ROOT --report` prints it.
+The real values come from the masks of 13 scans, from all 38,496 slices (share of annotated slices) and, for grey
+values, from two scans with degraded pixels and five original slices. `python -m phantom ROOT --report` is the command.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 
 from kitlib.data import scans
-from phantom.likeness.measures import measure, read
+from phantom.likeness.measures import gather, measure
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the report: `real` values and, for each, the lowest and highest value that still passes.
+    """One line of the report: `real` values and, for each, the lowest and highest value that passes.
 
-    Where scans differ too much for one value, `real` is the lowest that was seen and `upto` the highest.
+    Where real scans differ too much for one value, `real` is the lowest and `upto` the highest of them.
     """
 
     row: int
@@ -30,12 +30,12 @@ class Figure:
 
 
 def _between(row: int, name: str, real: tuple[float, float], low: float, high: float, organs: int = 1) -> Figure:
-    """A range that real scans span, and the band around it."""
+    """Make a figure from the range of the real scans and the band around it."""
     return Figure(row, name, *((value,) * organs for value in (real[0], low, high, real[1])))
 
 
 def _within(row: int, name: str, real, plus=None, share=None, low=None, high=None) -> Figure:
-    """A band of `plus` on both sides, of a `share` of the real value, or from `low` to `high`."""
+    """Make a figure with a band of `plus`, of a `share` of the real value, or from `low` to `high`."""
     real = np.atleast_1d(np.asarray(real, float))
     if plus is not None:
         low, high = real - plus, real + plus
@@ -91,23 +91,24 @@ FIGURES = (
     _within(8, "host score of an atlas of other cases", 0.545, low=0.50, high=0.60),
     _within(8, "host score of another day copied", 0.650, low=0.60, high=0.72),
 )
-OTHERWISE = ("share of slices with 0/1/2/3 organs", "noise over p99")  # not what a few real scans tell
-FOOTNOTE = """*: not comparable on real data like these: the real share of slices with 0/1/2/3 organs is that of all
-38,496 slices, not of a few scans, and pixels that were rebuilt from 8 bits have lost their noise."""
+OTHERWISE = ("share of slices with 0/1/2/3 organs", "noise over p99")  # not comparable on a few real scans
+FOOTNOTE = """*: not comparable on these real data: the real share of slices with 0/1/2/3 organs is that of all 38,496
+slices, not of a few scans, and pixels rebuilt from 8 bits have lost their noise."""
 GUESS = "host score of grey value and slice position"
 
 
-def passes(figure: Figure, found: tuple[float, ...]) -> bool:
-    """Whether every value of a figure lies in its band."""
-    return all(low <= value <= high for low, value, high in zip(figure.low, found, figure.high, strict=True))
+def passes(figure: Figure, values: tuple[float, ...]) -> bool:
+    """Return whether every value of a figure lies in its band."""
+    return all(low <= value <= high for low, value, high in zip(figure.low, values, figure.high, strict=True))
 
 
 def table(values: dict[str, tuple[float, ...]]) -> pd.DataFrame:
-    """Measured, real and band side by side: columns `row figure measured real band inside`."""
+    """Put measured and real values and bands side by side: columns `row figure measured real band inside`."""
     lines = []
     for figure in FIGURES:
-        found = values[figure.name]
-        lines.append((figure.row, figure.name, _text(found), _real(figure), _band(figure), passes(figure, found)))
+        measured = values[figure.name]
+        shown = _text(measured), _real(figure), _band(figure)
+        lines.append((figure.row, figure.name, *shown, passes(figure, measured)))
     return pd.DataFrame(lines, columns=["row", "figure", "measured", "real", "band", "inside"])
 
 
@@ -127,43 +128,43 @@ def _band(figure: Figure) -> str:
 
 
 def side_by_side(roots, progress: bool = False) -> str:
-    """Measure several roots and print them beside each other as a Markdown table.
+    """Measure several roots and return them side by side as a Markdown table.
 
-    `(...)` lies outside its band, `(...)*` where a real root is not comparable. Roots are told apart by name, or by
-    path where two have one name.
+    Values in brackets lie outside their band; those with a star are not comparable on a real root. Columns have the
+    name of their root, or its path where two roots have one name.
     """
-    found = [measure(read(root, progress)) for root in roots]
-    tables = [table(values) for values in found]
+    measured = [measure(gather(root, progress)) for root in roots]
+    tables = [table(values) for values in measured]
     names = [Path(root).resolve().name for root in roots]
     names = [str(root) if names.count(name) > 1 else name for root, name in zip(roots, names, strict=True)]
-    columns = [[_marked(line, root) for line in one.itertuples()] for one, root in zip(tables, roots, strict=True)]
+    columns = [[_marked(line, root) for line in part.itertuples()] for part, root in zip(tables, roots, strict=True)]
     lines = [f"| row | figure | real | band | {' | '.join(names)} |", "|---|---|---|---|" + "---|" * len(names)]
     for i, (row, figure, real, band) in enumerate(tables[0][["row", "figure", "real", "band"]].itertuples(index=False)):
         lines.append(f"| {row} | {figure} | {real} | {band} | {' | '.join(column[i] for column in columns)} |")
-    guesses = " | ".join(f"{values[GUESS][0]:.3g}" for values in found)
-    counts = " | ".join(f"{int(one['inside'].sum())} of {len(one)}" for one in tables)
+    guesses = " | ".join(f"{values[GUESS][0]:.3g}" for values in measured)
+    counts = " | ".join(f"{int(part['inside'].sum())} of {len(part)}" for part in tables)
     lines += [f"| | {GUESS} | | far below the atlas | {guesses} |", f"| | inside | | | {counts} |"]
     return "\n".join(lines + ["", FOOTNOTE] * any("*" in cell for column in columns for cell in column))
 
 
 def _marked(line, root) -> str:
-    """What was measured, in brackets where it lies outside its band."""
+    """Return the measured values, in brackets where they lie outside their band."""
     return line.measured if line.inside else f"({line.measured})" + "*" * _otherwise(line.figure, root)
 
 
 def _otherwise(figure: str, root) -> bool:
-    """Whether a figure of a root is not comparable with the real value."""
+    """Return whether a figure of this root is not comparable with the real value."""
     return figure in OTHERWISE and not scans.is_phantom(root)
 
 
-def report(root, progress: bool = False) -> str:
-    """Measure a root and print the table; organs in the order large bowel / small bowel / stomach."""
-    values = measure(read(root, progress))
+def as_text(root, progress: bool = False) -> str:
+    """Measure a root and return the table; organs in the order large bowel / small bowel / stomach."""
+    values = measure(gather(root, progress))
     lines = table(values)
     marks = ["yes" if line.inside else "*" if _otherwise(line.figure, root) else "NO" for line in lines.itertuples()]
     text = [
         lines.assign(inside=marks).to_string(index=False),
-        f"{GUESS}, to lie far below the atlas: {values[GUESS][0]:.3g}",
+        f"{GUESS}, should be far below the atlas: {values[GUESS][0]:.3g}",
         f"{int(lines['inside'].sum())} of {len(lines)} figures inside their bands",
     ]
     return "\n".join(text + [FOOTNOTE] * ("*" in marks))

@@ -1,7 +1,6 @@
-"""What masks and slices look like, measured: the ruler that holds a synthetic competition to the real one.
+"""Measurements of masks and slices, on which a synthetic competition is compared with the real one.
 
-Each function takes the masks of one scan (D, H, W, organs) or its slices (D, H, W) and returns plain numbers or arrays;
-`likeness` gathers them over scans and compares them with the real data's.
+Each function takes masks or slices of one scan and returns plain numbers or arrays; `measures` gathers them over scans.
 """
 
 from dataclasses import dataclass
@@ -10,14 +9,14 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-RIM_PX = 6  # width of the ring around an organ against which its grey values are held
+RIM_PX = 6  # width of the ring around an organ with which its grey values are compared
 AIR = 0.05  # share of the 99th percentile below which a pixel is air
 
 
-def outline(mask: np.ndarray) -> tuple[int, bool, float]:
-    """Pieces (8-connected), whether there is a hole, and inner border px over sqrt(area), of one mask (H, W).
+def contour(mask: np.ndarray) -> tuple[int, bool, float]:
+    """Return the number of pieces (8-connected), whether there is a hole, and the inner border over sqrt(area).
 
-    The inner border is made of the pixels with a 4-neighbour outside; a disc has about 3.5 of it per sqrt(area).
+    The inner border is the number of pixels with a 4-neighbour outside. For a disc the ratio is about 3.5.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -29,13 +28,13 @@ def outline(mask: np.ndarray) -> tuple[int, bool, float]:
 
 
 def pieces_3d(mask: np.ndarray) -> int:
-    """Pieces of a mask (D, H, W), 26-connected."""
+    """Count the 26-connected pieces of a mask (D, H, W)."""
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     return ndimage.label(mask[box], np.ones((3, 3, 3)))[1]
 
 
 def neighbour_dice(mask: np.ndarray) -> np.ndarray:
-    """Dice of each pair of neighbouring slices that both hold the organ; mask (D, H, W)."""
+    """Return the Dice of each pair of neighbouring slices that both hold the organ; mask (D, H, W)."""
     area = mask.sum(axis=(1, 2))
     both = (area[1:] > 0) & (area[:-1] > 0)
     shared = (mask[1:] & mask[:-1]).sum(axis=(1, 2))
@@ -43,7 +42,7 @@ def neighbour_dice(mask: np.ndarray) -> np.ndarray:
 
 
 def jitter(area: np.ndarray) -> np.ndarray:
-    """abs(a - m) / m with m the mean of both neighbours' areas, where all three slices hold the organ; area (D,)."""
+    """Return abs(a - m) / m, with m the mean area of both neighbours, where all three slices hold the organ."""
     mean = (area[2:] + area[:-2]) / 2
     inside = (area[2:] > 0) & (area[:-2] > 0) & (area[1:-1] > 0)
     return np.abs(area[1:-1] - mean)[inside] / mean[inside]
@@ -51,7 +50,7 @@ def jitter(area: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Volume:
-    """One organ of one scan, cut to its box: `mask` (d, h, w); `corner` of the box and `centre` of mass in voxels."""
+    """One organ of one scan, cut to its box: `mask` (d, h, w), `corner` of the box and `centre` of mass in voxels."""
 
     mask: np.ndarray
     corner: np.ndarray
@@ -60,7 +59,7 @@ class Volume:
 
     @classmethod
     def cut(cls, mask: np.ndarray) -> "Volume | None":
-        """From a full mask (D, H, W); None when it is empty."""
+        """Cut a volume out of a mask (D, H, W); None when it is empty."""
         if not mask.any():
             return None
         box = ndimage.find_objects(mask.astype(np.uint8))[0]
@@ -70,7 +69,7 @@ class Volume:
 
 
 def volume_dice(one: Volume, two: Volume, aligned: bool = False) -> float:
-    """Dice of two volumes on one grid; `aligned` shifts the second by whole voxels so that the centroids meet."""
+    """Return the Dice of two volumes; `aligned` first shifts the second by whole voxels so that the centroids meet."""
     shift = np.rint(one.centre - two.centre).astype(int) if aligned else 0
     first, second = one.corner, two.corner + shift
     low = np.maximum(first, second)
@@ -82,23 +81,24 @@ def volume_dice(one: Volume, two: Volume, aligned: bool = False) -> float:
 
 
 def auc(one: np.ndarray, other: np.ndarray) -> float:
-    """Chance that a value of `one` is larger than one of `other`, ties half: .5 where grey tells nothing."""
+    """Return the chance that a value of `one` is larger than a value of `other`; ties count half."""
     edges = np.linspace(0, max(one.max(), other.max()) + 1.0, 513)
     first, second = np.histogram(one, edges)[0].astype(float), np.histogram(other, edges)[0]
     return float(((np.cumsum(second) - second / 2) * first).sum() / first.sum() / second.sum())
 
 
 def grey_auc(images: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Grey alone: each organ against its rim of RIM_PX px (no organ in it), and against the rest of the body.
+    """Return the AUC of grey values: each organ against its rim of RIM_PX px, and against the rest of the body.
 
-    Pixels are pooled over the scan's slices; the body is what is brighter than air, closed and filled.
+    Pixels are pooled over the scan's slices. The rim holds no organ. The body is all that is brighter than air, closed
+    and filled.
 
     Args:
         images: (D, H, W).
         masks: (D, H, W, organs).
 
     Returns:
-        two (organs,) arrays, NaN for an organ that the scan lacks.
+        Two (organs,) arrays, NaN for an organ that the scan lacks.
     """
     top = np.percentile(images, 99)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * RIM_PX + 1, 2 * RIM_PX + 1))
@@ -119,13 +119,13 @@ def grey_auc(images: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def grey_levels(images: np.ndarray) -> tuple[float, float, float]:
-    """Share of air, 95th and 99.9th percentile over the 99th; images (D, H, W)."""
+    """Return the share of air, and the 95th and 99.9th percentile over the 99th; images (D, H, W)."""
     p95, p99, p999 = np.percentile(images, [95, 99, 99.9])
     return float((images < AIR * p99).mean()), p95 / p99, p999 / p99
 
 
 def slice_correlation(images: np.ndarray, lag: int) -> float:
-    """Median correlation of slices `lag` apart, at 128 x 128; images (D, H, W)."""
+    """Return the median correlation of slices `lag` apart, at 128 x 128; images (D, H, W)."""
     small = np.stack(
         [cv2.resize(image.astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA) for image in images]
     )
@@ -136,7 +136,7 @@ def slice_correlation(images: np.ndarray, lag: int) -> float:
 
 
 def noise(images: np.ndarray) -> float:
-    """Median absolute residual of a 3 x 3 median inside the body, over the scan's 99th percentile; images (D, H, W)."""
+    """Return the median residual of a 3 x 3 median in the body, over the scan's 99th percentile; images (D, H, W)."""
     top = np.percentile(images, 99)
-    residuals = [np.abs(i.astype(np.float32) - cv2.medianBlur(i, 3))[i > 2 * AIR * top] for i in images]
+    residuals = [np.abs(image.astype(np.float32) - cv2.medianBlur(image, 3))[image > 2 * AIR * top] for image in images]
     return float(np.median(np.concatenate(residuals)) / top)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from docs import draw
 from kitlib.contest import ORGANS
+from kitlib.data import scans as data_scans
 from kitlib.eda import areas, intensities
 from kitlib.figures import eda, scans, style
 
@@ -157,7 +158,7 @@ def test_a_contour_lies_on_its_mask():
 
 def test_masks_decode_in_the_order_of_the_organs(slices, measured):
     one = one_scan(slices, measured)
-    counts = scans.masks(one).sum(axis=(0, 1, 2))
+    counts = data_scans.masks(one).sum(axis=(0, 1, 2))
     rows = measured[measured["scan"] == one["scan"].iloc[0]]
     assert counts.tolist() == [rows[f"{organ}_px"].sum() for organ in ORGANS]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import contest, runs
+from kitlib import contest, rle, runs
 from kitlib.data import inputs, pipeline, scans
 from kitlib.figures import training
 
@@ -20,7 +20,7 @@ def test_stack_shows_each_neighbour_and_marks_the_middle(packed, slices):
     figure = training.stack(packed, int(scans.organ_count(slices).to_numpy().argmax()))
     titles = [axis.get_title(loc="left") or axis.get_title() for axis in figure.axes]
     assert len(titles) == 3
-    assert "to outline" in titles[1]
+    assert "with masks" in titles[1]
 
 
 def test_the_busiest_slice_is_the_one_whose_smallest_organ_is_largest():
@@ -65,3 +65,32 @@ def test_predictions_show_image_truth_and_prediction(slices, tmp_path):
     figure = training.predictions(runs.read(tmp_path), slices)
     assert len(figure.axes) == 3
     assert figure.axes[0].get_title(loc="left").startswith(name)
+
+
+def test_folds_are_drawn_with_their_scores_and_mean(slices, tmp_path, finished_run):
+    scan = slices["scan"].iloc[0]
+    for number in (0, 1):
+        finished_run(tmp_path / f"fold{number}", scan, 2, 0.5 + number / 10)
+    curves, ends = training.folds(runs.find(tmp_path)).axes
+    assert len(curves.lines) == 2
+    assert [text.get_text() for text in ends.texts] == ["0.500", "0.600"]
+    assert ends.get_title(loc="left") == "Best weights, mean 0.550"
+
+
+def test_fold_table_scores_each_fold_and_organ(slices, tmp_path, finished_run):
+    names = slices.loc[slices["stomach"] != "", "scan"].unique()[:2]
+    for number, name in enumerate(names):
+        finished_run(tmp_path / f"fold{number}", name, 1, 0.5)
+        rows = slices[slices["scan"] == name]
+        shape = int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
+        truth = [rle.decode_stack(rows[organ].tolist(), shape) for organ in contest.ORGANS]
+        truth[2] &= number == 0  # the second fold finds no stomach
+        grid = [inputs.prepare_masks(one, SPEC) for one in truth]
+        runs.write_probabilities(tmp_path / f"fold{number}", name, np.stack(grid, axis=-1).astype(np.float32))
+    table = training.organ_scores(runs.find(tmp_path), slices)
+    assert table.index.tolist() == ["fold0", "fold1", "mean"]
+    assert table.columns.tolist() == [*contest.ORGANS, "all"]
+    assert table.at["fold1", "stomach"] == 0 < table.at["fold0", "stomach"]
+    assert table.at["mean", "all"] == pytest.approx((table.at["fold0", "all"] + table.at["fold1", "all"]) / 2)
+    words = [text.get_text() for text in training.fold_table(table).axes[0].texts]
+    assert words[:4] == [f"{value:.3f}" for value in table.iloc[0]]

@@ -33,7 +33,7 @@ def test_pictures_say_that_they_are_synthetic(slices):
 
 def test_two_roots_lie_mixed_on_one_sheet_with_its_answer(slices):
     other = slices[slices["case"] != slices["case"].iloc[0]]
-    figure, answer = figures.beside(slices, other, seed=1, count=3)
+    figure, answer = figures.mixed_sheet(slices, other, seed=1, count=3)
     assert [axis.get_title("left") for axis in figure.axes[:6]] == list("123456")
     assert sorted(answer["root"]) == [0, 0, 0, 1, 1, 1]
     assert answer["root"].tolist() not in ([0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0])
@@ -49,8 +49,8 @@ def test_slices_of_patients_are_drawn_outside_the_checkout_alone(competition, tm
     for folder in (inside, tmp_path / "other"):
         (tmp_path / "other" / ".git").mkdir(parents=True, exist_ok=True)
         assert figures.main([str(competition), str(folder), "--beside", str(real)]) == 2
-        assert "is no phantom" in capsys.readouterr().err
+        assert "is not a phantom" in capsys.readouterr().err
     assert set(inside.iterdir()) == before
     assert figures.main([str(competition), str(tmp_path / "out"), "--beside", str(real)]) == 0
     assert str(real) in capsys.readouterr().out
-    assert (tmp_path / "out" / figures.BESIDE).is_file()
+    assert (tmp_path / "out" / figures.MIXED).is_file()

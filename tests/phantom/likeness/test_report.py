@@ -13,7 +13,8 @@ from scipy.stats import mannwhitneyu
 
 import phantom
 from kitlib.data import scans
-from phantom import anatomy, geometry
+from phantom import __main__ as command
+from phantom import cohort, files
 from phantom.likeness import guesses, measures, report, shapes
 
 REAL = os.environ.get("KITLIB_REAL_DATA")
@@ -22,7 +23,7 @@ REAL = os.environ.get("KITLIB_REAL_DATA")
 def test_square_has_one_piece_no_hole_and_its_rim():
     mask = np.zeros((13, 17), bool)
     mask[2:12, 3:13] = True
-    pieces, hole, border = shapes.outline(mask)
+    pieces, hole, border = shapes.contour(mask)
     assert (pieces, hole) == (1, False)
     assert border == pytest.approx(36 / 10)
 
@@ -30,7 +31,7 @@ def test_square_has_one_piece_no_hole_and_its_rim():
 def test_ring_has_a_hole_and_two_borders():
     mask = np.ones((11, 11), bool)
     mask[4:7, 4:7] = False
-    pieces, hole, border = shapes.outline(mask)
+    pieces, hole, border = shapes.contour(mask)
     assert (pieces, hole) == (1, True)
     assert border == pytest.approx((40 + 12) / 112**0.5)
 
@@ -38,9 +39,9 @@ def test_ring_has_a_hole_and_two_borders():
 def test_pieces_that_touch_at_a_corner_are_one():
     mask = np.zeros((4, 4), bool)
     mask[:2, :2] = mask[2:, 2:] = True
-    assert shapes.outline(mask)[0] == 1
+    assert shapes.contour(mask)[0] == 1
     mask[1, 1] = False
-    assert shapes.outline(mask)[0] == 2
+    assert shapes.contour(mask)[0] == 2
 
 
 def test_pieces_in_3d_touch_across_corners():
@@ -142,11 +143,11 @@ def test_side_by_side_puts_what_is_out_in_brackets(monkeypatch, tmp_path):
     real = {figure.name: figure.real for figure in report.FIGURES}
     far = {**real, "noise over p99": (0.5,)}
     real[report.GUESS], far[report.GUESS] = (0.4,), (0.3,)
-    monkeypatch.setattr(report, "read", lambda root, progress: root.name)
+    monkeypatch.setattr(report, "gather", lambda root, progress: root.name)
     monkeypatch.setattr(report, "measure", lambda name: {"near": real, "far": far}[name])
     roots = [tmp_path / "near", tmp_path / "far", tmp_path / "other" / "near"]
     (tmp_path / "far").mkdir()
-    (tmp_path / "far" / phantom.MARKER).touch()
+    (tmp_path / "far" / files.MARKER).touch()
     lines = report.side_by_side(roots).splitlines()
     assert lines[0].endswith(f"| {roots[0]} | far | {roots[2]} |")
     assert [line for line in lines if "(" in line and "noise" in line] == [
@@ -155,7 +156,7 @@ def test_side_by_side_puts_what_is_out_in_brackets(monkeypatch, tmp_path):
     assert lines[-2].endswith("| 0.4 | 0.3 | 0.4 |")
     count = len(report.FIGURES)
     assert lines[-1].endswith(f"| {count} of {count} | {count - 1} of {count} | {count} of {count} |")
-    (tmp_path / "far" / phantom.MARKER).unlink()  # as on real scans, whose pixels may have lost their noise
+    (tmp_path / "far" / files.MARKER).unlink()  # as on real scans, whose pixels may have lost their noise
     lines = report.side_by_side(roots).splitlines()
     assert sum("(0.5)* |" in line for line in lines) == 1
     assert "8 bits" in lines[-1]
@@ -164,7 +165,7 @@ def test_side_by_side_puts_what_is_out_in_brackets(monkeypatch, tmp_path):
 @pytest.fixture
 def coarse(monkeypatch):
     """Score baselines on a coarse grid, which takes a tenth of the time."""
-    monkeypatch.setattr(measures, "GRID", 40)
+    monkeypatch.setattr(measures, "SIDE", 40)
     monkeypatch.setattr(measures, "POSITIONS", 48)
     monkeypatch.setattr(guesses, "THRESHOLDS", (0.2, 0.3))
 
@@ -176,7 +177,7 @@ def folder(tmp_path_factory):
 
 
 def test_command_line_reports_every_figure_of_a_folder(folder, coarse, capsys):
-    assert phantom.main([str(folder), "--report"]) == 0
+    assert command.main([str(folder), "--report"]) == 0
     text = capsys.readouterr().out
     for figure in report.FIGURES:
         assert figure.name in text
@@ -186,16 +187,16 @@ def test_command_line_reports_every_figure_of_a_folder(folder, coarse, capsys):
 
 
 def test_tables_beside_the_pictures_change_no_figure(folder, coarse, tmp_path):
-    plain = measures.measure(measures.read(folder))
+    plain = measures.measure(measures.gather(folder))
     root = shutil.copytree(folder, tmp_path / "p")
     train, test = scans.read(root), scans.read(root, "test")
     masks = pd.concat([scans.rows(train), pd.read_csv(root / "truth.csv", keep_default_na=False)])
     marked = set(masks.loc[masks["segmentation"] != "", "id"])
     index = pd.concat([train, test])[["id", "height", "width"]]
     index.assign(has_mask=index["id"].isin(marked)).to_csv(root / "slices.csv.gz", index=False)
-    indexed = measures.measure(measures.read(root))
+    indexed = measures.measure(measures.gather(root))
     masks.to_csv(root / "masks.csv", index=False)
-    apart = measures.measure(measures.read(root))
+    apart = measures.measure(measures.gather(root))
     away = {"centroid shift between days, mm", report.GUESS}  # an index tells no spacing, and these scans no grey
     for name, value in plain.items():
         np.testing.assert_allclose(indexed[name], value, err_msg=name)
@@ -206,30 +207,23 @@ def test_tables_beside_the_pictures_change_no_figure(folder, coarse, tmp_path):
 
 def test_tables_without_a_scan_are_refused_by_name(tmp_path):
     (tmp_path / "train.csv").write_text("id,class,segmentation\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=f"{tmp_path}: .*not one scan"):
-        measures.read(tmp_path)
-
-
-def outlines(scan) -> np.ndarray:
-    """The masks of a scan without its images, which take most of the time."""
-    grid, stop = phantom.place(scan)
-    abdomen = anatomy.move(anatomy.case(scan.rng(), *scan.spread[:2]), scan.rng(scan.number, 2))
-    return phantom.annotate(scan, geometry.organs(abdomen, grid)[0], stop)
+    with pytest.raises(ValueError, match=f"{tmp_path}: .*no scan"):
+        measures.gather(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def half():
+def half(outlines):
     """The figures of six cases of two days in the real sizes, half of what the bands are for; few scans have images."""
     reading = measures.Reading([], [], [])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measures, "GRID", 64)
+        patch.setattr(measures, "SIDE", 64)
         patch.setattr(measures, "POSITIONS", 72)
-        for number, scan in enumerate(phantom.plan(6, seed=0, days=2)):
+        for number, scan in enumerate(cohort.plan(6, seed=0, days=2)):
             masks = outlines(scan)
             reading.tallies.append(measures.tally(scan.name, masks, scan.spacing_mm))
             reading.annotated.append((len(masks), float(masks.any(axis=(1, 2, 3)).mean())))
             if number % 4 == 0:
-                images, same = phantom.render(scan)
+                images, same = files.render(scan)
                 np.testing.assert_array_equal(same, masks)
                 reading.tallies[-1].grey = measures.small_grey(images)
                 reading.pixels.append(measures.grey(images, masks))
@@ -252,12 +246,12 @@ def test_grey_value_and_position_score_far_below_the_atlas(half):
 
 def test_folder_without_rows_is_refused_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-        measures.read(tmp_path)
+        measures.gather(tmp_path)
 
 
 @pytest.mark.skipif(not REAL, reason="KITLIB_REAL_DATA is not set: the real scans are not at hand")
 def test_ruler_gives_the_real_values_on_the_real_scans():
-    found = measures.measure(measures.read(REAL))
+    found = measures.measure(measures.gather(REAL))
     places = {
         0: "area px,|mm|overlap px|3D",
         1: "inner border",
@@ -288,8 +282,8 @@ def test_best_range_is_the_organs_own_grey_value():
 def test_atlas_of_equal_cases_is_perfect_and_of_strangers_is_not():
     grid = np.zeros((6, 16, 16, 3), bool)
     grid[2:4, 4:9, 4:9] = True
-    alike = [SimpleNamespace(case=case, grid=grid, grey=None) for case in (1, 2, 3)]
-    strangers = [SimpleNamespace(case=case, grid=np.roll(grid, 7 * case, axis=2), grey=None) for case in (1, 2)]
+    alike = [SimpleNamespace(case=case, small=grid, grey=None) for case in (1, 2, 3)]
+    strangers = [SimpleNamespace(case=case, small=np.roll(grid, 7 * case, axis=2), grey=None) for case in (1, 2)]
     assert guesses.atlas(alike) == pytest.approx(1.0)
     assert guesses.atlas(strangers) < 0.7
 
@@ -297,7 +291,7 @@ def test_atlas_of_equal_cases_is_perfect_and_of_strangers_is_not():
 def test_copied_day_needs_another_day():
     grid = np.zeros((6, 16, 16, 3), bool)
     grid[2:4, 4:9, 4:9] = True
-    days = [SimpleNamespace(case=case, grid=grid) for case in (1, 1, 2)]
+    days = [SimpleNamespace(case=case, small=grid) for case in (1, 1, 2)]
     assert guesses.copied_day(days) == pytest.approx(1.0)
     assert np.isnan(guesses.copied_day(days[1:]))
 
@@ -312,8 +306,8 @@ def test_grey_value_finds_organs_that_it_identifies_and_no_others():
             grid[1:5, y : y + 6, x : x + 6, channel] = True
         grey = np.full((6, 32, 32), 100, np.uint8)
         grey[grid.any(axis=-1)] = 20
-        told.append(SimpleNamespace(case=case, grid=np.repeat(grid.any(axis=-1)[..., None], 3, axis=-1), grey=grey))
+        told.append(SimpleNamespace(case=case, small=np.repeat(grid.any(axis=-1)[..., None], 3, axis=-1), grey=grey))
         noise = rng.integers(0, 200, grey.shape).astype(np.uint8)
-        hidden.append(SimpleNamespace(case=case, grid=grid, grey=noise))
+        hidden.append(SimpleNamespace(case=case, small=grid, grey=noise))
     assert guesses.grey_and_position(told) == pytest.approx(1.0)
     assert guesses.grey_and_position(hidden) < 0.5
