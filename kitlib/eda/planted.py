@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kitlib import contest, rle
+from kitlib import contest, files, rle
 from kitlib.data import scans
 
 FAULTS = ("shifted", "missing", "swapped", "half", "overdrawn")
 OVERDRAWN_PX = 4
+COLUMNS = ["scan", "fault"]
 
 
 def spoil(masks: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -76,13 +77,13 @@ def plant(slices: pd.DataFrame, count: int, seed: int = 0) -> tuple[pd.DataFrame
         for channel, organ in enumerate(contest.ORGANS):
             spoiled.loc[rows.index, organ] = rle.encode_stack(np.ascontiguousarray(masks[..., channel]))
         faults.append((scan, kind))
-    return spoiled, pd.DataFrame(faults, columns=["scan", "fault"])
+    return spoiled, pd.DataFrame(faults, columns=COLUMNS)
 
 
 def read(root: str | os.PathLike) -> pd.DataFrame:
     """Read the faults that a phantom was written with (`python -m phantom ROOT --faults N`): `scan fault`."""
     path = Path(root) / "faults.csv"
-    return pd.read_csv(path, encoding="utf-8") if path.is_file() else pd.DataFrame(columns=["scan", "fault"])
+    return files.read_csv(path, COLUMNS) if path.is_file() else pd.DataFrame(columns=COLUMNS)
 
 
 def _shift(masks: np.ndarray, down: int, right: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kitlib import files
 from kitlib.contest import ORGANS
 from kitlib.data import scans
 from kitlib.eda.areas import COMBINATIONS, mask_texts, measure
@@ -30,14 +31,21 @@ def read(
 
     Returns:
         Two slice tables; without an index both are the same table.
+
+    Raises:
+        ValueError: names the line of the index whose `has_mask` is neither True nor False.
     """
     if index is None:
         slices = scans.read(scans.find_root(root))
         return slices, slices
     slices = scans.read(Path(index).parent, split="test", index=index)
-    listed = pd.read_csv(index, encoding="utf-8")
+    listed = files.read_csv(index, ["id", "image_path", "has_mask"])
     if "has_mask" in listed:
-        slices = slices.join(listed.set_index("id")["has_mask"], on="id")
+        answers = listed["has_mask"].str.lower().map({"true": True, "1": True, "false": False, "0": False})
+        if answers.isna().any():
+            row = int(answers.isna().argmax())
+            raise ValueError(f"{index} line {row + 2}: has_mask is {listed['has_mask'][row]!r}; write True or False")
+        slices = slices.join(listed.assign(has_mask=answers.astype(bool)).set_index("id")["has_mask"], on="id")
     if root is not None and (Path(root) / "train.csv").is_file():
         return slices, scans.read(root, problems=[], index=index)
     return slices, slices.iloc[:0].assign(**dict.fromkeys(ORGANS, ""))
