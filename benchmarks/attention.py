@@ -1,14 +1,14 @@
 """What the attentions cost: forward and training step of the network with and without them, in one process.
 
-`python benchmarks/attention.py [--levels 4] [--steps 8] [--save]`. The variants take turns, so that a slow moment hits
-all of them; Keras' backend and device are whatever they are set to. Below it: the time of each layer per pixel on maps
-of three sizes, which must not grow; and the steps inside the window attention of the finest stage, each alone.
+`python benchmarks/attention.py [--levels 4] [--steps 8] [--save]`. The variants take turns, so a slow moment hits all of
+them; Keras' backend and device are as configured. Two more tables follow: the time of each layer per pixel on maps of
+three sizes, which must not grow, and each step inside the window attention of the finest stage.
 
-On a CPU under TensorFlow the window attention is bound by memory: passes over maps and scores that no two operations
-share. Tried there, without a gain beyond the noise of a busy machine: a gradient by hand (`keras.ops.custom_gradient`,
-softmax kept or made anew, sums by products with ones, no maximum), separate projections, windows cut before the
-projections, larger thresholds of the memory allocator. Slower: queries and keys folded into one product per window on
-the coarser stages, XLA around attention.
+On a CPU under TensorFlow, memory traffic bounds the window attention: each operation makes its own pass over maps and
+scores. Tried without a gain beyond the noise of a busy machine: a custom gradient (`keras.ops.custom_gradient`, softmax
+stored or recomputed, sums as products with ones, no maximum), separate projections, windows cut before the projections,
+larger thresholds of the memory allocator. Slower: queries and keys in one product per window on the coarser stages, XLA
+around the attention.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from kitlib import files
 from kitlib.layers import losses
 from kitlib.layers.attention import (
     ChannelNormalization,
@@ -52,7 +53,7 @@ PARTS = {  # name: layer, channels, side of its maps in the network, heads
 
 
 def seconds(tasks: dict[str, Callable], rounds: int) -> dict[str, float]:
-    """Best time of each task, after two calls to warm up; the tasks take turns."""
+    """Measure the best time of each task after two warm-up calls; the tasks take turns."""
     taken = {name: [] for name in tasks}
     for turn in range(rounds + 2):
         for name, task in tasks.items():
@@ -64,7 +65,7 @@ def seconds(tasks: dict[str, Callable], rounds: int) -> dict[str, float]:
 
 
 def training(options: dict, levels: int) -> tuple[Callable, Callable]:
-    """A function that predicts a batch, and one that learns from it."""
+    """Make a function that predicts a batch, and one that trains on it."""
     model = build_unet(SHAPE, levels=levels, **options)
     model.compile("adam", losses.BCEDice(dice_weight=0.5))
     rng = np.random.default_rng(0)
@@ -74,7 +75,7 @@ def training(options: dict, levels: int) -> tuple[Callable, Callable]:
 
 
 def table(levels: int, rounds: int) -> str:
-    """Times of the variants, as a Markdown table."""
+    """Time the variants, as a Markdown table."""
     made = {name: training(options, levels) for name, options in VARIANTS.items()}
     forward = seconds({name: pair[0] for name, pair in made.items()}, rounds)
     step = seconds({name: pair[1] for name, pair in made.items()}, rounds)
@@ -89,7 +90,7 @@ def table(levels: int, rounds: int) -> str:
 
 
 def growth(rounds: int) -> str:
-    """Time per pixel of each attention with its normalisation, on its maps and on maps of 4 and 16 times the pixels."""
+    """Time each attention with its normalisation per pixel, on its maps and on maps of 4 and 16 times the pixels."""
     lines = ["| attention | channels | side | forward ns/pixel | step ns/pixel |", "|--|--|--|--|--|"]
     for name, (kind, channels, side, heads) in PARTS.items():
         for factor in (1, 2, 4):
@@ -106,7 +107,7 @@ def growth(rounds: int) -> str:
 
 
 class Step(layers.Layer):
-    """One step of the attention as a layer, behind a weight so that a gradient runs back through it."""
+    """One step of the attention as a layer; a weight before it makes the gradient pass through it."""
 
     def __init__(self, function):
         super().__init__()
@@ -121,9 +122,9 @@ class Step(layers.Layer):
 
 
 def steps_inside(rounds: int) -> str:
-    """Time of each step of the window attention on the finest stage's maps, less that of a step that does nothing.
+    """Time each step of the window attention on the finest stage's maps, minus the time of an empty step.
 
-    Queries, keys and values are cut at once and the result is joined once: four transpositions of maps, two a row.
+    The layer cuts queries, keys and values together and joins the result once: four transpositions, two per row.
     """
     side, channels, heads, window = SHAPE[0], 16, 2, 4
     maps, squares = (BATCH, side, side, channels), (BATCH, heads * (side // window) ** 2, window**2, channels // heads)
@@ -160,7 +161,7 @@ def steps_inside(rounds: int) -> str:
 
 
 def machine() -> str:
-    """What the numbers were measured on."""
+    """Describe the machine and the versions."""
     devices = keras.distribution.list_devices("gpu") or [f"{os.cpu_count()} CPU cores"]
     return (
         f"{platform.processor() or platform.machine()}, {devices[0]}; Python {platform.python_version()}, "
@@ -188,9 +189,8 @@ def main() -> None:
         text += "\n" + made
     text += "\n" + " ".join(__doc__.split("\n\n")[-1].split()) + "\n"
     if options.save:
-        draft = RESULTS.with_suffix(".tmp")
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, RESULTS)
+        with files.replacing(RESULTS) as file:
+            file.write(text)
 
 
 if __name__ == "__main__":

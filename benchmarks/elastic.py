@@ -1,8 +1,8 @@
-"""Images per second of one elastic warp of images and masks: ours beside nine peers, on one core, on two and on a GPU.
+"""Images per second of one elastic warp of images and masks: the kit and nine peers, on one core, two and a GPU.
 
 `python benchmarks/elastic.py [--save]`. A batch is 16 x 128 x 128 x (5 + 3): five slices warped linearly, three masks
-by nearest pixel. Each row draws fields and warps; intensities come in the rows of whole layers only. On two cores the
-peers run as two processes whose rates are added, as the workers of a data loader would.
+by nearest pixel. Each row draws fields and warps; only the rows of whole layers change intensities. On two cores the
+peers run as two processes whose rates are added, like the workers of a data loader.
 """
 
 import sys
@@ -23,10 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
+from kitlib import files
+
 BATCH, SIDE, SLICES, MASKS = 16, 128, 5, 3
 POINTS, SIGMA_PX = 4, 4.0
 STEP, PRESETS = "training step", ("Augment", "paper")
-BUSY = "--busy" in sys.argv  # the machine has other work: count the seconds that one core computes, not the clock
+BUSY = "--busy" in sys.argv  # the machine has other work: measure CPU time of one core, not the clock
 RESULTS = Path(__file__).parent / "results" / "elastic.md"
 PACKAGES = (
     "tensorflow keras jax numpy elasticdeform albumentations opencv-python-headless scipy monai torchio kornia torch"
@@ -41,7 +43,7 @@ def batch():
 
 
 def rate(call, seconds=0.6):
-    """Images per second by the median call, after two for warming up."""
+    """Measure images per second by the median call, after two warm-up calls."""
     clock = time.process_time if BUSY else time.perf_counter
     call(), call()
     times, start = [], clock()
@@ -53,7 +55,7 @@ def rate(call, seconds=0.6):
 
 
 def ours():
-    """Rows of the backend that KERAS_BACKEND names: name -> images per second."""
+    """Measure the rows of the backend in KERAS_BACKEND: name -> images per second."""
     import keras
 
     from kitlib.layers import augment
@@ -82,7 +84,7 @@ def ours():
 
 
 def compile_all(step):
-    """The ways in which the backend can run a step."""
+    """Compile a step in each way that the backend has."""
     import keras
 
     if keras.backend.backend() == "jax":
@@ -95,7 +97,7 @@ def compile_all(step):
 
 
 def training_step():
-    """Images per second of a training step of the paper's network without augmentation."""
+    """Measure a training step of the paper's network without augmentation, in images per second."""
     from kitlib.layers import losses
     from kitlib.models import unet
     from kitlib.training import step as steps
@@ -219,7 +221,7 @@ PEERS = {
 
 
 def peers():
-    """Rows of the peers; one that is not installed is left out, and named on stderr."""
+    """Measure the peers; name those that are not installed on stderr and leave them out."""
     found = {}
     for name, make in PEERS.items():
         try:
@@ -230,7 +232,7 @@ def peers():
 
 
 def worker(kind, cores, backend, gpu=False):
-    """A process that measures rows on the given cores and prints them as its last line."""
+    """Start a process that measures rows on the given cores and prints them as its last line."""
     threads = {name: str(len(cores)) for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "MKL_NUM_THREADS")}
     hidden = {} if gpu else {"CUDA_VISIBLE_DEVICES": "-1"}
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", **threads, **hidden}
@@ -239,13 +241,13 @@ def worker(kind, cores, backend, gpu=False):
 
 
 def rows_of(*processes):
-    """The sum of what the processes print."""
+    """Add the rates that the processes print."""
     parts = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
     return {name: sum(part.get(name, float("nan")) for part in parts) for name in parts[0]}
 
 
 def measure(parts):
-    """Column -> row -> number."""
+    """Measure column -> row -> images per second."""
     columns = {"1 core": [0]} if BUSY else {"1 core": [0], "2 cores": [0, 1]}
     backends = ["tensorflow", *(["jax"] if importlib.util.find_spec("jax") else [])] if "ours" in parts else []
     found = {title: {} for title in columns}
@@ -260,7 +262,7 @@ def measure(parts):
 
 
 def report(columns):
-    """The table as text."""
+    """Format the table."""
     found = {entry.name: entry.version for entry in importlib.metadata.distributions()}
     versions = ", ".join(f"{name} {found[name]}" for name in PACKAGES.split() if name in found)
     names = [name for name in columns["1 core"] if name != STEP]
@@ -268,7 +270,7 @@ def report(columns):
         f"# Elastic warp of {BATCH} x {SIDE} x {SIDE} x ({SLICES} + {MASKS}), images per second",
         "",
         f"{platform.machine()}, {os.cpu_count()} cores{'' if 'GPU' in columns else ', no GPU'}; Python "
-        f"{platform.python_version()}, {versions}. Median call" + BUSY * ", in seconds of computing" + ".",
+        f"{platform.python_version()}, {versions}. Median call" + BUSY * ", in CPU seconds" + ".",
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
@@ -305,9 +307,8 @@ def main():
     text = report(measure(chosen.parts))
     print(text)
     if chosen.save:
-        building = RESULTS.with_suffix(".tmp")
-        building.write_text(text + "\n", encoding="utf-8")
-        os.replace(building, RESULTS)
+        with files.replacing(RESULTS) as file:
+            file.write(text + "\n")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ from IPython.display import display
 
 from kitlib.layers import augment, elastic
 from kitlib.paper import experiments
-from kitlib.figures import augment as figures_augment, training as figures_model, layers, __main__ as figures_run
+from kitlib.figures import training as figures_model, layers, __main__ as figures_run
 from kitlib.data import folds, inputs, pipeline, scans
 from kitlib.training import devices, recipes
 from kitlib import training
@@ -144,7 +144,7 @@ fields = {
     "smoothed noise": elastic.smooth_displacement(SEED, (1, size, size), alpha_px, sigma_px),
     "control grid": elastic.displacement(SEED, (1, size, size), points=4, sigma_px=0.03 * size),
 }
-figures_augment.distortion(image, masks, {name: np.asarray(field)[0] for name, field in fields.items()})
+layers.distortion(image, masks, {name: np.asarray(field)[0] for name, field in fields.items()})
 
 # %% [markdown]
 # Is ours what elasticdeform would have done? The same control points through both; elasticdeform runs one image at a
@@ -158,7 +158,7 @@ if importlib.util.find_spec("elasticdeform"):
     import elasticdeform
 
     theirs = elasticdeform.deform_grid(image, control, order=1, mode="constant")
-    display(figures_augment.beside(image, ours, theirs))
+    display(layers.beside(image, ours, theirs))
 else:
     print("elasticdeform is not installed: nothing to compare with")
 
@@ -173,7 +173,7 @@ kinds = {"": lambda: course["augment"], "paper": augment.paper, "full": augment.
 layer = course["augment"] = kinds[AUGMENT]()
 stack = packed.stack(busiest)
 if layer is not None:
-    display(figures_augment.samples(layer, stack, masks, np.arange(1, 6)))
+    display(layers.samples(layer, stack, masks, np.arange(1, 6)))
 else:
     print("no augmentation: every sample as it is")
 

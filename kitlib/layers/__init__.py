@@ -1,5 +1,12 @@
-"""Keras layers and losses in pure `keras.ops`: attention, augmentation, losses and metrics, on every backend."""
+"""Keras layers, losses and metrics in pure `keras.ops`, for every backend.
+
+`attention` has the paper's two attentions, `augment` the augmentation layer with its `elastic` fields, `losses` what a
+training minimises, `monitors` what it reports. `sampling` and `randomness` are the arithmetic below `augment`.
+"""
 
 from kitlib.layers.attention import ExternalAttention as ExternalAttention
 from kitlib.layers.attention import LocalWindowAttention as LocalWindowAttention
 from kitlib.layers.augment import Augment as Augment
+from kitlib.layers.losses import BCE as BCE
+from kitlib.layers.losses import BCEDice as BCEDice
+from kitlib.layers.losses import LovaszHinge as LovaszHinge

@@ -1,7 +1,7 @@
 """The two attentions of the paper: inside small windows (its Table 1), and against an external memory (its Table 2).
 
-The mathematics comes first, as pure functions of tensors; the layers below only own weights. Heads are consecutive
-channel blocks: (tokens, heads * size) is cut into (tokens, heads, size) and then transposed to (heads, tokens, size). A
+The mathematics comes first, as pure functions of tensors; the layers below own the weights. Heads are consecutive
+channel blocks: (tokens, heads * size) is reshaped to (tokens, heads, size), then transposed to (heads, tokens, size). A
 bare reshape to (heads, tokens, size) has the right shape and the wrong values.
 """
 
@@ -12,41 +12,39 @@ import math
 import keras
 from keras import ops
 
-PACKAGE = "kitlib"
-
 
 def split_windows(maps, blocks: int, window: int):
-    """Cut maps into squares of tokens, one stack of squares per block of channels, in one transposition.
+    """Cut maps into windows of tokens, separately for each block of channels, with one transposition.
 
-    Squares are numbered row by row over the batch, tokens row by row inside their square.
+    Windows are numbered row by row over the batch, tokens row by row inside their window.
 
     Shapes: maps (B, H, W, blocks * size) -> (blocks, B * H/window * W/window, window * window, size).
     """
     batch, height, width, channels = ops.shape(maps)
     columns, size = width // window, channels // blocks
-    # The first axis counts rows of squares through the whole batch; sides known only when the graph runs are counted
-    # out, because -1 would let a misfit mix samples.
+    # The first axis counts rows of windows through the whole batch. Where a side is known only when the graph runs, the
+    # count is computed: with -1, a side that does not divide would mix samples.
     rows = -1 if isinstance(height, int) and isinstance(width, int) else batch * (height // window)
     cut = ops.reshape(maps, (rows, window, columns, window, blocks, size))
     cut = ops.transpose(cut, (4, 0, 2, 1, 3, 5))
     return ops.reshape(cut, (blocks, -1, window * window, size))
 
 
-def join_windows(squares, height: int, width: int, window: int):
+def join_windows(windows, height: int, width: int, window: int):
     """Undo `split_windows`.
 
-    Shapes: squares (blocks, B * H/window * W/window, window * window, size) -> (B, H, W, blocks * size).
+    Shapes: windows (blocks, B * H/window * W/window, window * window, size) -> (B, H, W, blocks * size).
     """
-    blocks, _, _, size = ops.shape(squares)
-    cut = ops.reshape(squares, (blocks, -1, width // window, window, window, size))
+    blocks, _, _, size = ops.shape(windows)
+    cut = ops.reshape(windows, (blocks, -1, width // window, window, window, size))
     cut = ops.transpose(cut, (1, 3, 2, 4, 0, 5))
     return ops.reshape(cut, (-1, height, width, blocks * size))
 
 
 def attend(query, key, value):
-    """Let every token of a square look at all tokens of that square: softmax(q k^T) v.
+    """Attention of every token to all tokens of its window: softmax(q k^T) v.
 
-    The division by sqrt(size) is left to whoever makes the queries: on their weights it costs nothing.
+    The queries are already divided by sqrt(size): done on their weights, it costs nothing.
 
     Shapes: query, key, value and the result (..., tokens, size).
     """
@@ -55,10 +53,10 @@ def attend(query, key, value):
 
 
 def double_normalise(scores, eps: float):
-    """Share every memory cell out among the positions, then every position among the cells: softmax, then L1.
+    """Normalise the scores twice: softmax over the positions, then L1 over the memory.
 
-    weights = softmax over positions; weights / (eps + sum over memory of weights). With eps = 0, the paper's letter, a
-    position whose shares all underflow is 0 / 0 = NaN.
+    weights = softmax over positions; weights / (eps + sum over memory of weights). With eps = 0, as in the paper, a
+    position whose weights all underflow gives 0 / 0 = NaN.
 
     Shapes: scores and the result (..., memory, positions).
     """
@@ -67,7 +65,7 @@ def double_normalise(scores, eps: float):
 
 
 class _Attention(keras.layers.Layer):
-    """What both layers share: dense sublayers that own the weights, and an output of the input's shape."""
+    """Base of both attentions: dense sublayers own the weights, and the output has the input's shape."""
 
     settings: tuple[str, ...] = ()
 
@@ -83,28 +81,28 @@ class _Attention(keras.layers.Layer):
         setattr(self, name, dense)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@keras.saving.register_keras_serializable("kitlib")
 class LocalWindowAttention(_Attention):
-    """Multi-head self-attention inside squares of `window` x `window` positions.
+    """Multi-head self-attention inside windows of `window` x `window` positions.
 
-    Per square X (window^2, C) and head h: softmax(Q_h K_h^T / sqrt(size)) V_h with Q = X W_q + b_q and so on; the heads
-    side by side go through one more dense layer. A pixel sees its own square only, so the cost grows with the number of
-    pixels and not with its square.
+    Per window X (window^2, C) and head h: softmax(Q_h K_h^T / sqrt(size)) V_h with Q = X W_q + b_q and so on; the
+    concatenated heads go through one more dense layer. A pixel sees its own window only, so the cost is linear in the
+    number of pixels.
 
-    Source: the paper's Table 1, after Wang et al., Mixed transformer U-Net (ICASSP 2022). The table numbers squares and
-    tokens by (H, W, Win); here the layer takes whole maps and cuts them itself. One matrix product makes queries, keys
-    and values; `query`, `key`, `value` and `project` stay apart as owners of the weights. The bias of `key` adds the
-    same to all scores of a query, so its gradient is zero by construction.
+    Source: the paper's Table 1, after Wang et al., Mixed transformer U-Net (ICASSP 2022). The table starts from windows
+    of tokens, (H, W, Win); this layer takes whole maps and cuts them. One matrix product computes queries, keys and
+    values; the weights belong to the sublayers `query`, `key`, `value` and `project`. The bias of `key` adds the same
+    number to all scores of a query, so its gradient is zero by construction.
 
     Shapes: (B, H, W, C) -> (B, H, W, C); B may be unknown, H and W too.
 
     Args:
         heads: number of heads, a divisor of C.
-        window: side of a square in pixels; H and W must be multiples of it. The paper has 4.
+        window: side of a window in pixels; H and W must be multiples of it. The paper has 4.
         use_bias: whether the four dense layers have biases.
 
     Raises:
-        ValueError: when C does not divide by `heads`, or a side by `window`.
+        ValueError: C is not a multiple of `heads`, or a side not a multiple of `window`.
 
     >>> LocalWindowAttention(heads=2)(keras.ops.ones((1, 8, 12, 6))).shape == (1, 8, 12, 6)
     True
@@ -119,7 +117,7 @@ class LocalWindowAttention(_Attention):
     def build(self, input_shape):
         channels = input_shape[-1]
         if channels % self.heads:
-            raise ValueError(f"{self.name}: {channels} channels do not divide by {self.heads} heads")
+            raise ValueError(f"{self.name}: {channels} channels do not divide by {self.heads} heads; choose a divisor")
         self._check_sides(input_shape)
         for name in ("query", "key", "value", "project"):
             self._add_dense(name, channels, channels)
@@ -128,12 +126,12 @@ class LocalWindowAttention(_Attention):
         self._check_sides(maps.shape)
         _, height, width, channels = ops.shape(maps)
         size = channels // self.heads
-        squares = split_windows(self._queries_keys_values(maps, size), 3 * self.heads, self.window)
-        context = attend(*ops.split(squares, 3, axis=0))
+        windows = split_windows(self._queries_keys_values(maps, size), 3 * self.heads, self.window)
+        context = attend(*ops.split(windows, 3, axis=0))
         return self.project(join_windows(context, height, width, self.window))
 
     def _queries_keys_values(self, maps, size: int):
-        """All three projections as one matrix product, the queries already divided by sqrt(size)."""
+        """Compute all three projections in one matrix product; the queries are divided by sqrt(size)."""
         owners = ((self.query, 1 / math.sqrt(size)), (self.key, 1), (self.value, 1))
         kernel = ops.concatenate([scale * ops.convert_to_tensor(owner.kernel) for owner, scale in owners], axis=1)
         maps = ops.matmul(maps, kernel)
@@ -150,18 +148,18 @@ class LocalWindowAttention(_Attention):
                 )
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@keras.saving.register_keras_serializable("kitlib")
 class ExternalAttention(_Attention):
-    """Multi-head attention of all positions against a small learned memory that all samples share.
+    """Multi-head attention of all positions to a small learned memory that all samples share.
 
     Per head h: Q_h = the h-th block of X W_q + b_q; weights = `double_normalise`(Q_h M_k + b_k); context = weights M_v
-    + b_v; the heads side by side go through one more dense layer. The memory M_k, M_v is the same for all heads and
-    learned from all samples, which is how one sample can use another. The cost is linear in the number of positions.
+    + b_v; the concatenated heads go through one more dense layer. The memory M_k, M_v is one for all heads and is
+    learned from all samples, so one sample can use what another taught. The cost is linear in the number of positions.
 
     Source: the paper's Table 2, after Guo et al., Beyond self-attention (arXiv 2105.02358). The table has expansion 4,
-    memory 2 * size and no eps. The biases of `query` and `memory_keys` add the same to all positions of a memory cell,
-    so their gradients are zero by construction. The double normalisation runs in float32 where the layer computes in
-    16 bits: there eps is 0 and shares of 1 / positions underflow.
+    memory 2 * size and no eps. The biases of `query` and `memory_keys` add the same number to all positions of a memory
+    cell, so their gradients are zero by construction. Where the layer computes in 16 bits, the double normalisation
+    runs in float32: in float16 eps is 0 and weights of 1 / positions underflow.
 
     Shapes: (B, N, C) -> (B, N, C), or (B, H, W, C) -> (B, H, W, C); all but C may be unknown.
 
@@ -169,11 +167,11 @@ class ExternalAttention(_Attention):
         heads: the true number of heads; size of a head = expansion * C / heads.
         expansion: queries have this many times C channels.
         memory: cells of the memory; None means 2 * size, as in the paper.
-        eps: what keeps the second division from 0 / 0; 0 is the paper's letter, and may give NaN.
+        eps: keeps the second division from 0 / 0. The paper has none; 0 may give NaN.
         use_bias: whether the four dense layers have biases.
 
     Raises:
-        ValueError: when expansion * C does not divide by `heads`, or the input is neither of the two shapes.
+        ValueError: expansion * C is not a multiple of `heads`, or the input has neither of the two shapes.
 
     >>> ExternalAttention(heads=4)(keras.ops.ones((1, 3, 5, 6))).shape == (1, 3, 5, 6)
     True
@@ -200,7 +198,8 @@ class ExternalAttention(_Attention):
         wide = self.expansion * channels
         if wide % self.heads:
             raise ValueError(
-                f"{self.name}: expansion {self.expansion} x {channels} channels do not divide by {self.heads} heads"
+                f"{self.name}: expansion {self.expansion} x {channels} channels do not divide by {self.heads} heads; "
+                "choose a divisor"
             )
         size = wide // self.heads
         memory = 2 * size if self.memory is None else self.memory
@@ -214,7 +213,7 @@ class ExternalAttention(_Attention):
         tokens = ops.reshape(maps, (shape[0], math.prod(shape[1:-1]), shape[-1]))
         batch, positions, _ = ops.shape(tokens)
         wide = self.query.units
-        # Positions come last, (B * heads, size, positions), so that the softmax runs along memory that lies together.
+        # Positions come last, (B * heads, size, positions), so that the softmax runs along contiguous memory.
         queries = ops.swapaxes(self.query(tokens), 1, 2)
         queries = ops.reshape(queries, (-1, wide // self.heads, positions))
         scores = _dense_on_columns(self.memory_keys, queries)
@@ -231,13 +230,13 @@ def _dense_on_columns(dense, columns):
     return columns if dense.bias is None else columns + ops.expand_dims(ops.convert_to_tensor(dense.bias), -1)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@keras.saving.register_keras_serializable("kitlib")
 class ChannelNormalization(keras.layers.LayerNormalization):
-    """Keras' LayerNormalization over the last axis, with its sums as matrix products on TensorFlow on a CPU.
+    """Keras' LayerNormalization over the last axis; on a CPU under TensorFlow its sums are matrix products.
 
     x - mean(x) = x (I - 1/C), and the variance is the square of that times a column of 1/C. TensorFlow reduces a last
-    axis of 16 or 32 numbers several times slower than it multiplies by a 16 x 16 matrix. Same weights, same values to
-    rounding; on a GPU, where a product may run in TF32, and on other backends Keras' own code runs.
+    axis of 16 or 32 numbers several times slower than it multiplies by a 16 x 16 matrix. Weights and values (up to
+    rounding) are Keras'. Keras' own code runs on a GPU, where a product may use TF32, and on other backends.
 
     Shapes: (..., C) -> (..., C).
     """

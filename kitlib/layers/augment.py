@@ -1,8 +1,9 @@
-"""Augmentation as one Keras layer: a sample's images and masks move together, in one sampling pass on the device.
+"""Augmentation as one Keras layer: images and masks of a sample move together, in one sampling pass on the device.
 
-The layer only draws parameters from a seed per sample (`draw`) and applies them (`apply`), so any sample can be logged,
-replayed and tested. Geometry comes first and moves all channels of the stack and the masks alike; intensities follow
-and touch the images only. It runs inside the compiled training step, or, on TensorFlow, inside tf.data's `map`.
+The layer draws parameters from one seed per sample (`draw`) and applies them (`apply`), so every sample can be logged,
+replayed and tested. The geometry comes first and moves all slices of the stack and the masks alike; the intensity
+changes follow and touch the images only. The layer runs inside the compiled training step or, on TensorFlow, inside
+tf.data's `map`.
 """
 
 import math
@@ -12,18 +13,18 @@ from keras import ops
 
 from kitlib.layers import elastic, randomness, sampling
 
-_SCALARS, _NOISE = 2, 3  # streams of the sample's seed; elastic takes 1
-_PLACED = ("rotation", "scale", "down", "across", "flip")
-_SHADED = ("gamma", "contrast", "brightness", "noise", "blur")
-_DRAWN = (*_PLACED, *_SHADED, "mix", "amount", "box_row", "box_column")
+_SCALARS, _NOISE = 2, 3  # streams of the sample's seed; elastic uses 1
+_GEOMETRY = ("rotation", "scale", "down", "across", "flip")
+_INTENSITY = ("gamma", "contrast", "brightness", "noise", "blur")
+_DRAWN = (*_GEOMETRY, *_INTENSITY, "mix", "amount", "box_row", "box_column")
 _SETTINGS = ("strength", "field", "points", "smoothness", "order", "mode")
 _FIELDS = ("grid", "smooth", None)
 
 
 def paper(strength=1.0):
-    """The paper's augmentation: elastic distortion by smoothed noise (Simard), Gaussian noise and blur, nothing else.
+    """Return the paper's augmentation: elastic distortion by smoothed noise (Simard), Gaussian noise and blur.
 
-    The paper names noise in its experiments and blur in its summary, and gives no strengths: ours are `Augment`'s.
+    The paper names noise in its experiments and blur in its summary but gives no strengths; these are `Augment`'s.
     """
     return Augment(
         strength, field="smooth", rotation=0, scale=0, shift=0, flip=0, gamma=0, contrast=0, brightness=0, name="paper"
@@ -32,43 +33,48 @@ def paper(strength=1.0):
 
 @keras.saving.register_keras_serializable(package="kitlib")
 class Augment(keras.layers.Layer):
-    """Rotation, scale, shift, flip and elastic field in one pass over images and masks; then grey values of the images.
+    """Random geometry for images and masks in one pass, then random intensities for the images.
 
-    position(p) = M (p - centre) + centre + shift + field[p];  images linear, masks by nearest pixel;
-    then blur, gamma, contrast, brightness and noise on the images; then CutMix or MixUp with the sample before.
+    position(p) = M (p - centre) + centre + shift + field[p]; images linear, masks by nearest pixel;
+    then blur, gamma, contrast, brightness and noise on the images; then CutMix or MixUp with the previous sample.
 
-    Lengths are shares of the image's shorter side, so that a setting means the same anatomy at every input size. Each
-    default is the range at `strength` 1; `strength` multiplies all of them but the probabilities.
+    M is rotation, scale and flip. Lengths are fractions of the image's shorter side, so a setting means the same
+    anatomy at every input size. Each default is the range at `strength` 1; `strength` multiplies all ranges, not the
+    probabilities.
 
-    Shapes: images (B, H, W, C) floats of about [0, 1], masks (B, H, W, K) uint8, seeds (B,) int32; returns images and
-        masks of the same shapes and dtypes (with MixUp the masks come back as float32). B may be unknown.
+    The layer computes in float32 under every dtype policy, because positions need 24 bits. It cannot restore what was
+    rounded before: under a mixed policy the model or layer that calls it must have `autocast=False`, else Keras casts
+    the images to 16 bits on the way in.
+
+    Shapes: images (B, H, W, C) floats of about [0, 1], masks (B, H, W, K) uint8, seeds (B,) int32; returns images in
+        float32 and masks in their dtype (float32 with MixUp), in the same shapes. B may be unknown.
 
     Args:
-        strength: one factor for everything; 0 returns the input.
+        strength: factor of all ranges; 0 returns the input.
         field: "grid" (elasticdeform's control grid), "smooth" (Simard's smoothed noise) or None.
-        elastic: standard deviation of the elastic steps. 0.03 of a 400 mm field of view is 12 mm, a plausible motion of
-            bowel between two days.
-        points: control points of "grid" along each axis. 4 bend single organs, not single pixels.
-        smoothness: standard deviation of the Gaussian of "smooth". At 0.1 slopes stay near 0.2, far from folding at 1.
+        elastic: standard deviation of the elastic displacement. 0.03 of a 400 mm field of view is 12 mm, a plausible
+            motion of bowel between two days.
+        points: control points of "grid" along each axis. 4 bend whole organs.
+        smoothness: standard deviation of the Gaussian of "smooth". At 0.1 the slopes stay near 0.2; the map folds at 1.
         rotation: degrees, plus or minus. 10: patients lie on their backs on every day.
-        scale: plus or minus, as a logarithm. 0.15: patients differ in girth.
+        scale: plus or minus, as a logarithm. 0.15: patients differ in size.
         shift: plus or minus. 0.05: the body is not centred on the same organ in every scan.
-        flip: probability of left-right. 0.5: mirrored anatomy is not real, but flips as test-time augmentation gained
-            the contest's best teams 0.001 to 0.002, and need a network that has seen them.
-        gamma: plus or minus, as a logarithm of the exponent. 0.25: grey values of MRI have no unit, and no fixed curve.
-        contrast: plus or minus around the sample's mean. 0.2: the scanner's gain is set anew for every scan.
+        flip: probability of a left-right flip. 0.5: mirrored anatomy is not real, but flips at inference gained the
+            contest's best teams 0.001 to 0.002, and they need a network trained on flips.
+        gamma: plus or minus, as a logarithm of the exponent. 0.25: grey values of MRI have no unit and no fixed curve.
+        contrast: plus or minus around the sample's mean. 0.2: the scanner sets its gain for each scan.
         brightness: plus or minus. 0.1: the percentiles that scale an image depend on what else the scan shows.
-        noise: largest standard deviation of Gaussian noise; each sample draws its own. 0.05: grain
-            that can be seen, under which an organ's edge still can.
-        blur: largest share of the way to the image smoothed by a Gaussian of 0.7 pixels (binomial 3 x 3), for half of
-            the samples, none for the rest. 0.8: the patient breathes during the scan.
-        cutmix: probability of a rectangle from the sample before, with its masks (Yun et al., 2019). Off: an option.
-        mixup: probability of a blend with the sample before (Zhang et al., 2018), its share uniform in [0, 0.5]. Off.
-        order: of the images: 1, or 3 for cubic splines at about five times the cost, or 0. Masks always have 0.
+        noise: largest standard deviation of the Gaussian noise; each sample draws its own. 0.05: the grain is visible,
+            and so are the organs' edges.
+        blur: largest blend with the image smoothed by a Gaussian of 0.7 pixels (binomial 3 x 3), for half of the
+            samples; the rest stay sharp. 0.8: the patient breathes during the scan.
+        cutmix: probability of a rectangle from the previous sample of the batch, with its masks (Yun et al., 2019).
+        mixup: probability of a blend with the previous sample, its weight uniform in [0, 0.5] (Zhang et al., 2018).
+        order: interpolation of the images: 0, 1, or 3 for cubic splines at about five times the cost. Masks use 0.
         mode: border of `sampling.sample`. "constant": outside the field of view there is no signal and no organ.
 
     Raises:
-        ValueError: an unknown field, order or mode, a negative range, or probabilities outside [0, 1].
+        ValueError: an unknown field, order or mode, a negative range, or a probability outside [0, 1].
     """
 
     def __init__(
@@ -93,8 +99,8 @@ class Augment(keras.layers.Layer):
         mode="constant",
         **kwargs,
     ):
-        kwargs.setdefault("dtype", "float32")  # positions need 24 bits, also under mixed precision
-        super().__init__(**kwargs)
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(autocast=False, **kwargs)
         self.ranges = {
             "elastic": elastic,
             "rotation": rotation,
@@ -112,12 +118,13 @@ class Augment(keras.layers.Layer):
         self._check()
 
     def call(self, images, masks, seeds, training=None):
+        images = ops.cast(images, self.compute_dtype)
         if not training or not self.strength:
             return images, masks
         return self.apply(images, masks, self.draw(seeds, images.shape[1:3]))
 
     def draw(self, seeds, shape):
-        """What happens to each sample, as a dict of small tensors, from its seed alone.
+        """Draw the parameters of each sample from its seed, as a dict of small tensors.
 
         Shapes: seeds (B,) int32, shape (H, W); every value has B first.
         """
@@ -132,7 +139,7 @@ class Augment(keras.layers.Layer):
             "matrix": _matrix(
                 math.radians(span["rotation"]) * _signed(drawn["rotation"]),
                 ops.exp(span["scale"] * _signed(drawn["scale"])),
-                ops.where(drawn["flip"] < self.chances["flip"], -1.0, 1.0),
+                1.0 - 2.0 * ops.cast(drawn["flip"] < self.chances["flip"], "float32"),
             ),
             "shift": span["shift"] * side * _signed(ops.stack([drawn["down"], drawn["across"]], axis=1)),
             "gamma": ops.exp(span["gamma"] * _signed(drawn["gamma"])),
@@ -147,11 +154,11 @@ class Augment(keras.layers.Layer):
         return parameters
 
     def apply(self, images, masks, parameters):
-        """Do to images and masks what the parameters say, drawn just now or stored as arrays: nothing else is drawn."""
-        images, masks = ops.convert_to_tensor(images), ops.convert_to_tensor(masks)
+        """Apply drawn or stored parameters to images and masks; nothing else is random."""
+        images, masks = ops.cast(images, self.compute_dtype), ops.convert_to_tensor(masks)
         parameters = {name: ops.convert_to_tensor(value) for name, value in parameters.items()}
-        images, masks = self._moved(images, masks, parameters)
-        return self._mixed(self._shaded(images, parameters), masks, parameters)
+        images, masks = self._move(images, masks, parameters)
+        return self._mix(self._shade(images, parameters), masks, parameters)
 
     def get_config(self):
         return {
@@ -161,7 +168,7 @@ class Augment(keras.layers.Layer):
             **{name: getattr(self, name) for name in _SETTINGS},
         }
 
-    def _moved(self, images, masks, parameters):
+    def _move(self, images, masks, parameters):
         height, width = images.shape[1:3]
         rows, columns = self.positions(parameters, height, width)
         if self.order == 1:
@@ -170,29 +177,29 @@ class Augment(keras.layers.Layer):
         return images, sampling.sample(masks, rows, columns, 0, self.mode)
 
     def positions(self, parameters, height, width):
-        """Rows and columns (B, H, W) at which the parameters read the input."""
+        """Compute the rows and columns (B, H, W) at which the parameters read the input."""
         centre = ops.convert_to_tensor([(height - 1) / 2, (width - 1) / 2], dtype="float32")
         matrix = parameters["matrix"][..., None, None]
         down = ops.arange(height, dtype="float32")[:, None] - (height - 1) / 2
         across = ops.arange(width, dtype="float32")[None, :] - (width - 1) / 2
         along_rows = matrix[:, :, 0] * down + (parameters["shift"] + centre)[..., None, None]  # (B, 2, H, 1)
-        places = along_rows + matrix[:, :, 1] * across  # (B, 2, H, W)
+        positions = along_rows + matrix[:, :, 1] * across  # (B, 2, H, W)
         if self.field == "grid":
-            places = places + elastic.spline_planes(parameters["control"], (height, width))
+            positions = positions + elastic.spline_planes(parameters["control"], (height, width))
         elif self.field == "smooth":
             noise = elastic.field_noise(randomness.seeds(parameters["seed"], None), (height, width))
             alpha_px, sigma_px = self.smooth_px((height, width))
-            places = places + alpha_px * elastic.smoothed(noise, sigma_px)
-        return places[:, 0], places[:, 1]
+            positions = positions + alpha_px * elastic.smoothed(noise, sigma_px)
+        return positions[:, 0], positions[:, 1]
 
     def smooth_px(self, shape):
-        """alpha and sigma in pixels of the smooth field, so that its root mean square is `strength * elastic`."""
+        """Give alpha and sigma of the smooth field in pixels; its root mean square is then `strength * elastic`."""
         sigma_px = self.smoothness * min(shape)
         step_px = self.strength * self.ranges["elastic"] * min(shape)
         return step_px * sigma_px * 2 * math.sqrt(3 * math.pi), sigma_px
 
-    def _shaded(self, images, parameters):
-        each = {name: ops.reshape(parameters[name], (-1, 1, 1, 1)) for name in _SHADED}
+    def _shade(self, images, parameters):
+        each = {name: ops.reshape(parameters[name], (-1, 1, 1, 1)) for name in _INTENSITY}
         if self._uses("blur"):
             images = _blurred(images, each["blur"])
         if self._uses("gamma"):
@@ -205,7 +212,7 @@ class Augment(keras.layers.Layer):
             images = images + each["noise"] * randomness.normal(words, tuple(images.shape[1:]), _NOISE)
         return images
 
-    def _mixed(self, images, masks, parameters):
+    def _mix(self, images, masks, parameters):
         if not self.chances["cutmix"] and not self.chances["mixup"]:
             return images, masks
         share = _shares(parameters["mix"], images.shape[1:3])
@@ -220,17 +227,19 @@ class Augment(keras.layers.Layer):
 
     def _check(self):
         if self.field not in _FIELDS:
-            raise ValueError(f"field is {self.field!r}; choose one of {_FIELDS}")
+            raise ValueError(f"field is {self.field!r}; choose 'grid', 'smooth' or None")
         sampling.check(self.order, self.mode)
         for name, size in {"strength": self.strength, **self.ranges}.items():
             if size < 0:
-                raise ValueError(f"{name} is {size}; give 0 or more")
+                raise ValueError(f"{name} is {size}; choose 0 or more")
         for name, chance in self.chances.items():
             if not 0 <= chance <= 1:
-                raise ValueError(f"{name} is {chance}; give a probability between 0 and 1")
-        if self.chances["cutmix"] + self.chances["mixup"] > 1:
+                raise ValueError(f"{name} is {chance}; choose a probability between 0 and 1")
+        cutmix, mixup = self.chances["cutmix"], self.chances["mixup"]
+        if cutmix + mixup > 1:
             raise ValueError(
-                f"cutmix and mixup exclude each other per sample; their sum is {self.chances}, give at most 1"
+                f"cutmix {cutmix} and mixup {mixup} add up to more than 1; a sample gets at most one of them, so "
+                "choose probabilities with a sum of at most 1"
             )
 
 
@@ -239,13 +248,13 @@ def _signed(number):
 
 
 def _matrix(angle, scale, mirror):
-    """(B, 2, 2): rotation by `angle` times `scale`, columns mirrored where `mirror` is -1; rows first."""
+    """Give (B, 2, 2): rotation by `angle` times `scale`, columns mirrored where `mirror` is -1; rows first."""
     cos, sin = scale * ops.cos(angle), scale * ops.sin(angle)
     return ops.stack([ops.stack([cos, -sin], axis=1), ops.stack([mirror * sin, mirror * cos], axis=1)], axis=1)
 
 
 def _mixing(drawn, cutmix, mixup):
-    """(B, 6): blend share everywhere, share in the box, and the box's top, left, bottom, right in shares."""
+    """Give (B, 6): weight of the blend, weight in the box, and the box's top, left, bottom, right as fractions."""
     cut = ops.cast(drawn["mix"] < cutmix, "float32")
     blend = ops.cast(drawn["mix"] >= 1.0 - mixup, "float32")
     half = 0.5 * ops.sqrt(drawn["amount"])
@@ -254,7 +263,7 @@ def _mixing(drawn, cutmix, mixup):
 
 
 def _shares(mix, shape):
-    """The share of the sample before of each pixel, (B, H, W, 1)."""
+    """Give the weight of the previous sample in each pixel, (B, H, W, 1)."""
     blend, cut, top, left, bottom, right = (ops.reshape(mix[:, i], (-1, 1, 1, 1)) for i in range(6))
     rows = ((ops.arange(shape[0], dtype="float32") + 0.5) / shape[0])[:, None, None]
     columns = ((ops.arange(shape[1], dtype="float32") + 0.5) / shape[1])[None, :, None]
@@ -263,10 +272,12 @@ def _shares(mix, shape):
 
 
 def _blurred(images, share):
-    """Each sample moved by its share (B, 1, 1, 1) of the way towards itself under [1 2 1] / 4 along both axes.
+    """Blend each sample with its smoothed copy, [1 2 1] / 4 along both axes, by its share (B, 1, 1, 1).
 
-    Two averages of 2 x 2 are that filter; they are cheap on every device, which wider Gaussians are not.
+    Two averages of 2 x 2 are that filter; unlike wider Gaussians they are cheap on every device.
     """
     around = ops.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    smooth = ops.average_pool(ops.average_pool(around, 2, strides=1), 2, strides=1)
+    smooth = around
+    for _ in range(2):
+        smooth = ops.average_pool(smooth, 2, strides=1, data_format="channels_last")
     return images + share * (smooth - images)

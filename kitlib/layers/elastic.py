@@ -1,22 +1,20 @@
 """Elastic displacement fields and the warp that follows them, for images and masks together, in plain `keras.ops`.
 
-A field (B, H, W, 2) holds for each output pixel the step (dy, dx) in pixels to where it is read: out[p] = in[p +
-field[p]]. Everything is a matrix product or a gather, so it runs inside a compiled training step on any backend.
-Products use the device's default precision: where that is TF32 or bfloat16, a step is off by up to a hundredth of
-itself.
+A field (B, H, W, 2) holds the displacement (dy, dx) in pixels of each output pixel: out[p] = in[p + field[p]].
+Everything is a matrix product or a gather, so it runs inside a compiled training step on any backend. Products use the
+device's default precision: with TF32 or bfloat16 a displacement is off by up to one percent.
 """
 
 import keras
 from keras import ops
 
-from kitlib.layers import randomness, splines
-from kitlib.layers.sampling import sample
+from kitlib.layers import randomness, sampling
 
-_STREAM = 1  # Augment uses higher numbers for what it draws from the same seed
+_STREAM = 1  # of the seed; Augment uses 2 and 3
 
 
 def displacement(seed, shape, points=3, sigma_px=5.0):
-    """A coarse grid of random steps, carried to every pixel by a cubic spline, as elasticdeform does.
+    """Draw a coarse grid of random steps and carry it to every pixel by a cubic spline, as elasticdeform does.
 
     Control points are independent N(0, sigma_px) for each sample, axis and point (Ronneberger et al., 2015, section
     3.1).
@@ -27,8 +25,8 @@ def displacement(seed, shape, points=3, sigma_px=5.0):
         seed: int, or integer tensor (B,): the same seed gives the same field on every backend.
         shape: (B, H, W); B may be a tensor.
         points: control points along each axis, int or (along height, along width), 2 or more.
-        sigma_px: standard deviation of a control point's step in pixels. A field whose spline coefficients all stay
-            below 0.489 of the grid's spacing cannot fold (Choi and Lee, 2000); `folds` tells for a field at hand.
+        sigma_px: standard deviation of a control point's step in pixels. A field cannot fold if its spline
+            coefficients stay below 0.489 of the grid's spacing (Choi and Lee, 2000).
 
     Raises:
         ValueError: fewer than 2 points.
@@ -38,7 +36,7 @@ def displacement(seed, shape, points=3, sigma_px=5.0):
 
 
 def control_points(words, points):
-    """Standard normal steps (B, 2, points, points) from the seeds' words."""
+    """Draw standard normal steps (B, 2, points, points) from the seeds' words."""
     down, across = (points, points) if isinstance(points, int) else points
     if min(down, across) < 2:
         raise ValueError(f"points is {points}; a grid needs at least 2 control points along each axis")
@@ -46,7 +44,7 @@ def control_points(words, points):
 
 
 def spline_field(control, shape):
-    """The cubic spline through control steps, corner pixel to corner pixel: field = A_h control A_w^T along each axis.
+    """Interpolate control steps by a cubic spline, corner pixel to corner pixel: field = A_h control A_w^T per axis.
 
     Shapes: control (B, 2, points, points) steps in pixels, (dy, dx) first, as elasticdeform's `displacement`; shape
         (H, W); result (B, H, W, 2).
@@ -55,13 +53,13 @@ def spline_field(control, shape):
 
 
 def spline_planes(control, shape):
-    """`spline_field` with the two axes as planes, (B, 2, H, W)."""
-    rows, columns = (splines.interpolation(*sizes) for sizes in zip(control.shape[2:], shape, strict=True))
+    """Compute `spline_field` with the two axes as planes, (B, 2, H, W)."""
+    rows, columns = (sampling.interpolation(*sizes) for sizes in zip(control.shape[2:], shape, strict=True))
     return _along_both(rows, control, columns)
 
 
 def smooth_displacement(seed, shape, alpha_px, sigma_px):
-    """Noise on every pixel, smoothed by a Gaussian: alpha * (Gaussian(sigma) * uniform(-1, 1)) (Simard et al., 2003).
+    """Draw noise on every pixel and smooth it: alpha * (Gaussian(sigma) * uniform(-1, 1)) (Simard et al., 2003).
 
     The field's root mean square along each axis is alpha_px / (sigma_px * 2 sqrt(3 pi)) = 0.163 alpha_px / sigma_px,
     also at the rim, where the smoothing is rescaled instead of padded.
@@ -81,18 +79,18 @@ def smooth_displacement(seed, shape, alpha_px, sigma_px):
 
 
 def field_noise(words, shape):
-    """Uniform noise in [-1, 1) for both axes, (B, 2, H, W)."""
+    """Draw uniform noise in [-1, 1) for both axes, (B, 2, H, W)."""
     return 2.0 * randomness.uniform(words, (2, *shape), _STREAM) - 1.0
 
 
 def smoothed(noise, sigma_px):
-    """Noise (B, 2, H, W) under a Gaussian along H and W, its strength kept at the rim."""
-    rows, columns = (splines.gaussian(size, float(sigma_px)) for size in noise.shape[2:])
+    """Smooth noise (B, 2, H, W) by a Gaussian along H and W; its strength is the same at the rim."""
+    rows, columns = (sampling.gaussian(size, float(sigma_px)) for size in noise.shape[2:])
     return _along_both(rows, noise, columns)
 
 
 def warp(maps, field, order=1, mode="constant", fill=0.0):
-    """out[p] = maps[p + field[p]]; all channels of a sample share the field.
+    """Warp maps by a field: out[p] = maps[p + field[p]]; all channels of a sample share the field.
 
     Shapes: maps (B, H, W, C), field (B, H, W, 2) in pixels (dy, dx), result as maps. B may be unknown.
 
@@ -115,33 +113,20 @@ def warp(maps, field, order=1, mode="constant", fill=0.0):
     """
     maps, field = ops.convert_to_tensor(maps), ops.convert_to_tensor(field)
     if tuple(maps.shape[1:3]) != tuple(field.shape[1:3]) or field.shape[-1] != 2:
-        raise ValueError(f"field has shape {tuple(field.shape)}, maps {tuple(maps.shape)}: need (B, H, W, 2)")
+        raise ValueError(f"field has shape {tuple(field.shape)}, maps {tuple(maps.shape)}; a field is (B, H, W, 2)")
     if None not in (maps.shape[0], field.shape[0]) and maps.shape[0] != field.shape[0]:
-        raise ValueError(f"{field.shape[0]} fields for {maps.shape[0]} samples of maps: give one field per sample")
-    return sample(maps, *positions(field), order=order, mode=mode, fill=fill)
+        raise ValueError(f"{field.shape[0]} fields for {maps.shape[0]} samples of maps; give one field per sample")
+    return sampling.sample(maps, *positions(field), order=order, mode=mode, fill=fill)
 
 
 def positions(field):
-    """Rows and columns (B, H, W) at which a field reads."""
+    """Compute the rows and columns (B, H, W) at which a field reads."""
     _, height, width, _ = field.shape
     if keras.backend.standardize_dtype(field.dtype) != "float64":
-        field = ops.cast(field, "float32")  # 16 bits do not tell the pixels of a slice apart
+        field = ops.cast(field, "float32")  # 16 bits cannot index the pixels of a slice
     rows = ops.arange(height, dtype=field.dtype)[:, None]
     columns = ops.arange(width, dtype=field.dtype)[None, :]
     return field[..., 0] + rows, field[..., 1] + columns
-
-
-def folds(field):
-    """Whether the map p -> p + field[p] folds anywhere: its Jacobian's determinant has both signs, or a zero.
-
-    A determinant below zero everywhere is a mirror image, not a fold. Slopes are forward differences.
-
-    Shapes: field (B, H, W, 2), result (B,) bool.
-    """
-    down = field[:, 1:, :-1] - field[:, :-1, :-1]
-    across = field[:, :-1, 1:] - field[:, :-1, :-1]
-    area = (1 + down[..., 0]) * (1 + across[..., 1]) - down[..., 1] * across[..., 0]
-    return ops.logical_and(ops.min(area, axis=(1, 2)) <= 0, ops.max(area, axis=(1, 2)) >= 0)
 
 
 def _along_both(rows, values, columns):

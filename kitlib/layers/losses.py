@@ -1,11 +1,17 @@
 """Losses that train the network: the paper's five (V.F), and three that the competition's winners used.
 
-Each is a function of (truth, probabilities) and a registered `keras.losses.Loss`. Overlaps are counted over the whole
-batch, not per slice: 57 % of the slices are empty, and a per-slice Dice says nothing on them. These losses are soft
-and per batch; the contest's score is hard and per scan and lives in `metric`.
+Each is a function of (truth, probabilities) and a registered `keras.losses.Loss`. Overlaps (`dice`, `tversky`,
+`lovasz_hinge`) are computed over all slices of a batch: 57 % of the slices are empty, and on them a Dice per slice has
+no gradient. The competition's score uses thresholded masks per scan; `kitlib.scoring` computes it.
 
-Shapes: truth (B, H, W, organs) with values in [0, 1] and any dtype; probabilities the same shape, or logits where
-`from_logits` says so; sample_weight (B,) or None, 0 for the samples that only pad a batch. Sums are at least float32.
+Several devices. Under TensorFlow's MirroredStrategy "the batch" is a replica's part of it: each replica computes its
+overlap from its own samples, and the losses are averaged. A mean of ratios is not the ratio of sums, so the same 16
+samples give another Dice on two replicas (.75 in one example) than on one device (.64); cross-entropies are means and
+agree. On JAX the batch is one array, sharded or not, and the values agree. Train one fold per device where the
+numbers must compare with a single device.
+
+Shapes: truth (B, H, W, organs) with values in [0, 1] and any dtype; probabilities the same shape, or logits with
+`from_logits=True`; sample_weight (B,) or None, 0 for the padding of a batch. Sums are at least float32.
 """
 
 from __future__ import annotations
@@ -15,14 +21,14 @@ import inspect
 import keras
 from keras import ops
 
-PACKAGE = "kitlib.layers.losses"  # losses and monitors share names
+PACKAGE = "kitlib.losses"  # in saved models; losses and monitors share names
 
 
 def bce(truth, probabilities, sample_weight=None, from_logits=False, paper=False):
-    """Binary cross-entropy per pixel and organ, -(y log p + (1 - y) log(1 - p)), averaged over all of them.
+    """Binary cross-entropy, -(y log p + (1 - y) log(1 - p)), averaged over pixels and organs.
 
-    Paper, V.F.1: divides by the pixels only and sums over the organs (`paper=True`): the same direction, `organs` times
-    as long. Smooth everywhere, but background pixels outweigh organs by far.
+    Paper, V.F.1: it averages over pixels and sums over organs (`paper=True`), which scales the gradient by the number
+    of organs. The loss is smooth everywhere, but background pixels dominate it.
     """
     truth, probabilities, weight = _prepare(truth, probabilities, sample_weight)
     values = ops.binary_crossentropy(truth, probabilities, from_logits=from_logits)
@@ -30,14 +36,15 @@ def bce(truth, probabilities, sample_weight=None, from_logits=False, paper=False
 
 
 def dice(truth, probabilities, sample_weight=None, smooth=1.0, from_logits=False, paper=False):
-    """One minus the overlap of two sets, 1 - mean over organs of (2 sum(y p) + s) / (sum(y) + sum(p) + s).
+    """Dice loss, 1 - mean over organs of (2 sum(y p) + s) / (sum(y) + sum(p) + s).
 
-    The sums run over the batch.
+    The sums run over all pixels and slices of the batch; under several replicas, of a replica's part of it (see the
+    module).
 
     Paper, V.F.2 (`paper=True`): sum over organs of 2 sum(y p) / (sum(y) + sum(p)) per slice, averaged over slices. The
-    paper finds that it "cannot be optimised", and its equation shows why: the sign is that of a score, so descending it
-    drives the overlap to 0; and on a slice without the organ it is 0 for every p, so that 57 % of the slices give no
-    gradient at all (0 / 0 counts as 0, as in V.A.1).
+    paper finds that it "cannot be optimised", and its equation shows why: it has the sign of a score, so gradient
+    descent drives the overlap to 0; and on a slice without the organ it is 0 for every p, so 57 % of the slices give no
+    gradient (0 / 0 counts as 0, as in V.A.1).
     """
     if paper:
         return _paper_dice(truth, probabilities, sample_weight, from_logits)
@@ -45,10 +52,10 @@ def dice(truth, probabilities, sample_weight=None, smooth=1.0, from_logits=False
 
 
 def soft_dice(truth, probabilities, sample_weight=None, from_logits=False, paper=False):
-    """Dice of every single pixel, -2 y p / (y^2 + p^2), averaged over pixels and organs; 0 / 0 counts as 0.
+    """Dice per pixel, -2 y p / (y^2 + p^2), averaged over pixels and organs; 0 / 0 counts as 0.
 
-    Paper, V.F.3, after UNet++: divides by the pixels only and sums over organs (`paper=True`). On a background pixel
-    (y = 0) it is 0 whatever p is: nothing holds false positives back, so it never trains a usable mask by itself.
+    Paper, V.F.3, after UNet++: it averages over pixels and sums over organs (`paper=True`). On a background pixel
+    (y = 0) it is 0 for every p. False positives therefore cost nothing, and it trains no usable mask by itself.
     """
     truth, probabilities, weight = _prepare(truth, probabilities, sample_weight, from_logits)
     squares = ops.square(truth) + ops.square(probabilities)
@@ -57,10 +64,10 @@ def soft_dice(truth, probabilities, sample_weight=None, from_logits=False, paper
 
 
 def bce_dice(truth, probabilities, sample_weight=None, bce_weight=1.0, dice_weight=1.0, smooth=1.0, from_logits=False):
-    """Weighted sum of `bce` and `dice`: the paper's V.F.4 (1, 1) and its best, V.F.5 (1, 0.5).
+    """Weighted sum of `bce` and `dice`: the paper's V.F.4 with weights (1, 1), and its best loss, V.F.5, with (1, 0.5).
 
-    Both parts are means over organs, so their ratio is the paper's; `dice` is the form that trains, since the paper's
-    own sign would work against its cross-entropy.
+    Both parts are means over organs, so their ratio is the paper's. The Dice part is `1 - Dice`, since the paper's sign
+    would work against its cross-entropy; under several replicas it is computed per replica (see the module).
     """
     cross = bce(truth, probabilities, sample_weight, from_logits)
     overlap = dice(truth, probabilities, sample_weight, smooth, from_logits)
@@ -68,10 +75,10 @@ def bce_dice(truth, probabilities, sample_weight=None, bce_weight=1.0, dice_weig
 
 
 def tversky(truth, probabilities, sample_weight=None, alpha=0.3, beta=0.7, smooth=0.5, from_logits=False):
-    """Dice with a price per kind of error: 1 - mean over organs of (TP + s) / (TP + alpha FP + beta FN + s).
+    """Dice with a weight per kind of error: 1 - mean over organs of (TP + s) / (TP + alpha FP + beta FN + s).
 
-    alpha = beta = 0.5 is Dice; beta > alpha draws masks that rather miss nothing. Keras' own Tversky has no smoothing:
-    an absent organ costs 1 and has no gradient.
+    alpha = beta = 0.5 is Dice; beta > alpha favours larger masks. Keras' Tversky has no smoothing: an absent organ
+    costs 1 and has no gradient.
     """
     truth, probabilities, weight = _prepare(truth, probabilities, sample_weight, from_logits)
     pixels = tuple(range(len(truth.shape) - 1))
@@ -82,15 +89,15 @@ def tversky(truth, probabilities, sample_weight=None, alpha=0.3, beta=0.7, smoot
 
 
 def focal(truth, probabilities, sample_weight=None, gamma=2.0, alpha=None, from_logits=False):
-    """Cross-entropy that looks away from easy pixels: mean of (1 - p_t)^gamma * BCE, p_t = p if y = 1, else 1 - p.
+    """Cross-entropy with less weight on easy pixels: mean of (1 - p_t)^gamma * BCE, p_t = p if y = 1, else 1 - p.
 
-    `alpha` (None: off) weighs truth against background. Keras' own averages in float32 on some backends, and takes no
-    weights per sample.
+    `alpha` (None: off) weighs truth against background. Keras' own takes no weight per sample and, on some backends,
+    averages in float32.
     Source: Lin et al., Focal loss (2017), the paper's reference [7].
     """
     truth, probabilities, weight = _prepare(truth, probabilities, sample_weight, from_logits)
     wrong = truth * (1.0 - probabilities) + (1.0 - truth) * probabilities
-    wrong = ops.maximum(wrong, keras.config.epsilon())  # below gamma 1 a power has no slope at 0
+    wrong = ops.maximum(wrong, keras.config.epsilon())  # for gamma < 1 the slope at 0 is infinite
     values = ops.power(wrong, gamma) * ops.binary_crossentropy(truth, probabilities)
     if alpha is not None:
         values = values * (alpha * truth + (1.0 - alpha) * (1.0 - truth))
@@ -98,11 +105,11 @@ def focal(truth, probabilities, sample_weight=None, gamma=2.0, alpha=None, from_
 
 
 def lovasz_hinge(truth, probabilities, sample_weight=None, from_logits=False):
-    """The convex extension of the Jaccard loss, per organ over the whole batch, averaged over organs.
+    """Convex extension of the Jaccard loss, per organ over the batch, averaged over organs.
 
-    Hinge errors e = 1 - logit * (2 y - 1) are sorted, worst first, and max(e, 0) is weighed by how much the Jaccard
-    index drops when that pixel joins the wrong ones: J_k - J_(k-1), J_k = 1 - (|Y| - hits_k) / (|Y| + false_k).
-    Probabilities are turned back into logits. Where an organ is absent, the worst pixel alone counts.
+    Hinge errors e = 1 - logit * (2 y - 1) are sorted in descending order, and max(e, 0) is weighted by the loss of
+    Jaccard index when that pixel becomes wrong: J_k - J_(k-1), J_k = 1 - (|Y| - hits_k) / (|Y| + false_k).
+    Probabilities are converted to logits. If an organ is absent, only the worst pixel counts.
     Cost: one sort of the batch's pixels per organ.
     Source: Berman et al., The Lovasz-softmax loss (CVPR 2018), equation 9 and section 3.1.
     """
@@ -113,7 +120,7 @@ def lovasz_hinge(truth, probabilities, sample_weight=None, from_logits=False):
     organs = truth.shape[-1]
     real = ops.broadcast_to(weight, ops.shape(truth)) > 0
     truth = ops.where(real & (truth > 0.5), 1.0, ops.zeros_like(truth))
-    errors = ops.where(real, 1.0 - scores * (2.0 * truth - 1.0), -1.0)  # padding ends up last, with no error
+    errors = ops.where(real, 1.0 - scores * (2.0 * truth - 1.0), -1.0)  # padding sorts last, without error
     errors, truth = (ops.transpose(ops.reshape(x, (-1, organs))) for x in (errors, truth))
     order = ops.argsort(-ops.stop_gradient(errors), axis=-1)
     errors, truth = (ops.take_along_axis(x, order, axis=-1) for x in (errors, truth))
@@ -132,7 +139,7 @@ def _paper_dice(truth, probabilities, sample_weight, from_logits):
 
 
 def _prepare(truth, probabilities, sample_weight, from_logits=False):
-    """Give truth, probabilities and weight (B, 1, 1, 1) in one float dtype of at least 32 bits."""
+    """Cast truth, probabilities and weight (B, 1, 1, 1) to one float dtype of at least 32 bits."""
     probabilities = ops.convert_to_tensor(probabilities)
     dtype = "float64" if keras.backend.standardize_dtype(probabilities.dtype) == "float64" else "float32"
     probabilities, truth = ops.cast(probabilities, dtype), ops.cast(truth, dtype)
@@ -146,23 +153,25 @@ def _prepare(truth, probabilities, sample_weight, from_logits=False):
 
 
 def _mean(values, weight):
-    """Mean of values over everything that has weight; 0 where nothing has."""
+    """Weighted mean of values; 0 if all weights are 0."""
     weight = ops.broadcast_to(weight, ops.shape(values))
     return ops.divide_no_nan(ops.sum(values * weight), ops.sum(weight))
 
 
 class BatchLoss(keras.losses.Loss):
-    """Base of the losses below: one number per batch that respects sample weights and the number of replicas.
+    """Base of the losses below: one number per batch, with sample weights and the number of replicas.
 
-    Keras averages weights over per-sample losses, which a batch-wise overlap does not have: the weight must enter its
-    sums. And Keras divides by the number of replicas only where it reduces an axis: so the number travels as (1,).
+    Keras applies sample weights to per-sample losses, which an overlap over a batch does not have; here the weights
+    enter its sums. Keras divides by the number of replicas only if it reduces an axis, so the value has shape (1,).
+    The dtype is at least float32 whatever `floatx` in keras.json says, since Keras casts probabilities to it.
     """
 
     function = None
 
     def __init__(self, name=None, dtype=None, **settings):
-        super().__init__(name=name or type(self).function.__name__, dtype=dtype)
-        inspect.signature(type(self).function).bind(None, None, **settings)  # refuse unknown settings here, not later
+        wide = "float64" if keras.config.floatx() == "float64" else "float32"
+        super().__init__(name=name or type(self).function.__name__, dtype=dtype or wide)
+        inspect.signature(type(self).function).bind(None, None, **settings)  # unknown settings raise here
         self.settings = settings
 
     def __call__(self, y_true, y_pred, sample_weight=None):

@@ -1,7 +1,6 @@
-"""Keras metrics to watch while training. They stream over batches; the contest's score per scan lives in `metric`.
+"""Keras metrics to watch while training. They stream over batches; `kitlib.scoring` has the score per scan.
 
-All counts are sums, so that the replicas of a strategy add up to what one device would count, and a sample of weight 0
-does not count at all.
+All counts are sums, so several replicas together give the value of one device. A sample of weight 0 does not count.
 
 Shapes: truth (B, H, W, organs) of 0 and 1 in any dtype, probabilities the same shape, sample_weight (B,) or None.
 """
@@ -13,41 +12,41 @@ from keras import ops
 
 from kitlib import contest
 
-PACKAGE = "kitlib.layers.monitors"  # losses and monitors share names
+PACKAGE = "kitlib.monitors"  # in saved models; losses and monitors share names
 EMPTY = {"one": 1.0, "zero": 0.0}
 
 
 class _Overlap(keras.metrics.Metric):
-    """A ratio of areas per organ, averaged over organs.
+    """Ratio of areas per organ, averaged over organs.
 
     Args:
-        organ: the organ to look at, by name (`contest.ORGANS`); None for the mean over all of them.
-        threshold: a pixel is predicted where its probability is above this.
-        per: "stream": areas are summed over all slices, one ratio per organ at the end. "slice": one ratio per slice
-            and organ, then their mean per organ: what the paper plots.
-        empty: what a ratio is where truth and prediction are both empty: "one"; "zero", the paper's choice (V.A.1); or
-            "skip", it does not count (and the result is 0 where nothing counts).
+        organ: name of one organ (`contest.ORGANS`), or None for the mean over all.
+        threshold: a pixel is predicted if its probability is above this.
+        per: "stream": areas are summed over all slices, then one ratio per organ. "slice": one ratio per slice and
+            organ, then their mean per organ, as the paper plots it.
+        empty: the ratio if truth and prediction are both empty: "one"; "zero", the paper's choice (V.A.1); or "skip":
+            it does not count (and the result is 0 if nothing counts).
         organs: number of organs in the masks.
 
     Raises:
-        ValueError: for an unknown organ, `per` or `empty`.
+        ValueError: an unknown organ, `per` or `empty`.
     """
 
     def __init__(self, organ=None, threshold=0.5, per="stream", empty="one", organs=3, name=None, dtype=None):
         super().__init__(name=name or "_".join(filter(None, (type(self).__name__.lower(), organ))), dtype=dtype)
         if organ is not None and organ not in contest.ORGANS:
-            raise ValueError(f"{self.name}: organ {organ!r} is not one of {contest.ORGANS}")
+            raise ValueError(f"{self.name}: organ is {organ!r}; choose one of {', '.join(contest.ORGANS)}")
         if per not in ("stream", "slice"):
-            raise ValueError(f"{self.name}: per {per!r} is neither 'stream' nor 'slice'")
+            raise ValueError(f"{self.name}: per is {per!r}; choose 'stream' or 'slice'")
         if empty not in (*EMPTY, "skip"):
-            raise ValueError(f"{self.name}: empty {empty!r} is not 'one', 'zero' or 'skip'")
+            raise ValueError(f"{self.name}: empty is {empty!r}; choose 'one', 'zero' or 'skip'")
         self.organ, self.threshold, self.per, self.empty, self.organs = organ, threshold, per, empty, organs
         shape = (organs if organ is None else 1,)
         self.top = self.add_variable(shape, "zeros", name="top", dtype="float32")
         self.bottom = self.add_variable(shape, "zeros", name="bottom", dtype="float32")
 
     def areas(self, both, truth, predicted):
-        """Numerator and denominator from the areas of the intersection, the truth and the prediction."""
+        """Give numerator and denominator from the areas of the intersection, the truth and the prediction."""
         raise NotImplementedError
 
     def update_state(self, y_true, y_pred, sample_weight=None):
@@ -84,7 +83,10 @@ class _Overlap(keras.metrics.Metric):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Dice(_Overlap):
-    """Dice, 2 |X and Y| / (|X| + |Y|), of one organ or the mean over organs; see `empty` for 0 / 0."""
+    """Dice, 2 |X and Y| / (|X| + |Y|), of one organ or as a mean over organs.
+
+    Arguments as in `_Overlap`: organ, threshold, per ("stream" or "slice"), empty ("one", "zero" or "skip"), organs.
+    """
 
     def areas(self, both, truth, predicted):
         return 2.0 * both, truth + predicted
@@ -92,9 +94,9 @@ class Dice(_Overlap):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class IoU(_Overlap):
-    """Intersection over union, |X and Y| / |X or Y|, of one organ or the mean over organs; see `empty` for 0 / 0.
+    """Intersection over union of the foreground, |X and Y| / |X or Y|, of one organ or as a mean over organs.
 
-    Of the foreground alone. Keras' BinaryIoU also averages in the background: where that has an IoU of .996, a Dice of
+    Arguments as in `Dice`. Keras' BinaryIoU also averages in the background: with a background IoU of .996, a Dice of
     .70 (an IoU of .538) reads .767.
     """
 
@@ -102,17 +104,13 @@ class IoU(_Overlap):
         return both, truth + predicted - both
 
 
-Dice.__doc__ += _Overlap.__doc__.split("\n", 1)[1]
-IoU.__doc__ += _Overlap.__doc__.split("\n", 1)[1]
-
-
 @keras.saving.register_keras_serializable(PACKAGE)
 class PaperAccuracy(keras.metrics.CategoricalAccuracy):
-    """The paper's "accuracy", as Keras makes it: the share of pixels whose truth and prediction peak in one organ.
+    """The paper's "accuracy" as Keras computes it: the share of pixels with argmax(truth) = argmax(probabilities).
 
-    argmax(truth) = argmax(probabilities) over the three organs. On background all truths are 0 and the first organ
-    "peaks", so on most pixels this compares the noise of three small probabilities with organ 0; that is why the paper
-    sees it wander (V.F). `BinaryAccuracy` is the meaningful one.
+    On background all three truths are 0, and argmax takes the first organ. On most pixels the metric therefore compares
+    the noise of three small probabilities with organ 0, which is why it wanders in the paper (V.F). `BinaryAccuracy` is
+    the meaningful one.
     """
 
     def __init__(self, name="paper_accuracy", dtype=None):
@@ -124,7 +122,7 @@ class PaperAccuracy(keras.metrics.CategoricalAccuracy):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class BinaryAccuracy(keras.metrics.BinaryAccuracy):
-    """Share of pixels and organs on the right side of the threshold; near 1 for empty masks, since most pixels are."""
+    """Share of pixels and organs on the right side of the threshold; near 1 for empty masks: most pixels are."""
 
     def __init__(self, name="binary_accuracy", dtype=None, threshold=0.5):
         super().__init__(name=name, dtype=dtype, threshold=threshold)
@@ -134,7 +132,7 @@ class BinaryAccuracy(keras.metrics.BinaryAccuracy):
 
 
 def _per_pixel(truth, sample_weight):
-    """Spread weights (B,) over the pixels, (B, H, W), as Keras' accuracies want them."""
+    """Broadcast weights (B,) over the pixels, (B, H, W), as Keras' accuracies need them."""
     if sample_weight is None:
         return None
     shape = ops.shape(truth)[:-1]
@@ -143,7 +141,7 @@ def _per_pixel(truth, sample_weight):
 
 
 def panel() -> list[keras.metrics.Metric]:
-    """All monitors, for `compile(weighted_metrics=...)`: Dice and IoU as a mean and per organ, and both accuracies.
+    """Make all monitors for `compile(weighted_metrics=...)`: Dice and IoU, mean and per organ, and both accuracies.
 
     >>> [monitor.name for monitor in panel()][:4]
     ['dice', 'dice_large_bowel', 'dice_small_bowel', 'dice_stomach']

@@ -1,8 +1,8 @@
 """Random numbers from a counter: the same seed gives the same numbers on every backend, in every mode.
 
-`keras.random` draws other numbers on each backend and takes no traced seed, so a warp could not be replayed
-elsewhere. Here a number is a hash of (seed, stream, position): nothing is stored, nothing is consumed, and a
-sample's numbers do not depend on its place in the batch.
+Each number is a hash of (seed, stream, position). There is no state, and a sample's numbers do not depend on its index
+in the batch. `keras.random` draws different numbers on each backend and takes no traced seed, so a warp drawn with it
+could not be replayed elsewhere.
 """
 
 import math
@@ -16,7 +16,7 @@ _GOLDEN = 0x9E3779B9  # 2**32 / golden ratio, keeps consecutive streams apart
 
 
 def seeds(seed, batch):
-    """One uint32 word per sample, from an int (which is spread over the batch) or from one int32 per sample.
+    """Make one 32-bit word per sample, from an int (then one per index of the batch) or from one int32 per sample.
 
     Args:
         seed: int, or integer tensor of shape (B,).
@@ -26,27 +26,27 @@ def seeds(seed, batch):
         (B,) 32-bit words.
 
     Raises:
-        ValueError: when a tensor is not a vector.
+        ValueError: a tensor that is not a vector.
     """
     if isinstance(seed, numbers.Integral):
         return _mix(ops.bitwise_xor(_mix(_words(ops.arange(batch)) + 1), _word(_mix_int(int(seed)))))
     seed = ops.convert_to_tensor(seed)
     if len(seed.shape) != 1:
-        raise ValueError(f"seed has shape {tuple(seed.shape)}; give an int or one integer per sample, shape (B,)")
+        raise ValueError(f"seed has shape {tuple(seed.shape)}; give an int, or one integer per sample in shape (B,)")
     return _mix(_words(seed))
 
 
 def bits(words, count, stream):
-    """`count` 32-bit words per sample: mix(mix(position) xor mix(seed + stream * golden)).
+    """Draw `count` 32-bit words per sample: mix(mix(position) xor mix(seed + stream * golden)).
 
-    The two mixers in a row are what keeps samples apart: with one, neighbouring seeds would give shifted copies.
+    Two mixers in a row keep samples independent; with one, neighbouring seeds would give shifted copies.
 
     Shapes: words (B,), result (B, count).
 
     Args:
-        words: what `seeds` returns.
+        words: from `seeds`.
         count: numbers per sample, static.
-        stream: names what the numbers are for; two streams of one seed are independent.
+        stream: number of the purpose; two streams of one seed are independent.
     """
     keys = _mix(_wrap(words + _word(stream * _GOLDEN & _WORD)))
     positions = _mix(_words(ops.arange(1, count + 1)))
@@ -54,19 +54,18 @@ def bits(words, count, stream):
 
 
 def uniform(words, shape, stream):
-    """Uniform floats in [0, 1), steps of 2**-24.
+    """Draw uniform floats in [0, 1), multiples of 2**-24.
 
     Shapes: words (B,), result (B, *shape) float32.
     """
-    numbers = ops.right_shift(bits(words, math.prod(shape), stream), _word(8))
-    return ops.reshape(ops.cast(numbers, "float32") * 2.0**-24, (-1, *shape))
+    upper = ops.right_shift(bits(words, math.prod(shape), stream), _word(8))
+    return ops.reshape(ops.cast(upper, "float32") * 2.0**-24, (-1, *shape))
 
 
 def normal(words, shape, stream):
-    """Standard normal floats, two from each word (Box and Muller, 1958): sqrt(-2 log a) (cos 2 pi b, sin 2 pi b).
+    """Draw standard normal floats, two from each word (Box and Muller, 1958): sqrt(-2 log a) (cos 2 pi b, sin 2 pi b).
 
-    a and b are the two halves of the word, so that no value exceeds sqrt(-2 log 2**-17) = 4.85: no outlier tears an
-    image.
+    a and b are the two halves of the word, so no value exceeds sqrt(-2 log 2**-17) = 4.85.
 
     Shapes: words (B,), result (B, *shape) float32.
     """
@@ -80,7 +79,7 @@ def normal(words, shape, stream):
 
 
 def _mix(word):
-    """A bijection of 32 bits in which every input bit flips each output bit half of the time (xor-shift, multiply)."""
+    """Mix 32 bits one to one, so that an input bit flips each output bit half of the time (xor-shift, multiply)."""
     word = ops.bitwise_xor(word, ops.right_shift(word, _word(16)))
     word = _wrap(word * _word(0x7FEB352D))
     word = ops.bitwise_xor(word, ops.right_shift(word, _word(15)))
@@ -89,15 +88,15 @@ def _mix(word):
 
 
 def _mix_int(value):
-    """`_mix` for a Python int of any size and sign."""
+    """Do the same as `_mix` for a Python int of any size and sign."""
     value &= _WORD
     value = (value ^ value >> 16) * 0x7FEB352D & _WORD
     value = (value ^ value >> 15) * 0x846CA68B & _WORD
     return value ^ value >> 16
 
 
-# uint32 rather than int32: TensorFlow computes int32 on the host even when the data is on a GPU. PyTorch has no uint32
-# arithmetic and Keras gives int64 there, whose low 32 bits are the same; `_wrap` cuts them off.
+# Words are uint32 because TensorFlow computes int32 on the host even when the data is on a GPU. PyTorch has no uint32
+# arithmetic and Keras uses int64 there; its low 32 bits are the same, and `_wrap` masks the rest.
 def _word(value):
     return ops.convert_to_tensor(value, dtype="uint32")
 

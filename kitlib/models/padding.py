@@ -1,4 +1,4 @@
-"""Sides of images on their way through a U-Net: which fit, what "valid" cuts off, and the mirrored border."""
+"""Image sizes in a U-Net: which sizes fit, what "valid" padding crops, and the mirrored border."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-PACKAGE = "kitlib"
-
 
 def mirrored_border(
     sides: Sequence[int | None], levels: int, stages: Sequence[int] = (), window: int = 1
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """How far "valid" needs the image mirrored outwards: pixels (above, left) and (below, right).
+    """Compute the mirrored border that a "valid" network needs: pixels (above, left) and (below, right).
 
     Raises:
-        ValueError: when a side is None.
+        ValueError: a side that is None.
 
     >>> mirrored_border((388, 388), 4)
     ((92, 92), (92, 92))
     """
     if None in sides:
-        raise ValueError(f"mirror_border needs a fixed height and width, not {tuple(sides)}")
+        raise ValueError(f"mirror_border needs a fixed height and width, got {tuple(sides)}; replace None by a number")
     before, after = [], []
     for side in sides:
         grown = side + 2 * skip_border(0, levels) + 8
@@ -35,7 +33,7 @@ def mirrored_border(
 
 
 def skip_border(stage: int, levels: int) -> int:
-    """Pixels that "valid" crops from each border of a stage's skip: 4 at the coarsest, twice that and 8 above it.
+    """Count the pixels that "valid" crops from each border of a stage's skip: 4 at the coarsest, then 2 n + 8.
 
     >>> [skip_border(stage, 4) for stage in range(4)]  # Ronneberger et al., Figure 1: 568 to 392, ..., 64 to 56
     [88, 40, 16, 4]
@@ -44,9 +42,9 @@ def skip_border(stage: int, levels: int) -> int:
 
 
 def context(pixel: int, levels: int) -> tuple[int, int]:
-    """First and last pixel of a "valid" network's input that one pixel of its output depends on, along one side.
+    """Find the first and last input pixel on which one output pixel of a "valid" network depends, along one side.
 
-    Each stage up needs its skip and, twice as coarse, the stage below; each pair of convolutions needs 4 pixels more.
+    Each stage up needs its skip and the stage below, which is twice as coarse; two convolutions need 4 pixels more.
 
     >>> context(0, 4), context(387, 4)
     ((0, 187), (384, 571))
@@ -63,7 +61,7 @@ def context(pixel: int, levels: int) -> tuple[int, int]:
 
 
 def check_size(sides: Sequence[int | None], levels: int, stages: Sequence[int], window: int, padding: str) -> None:
-    """Raise ValueError when a side does not fit the network; name it, say why, and which sides near it do fit."""
+    """Raise ValueError for a side that does not fit the network; say why, and which sides near it do."""
     for name, side in zip(("height", "width"), sides, strict=True):
         reason = side is not None and _misfit(side, levels, stages, window, padding)
         if reason:
@@ -78,11 +76,11 @@ def check_size(sides: Sequence[int | None], levels: int, stages: Sequence[int], 
 
 
 def _misfit(side: int, levels: int, stages: Sequence[int], window: int, padding: str) -> str | None:
-    """Why a side does not fit, or None; follows it down the network."""
+    """Follow a side down the network; give the reason why it does not fit, or None."""
     for stage in range(levels + 1):
         side -= 4 if padding == "valid" else 0
         if side < 1:
-            return f"nothing is left of it at stage {stage}"
+            return f"no pixel is left at stage {stage}"
         if stage in stages and side % window:
             return f"stage {stage} is {side} long, which does not divide by the window {window}"
         if stage < levels and side % 2:
@@ -91,9 +89,9 @@ def _misfit(side: int, levels: int, stages: Sequence[int], window: int, padding:
     return None
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@keras.saving.register_keras_serializable("kitlib")
 class SizeCheck(layers.Layer):
-    """Pass images on, and raise ValueError for a size that the network cannot take (`check_size`)."""
+    """Identity that raises ValueError for images whose size the network cannot take (`check_size`)."""
 
     def __init__(self, levels, stages, window, padding, **kwargs):
         super().__init__(**kwargs)
@@ -111,12 +109,13 @@ class SizeCheck(layers.Layer):
         return {**super().get_config(), **self.settings}
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@keras.saving.register_keras_serializable("kitlib")
 class MirrorBorder(layers.Layer):
-    """Mirror the border of images outwards, about the centre of the outermost pixels (the paper's Figure 2).
+    """Mirror the border of images about the centres of the outermost pixels (the paper's Figure 2).
 
-    Shapes: (B, H, W, C) -> (B, above + H + below, left + W + right, C). Where an image is smaller than its border, it
-    is mirrored again.
+    An image smaller than its border is mirrored repeatedly.
+
+    Shapes: (B, H, W, C) -> (B, above + H + below, left + W + right, C).
 
     Args:
         before: pixels (above, left).
@@ -130,8 +129,8 @@ class MirrorBorder(layers.Layer):
     def call(self, images):
         for axis, before, after in zip((1, 2), self.before, self.after, strict=True):
             side = images.shape[axis]
-            turn = np.abs((np.arange(-before, side + after) + side - 1) % (2 * side - 2) - side + 1)
-            images = ops.take(images, turn.astype("int32"), axis=axis)
+            index = np.abs((np.arange(-before, side + after) + side - 1) % (2 * side - 2) - side + 1)
+            images = ops.take(images, index.astype("int32"), axis=axis)
         return images
 
     def compute_output_shape(self, input_shape):

@@ -1,4 +1,4 @@
-"""The paper's network: a U-Net with attention inside windows on its way down and external attention at the bottom."""
+"""The paper's network: a U-Net with window attention on the way down and external attention at the bottom."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from keras import layers, ops
 from kitlib.layers.attention import ChannelNormalization, ExternalAttention, LocalWindowAttention
 from kitlib.models.padding import MirrorBorder, SizeCheck, mirrored_border, skip_border
 
-PACKAGE = "kitlib"
 HEAD_SIZE = 8  # channels per head of the window attention; times expansion 4 that is 32 in the external one
 NO_ATTENTION = {"window_stages": (), "external_bottleneck": False}  # options that leave a plain U-Net
 
@@ -28,19 +27,19 @@ def build_unet(
     window: int = 4,
     batch_norm: bool = True,
     dropout: float = 0.0,
-    deep_supervision: bool = False,
     activation: str | None = "sigmoid",
     encoder: Callable | None = None,
     name: str = "unet",
 ) -> keras.Model:
     """Build the network from images (B, H, W, C) to probabilities (B, H, W, organs).
 
-    Down: two 3x3 convolutions with batch norm and ReLU per stage, then a 2x2 pool; up: a 2x2 up-convolution, the skip,
-    two convolutions again; a 1x1 head with a sigmoid per organ. An attention joins as maps + attention(norm(maps)).
+    Down: two 3x3 convolutions with batch norm and ReLU per stage, then a 2x2 pool. Up: a 2x2 up-convolution, the skip,
+    two convolutions. Last, a 1x1 head with one sigmoid per organ. An attention is added as maps +
+    attention(norm(maps)).
 
     The paper's networks (V.B.2, V.E) are the defaults with 4 and with 5 levels, on (128, 128, 5): 2,496,819 and
     5,711,411 trainable parameters; 2,499,763 and 5,716,403 with the moving averages of the batch norms. The paper
-    reports 2.50 and 5.72 million and does not say where its attentions sit. That they sit so is our reading: window
+    reports 2.50 and 5.72 million and does not say where its attentions are. This placement is our reading: window
     attention on the three finest stages down, with heads of 8 channels, and external attention with 32 heads of 32 at
     the bottom.
 
@@ -48,29 +47,29 @@ def build_unet(
     window_stages=(), external_bottleneck=False, batch_norm=False`: 572 in, 388 out, 23 convolutions.
 
     Args:
-        input_shape: height, width (None where it varies) and channels, which is the depth of a stack.
-        organs: masks to draw, each on its own, since organs overlap.
-        levels: poolings. Sides must divide by 2 ** levels, and those of a stage with windows by `window`.
+        input_shape: height, width (None if it varies) and channels, which is the depth of a stack.
+        organs: number of masks; each has its own sigmoid, since organs overlap.
+        levels: number of poolings. Sides must be multiples of 2 ** levels; those of a stage with windows, of `window`.
         base: channels of the finest stage; they double with every stage.
-        cap: the most channels that a stage gets.
+        cap: largest number of channels of a stage.
         window_stages: stages with window attention, 0 is the finest; () for none.
         external_bottleneck: external attention at the bottom.
         padding: "same", or "valid": skips are cropped and the output is smaller than the input.
-        mirror_border: with "valid", mirror the image's border outwards (the paper's Figure 2) until the output has the
-            image's size, whatever that is. Needs a fixed height and width.
+        mirror_border: with "valid", mirror the image's border (the paper's Figure 2) so that the output has the image's
+            size. Needs a fixed height and width.
         window: side of a window, in pixels of its stage.
         batch_norm: normalise after each convolution.
         dropout: share of channels dropped at the bottom while training (`ResumableDropout`).
-        deep_supervision: give a list: the probabilities, then those of each coarser stage, grown to the same size, so
-            that all take the same masks. To keep after training: `keras.Model(model.input, model.outputs[0])`.
         activation: "sigmoid", or None for logits. The head computes in float32, or in float64 if the policy does.
         encoder: another way down: a callable from images to a list of levels + 1 maps, each half the side of the one
             before, None for no skip. Maps of `window_stages` get their attention on the skip (or at the bottom) only.
         name: of the model.
 
     Raises:
-        ValueError: for sizes that do not fit, naming them, and for arguments that exclude each other.
+        ValueError: sizes that do not fit, arguments that exclude each other, or a keras.json with another image format
+            or with weights of 16 bits.
     """
+    check_keras()
     stages = tuple(window_stages)
     _check_arguments(levels, stages, padding, mirror_border, encoder)
     blocks = _Blocks(padding, batch_norm, stages, window)
@@ -87,22 +86,34 @@ def build_unet(
         maps = blocks.residual(maps, ExternalAttention(max(1, maps.shape[-1] // HEAD_SIZE), name="bottom_external"))
     if dropout:
         maps = ResumableDropout(dropout, name="bottom_dropout")(maps)
-    outputs = []
     for stage in reversed(range(levels)):
         maps = blocks.up(maps, skips[stage], widths[stage], stage, skip_border(stage, levels))
-        if stage == 0 or deep_supervision:
-            outputs.append(_head(maps, organs, activation, stage, padding))
+    output = _head(maps, organs, activation)
     if mirror_border:
-        outputs = [_crop_to(input_shape, output) for output in outputs]
-    return keras.Model(images, outputs[::-1] if deep_supervision else outputs[0], name=name)
+        output = _crop_to(input_shape, output)
+    return keras.Model(images, output, name=name)
+
+
+def check_keras() -> None:
+    """Raise ValueError if Keras is configured, usually by keras.json, in a way that the networks cannot work with."""
+    remedies = {"image_data_format": ("channels_last", keras.config.image_data_format())}
+    if keras.config.dtype_policy().variable_dtype in ("float16", "bfloat16"):
+        remedies["floatx"] = ("float32", keras.config.dtype_policy().variable_dtype)
+    for setting, (needed, value) in remedies.items():
+        if value != needed:
+            half = " and ask for 16 bits with keras.config.set_dtype_policy('mixed_float16')" * (setting == "floatx")
+            raise ValueError(
+                f"Keras' {setting} is {value!r}, but the networks need {needed!r}; change it in keras.json (in "
+                f"~/.keras, or where KERAS_HOME points) or call keras.config.set_{setting}('{needed}') before{half}"
+            )
 
 
 def receptive_field(levels: int) -> dict[str, list[int]]:
-    """Side in pixels of what one value sees, before each pooling and at the bottom, in both conventions.
+    """Compute the side of the receptive field in pixels, before each pooling and at the bottom, in both conventions.
 
     Each 3x3 convolution adds 2 * jump, where jump = 2 ** poolings so far. "pool as stride" is the paper's Table 7: the
-    pool doubles the jump and adds nothing; "pool as 2x2" also counts the pool's own kernel, which adds one jump: what a
-    gradient finds.
+    pool doubles the jump and adds nothing. "pool as 2x2" also counts the pool's own kernel, which adds one jump; a
+    gradient finds this field.
 
     >>> receptive_field(4)
     {'pool as stride': [5, 13, 29, 61, 125], 'pool as 2x2': [5, 14, 32, 68, 140]}
@@ -120,23 +131,23 @@ def receptive_field(levels: int) -> dict[str, list[int]]:
 
 def _check_arguments(levels, stages, padding, mirror_border, encoder):
     if padding not in ("same", "valid"):
-        raise ValueError(f"padding {padding!r} is neither 'same' nor 'valid'")
+        raise ValueError(f"padding is {padding!r}; choose 'same' or 'valid'")
     if mirror_border and padding != "valid":
-        raise ValueError("mirror_border needs padding='valid': with 'same' the output has the image's size already")
+        raise ValueError("mirror_border needs padding='valid'; with 'same' the output has the image's size without it")
     if encoder is not None and padding != "same":
-        raise ValueError("an encoder needs padding='same': how far its skips must be cropped is not known")
+        raise ValueError("an encoder needs padding='same', got 'valid': its skips cannot be cropped to fit")
     if levels < 1 or not set(stages) <= set(range(levels + 1)):
-        raise ValueError(f"window_stages {stages} of {levels} levels: there are the stages 0 to {levels}")
+        raise ValueError(f"window_stages is {stages}; a network of {levels} levels has the stages 0 to {levels}")
 
 
 class _Blocks:
-    """The two repeated pieces of the network."""
+    """The repeated parts of the network."""
 
     def __init__(self, padding: str, batch_norm: bool, stages: Sequence[int], window: int):
         self.padding, self.batch_norm, self.stages, self.window = padding, batch_norm, stages, window
 
     def convolutions(self, maps, width: int, name: str):
-        """Two 3x3 convolutions, each with batch norm and ReLU."""
+        """Apply two 3x3 convolutions, each with batch norm and ReLU."""
         for count in ("a", "b"):
             maps = layers.Conv2D(width, 3, padding=self.padding, name=f"{name}{count}")(maps)
             if self.batch_norm:
@@ -145,19 +156,19 @@ class _Blocks:
         return maps
 
     def windows(self, maps, stage: int):
-        """Window attention, where the stage has one."""
+        """Apply window attention if the stage has one."""
         if maps is None or stage not in self.stages:
             return maps
         heads = max(1, maps.shape[-1] // HEAD_SIZE)
         return self.residual(maps, LocalWindowAttention(heads, self.window, name=f"down{stage}_window"))
 
     def residual(self, maps, attention):
-        """maps + attention(norm(maps))."""
+        """Compute maps + attention(norm(maps))."""
         normal = ChannelNormalization(epsilon=1e-6, name=f"{attention.name}_norm")(maps)
         return layers.Add(name=f"{attention.name}_add")([maps, attention(normal)])
 
     def down(self, maps, widths: Sequence[int]) -> list:
-        """The maps of every stage on the way down."""
+        """Build the way down; give the maps of every stage."""
         stages = []
         for stage, width in enumerate(widths):
             if stage:
@@ -167,7 +178,7 @@ class _Blocks:
         return stages
 
     def up(self, maps, skip, width: int, stage: int, border: int):
-        """Twice the size, beside the skip, through two convolutions."""
+        """Double the size, concatenate the skip, apply two convolutions."""
         maps = layers.Conv2DTranspose(width, 2, strides=2, name=f"up{stage}_grow")(maps)
         if skip is not None:
             if self.padding == "valid":
@@ -191,35 +202,29 @@ class _Blocks:
         return [self.windows(maps, stage) for stage, maps in enumerate(stages)]
 
 
-def _head(maps, organs, activation, stage, padding):
-    """1x1 convolution to one map per organ; those of coarser stages are grown to the size of the finest."""
+def _head(maps, organs, activation):
+    """Map to one channel per organ by a 1x1 convolution."""
     compute = keras.config.dtype_policy().compute_dtype
     dtype = compute if compute == "float64" else "float32"
-    name = f"head{stage}" if stage else "head"
-    # An organ covers some 5 % of a slice: starting there saves the steps that would only learn it.
+    # An organ covers some 5 % of a slice: starting at that probability saves the steps that would learn it.
     prior = keras.initializers.Constant(-3.0)
-    maps = layers.Conv2D(organs, 1, activation=activation, bias_initializer=prior, dtype=dtype, name=name)(maps)
-    if stage:
-        maps = layers.UpSampling2D(2**stage, interpolation="bilinear", dtype=dtype, name=f"{name}_grow")(maps)
-        if padding == "valid":
-            maps = layers.Cropping2D(2 * (2**stage - 1), dtype=dtype, name=f"{name}_crop")(maps)
-    return maps
+    return layers.Conv2D(organs, 1, activation=activation, bias_initializer=prior, dtype=dtype, name="head")(maps)
 
 
 def _crop_to(shape, maps):
-    """Cut the middle of the given height and width out of the maps."""
+    """Crop the maps to the given height and width, centred."""
     spare = [have - want for have, want in zip(maps.shape[1:3], shape, strict=False)]
     if not any(spare):
         return maps
     return layers.Cropping2D(tuple((total // 2, total - total // 2) for total in spare), dtype=maps.dtype)(maps)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
+@keras.saving.register_keras_serializable("kitlib")
 class ResumableDropout(layers.SpatialDropout2D):
-    """Drop whole channels, with a random state that is saved with the weights.
+    """Drop whole channels; the random state is saved with the weights.
 
-    Keras forgets the state of its generators when it saves weights, so that a resumed training would draw other numbers
-    than an uninterrupted one. The replicas of a strategy draw the same channels: they hold different samples.
+    Keras does not save the state of its generators, so a resumed training would draw other numbers than an
+    uninterrupted one. The replicas of a strategy draw the same channels, for different samples.
     """
 
     def save_own_variables(self, store):

@@ -1,11 +1,17 @@
-"""The pictures of the network say what the network is."""
+"""The pictures of the network show what the network is, those of the augmentation what was computed."""
 
+import elasticdeform
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from kitlib.figures import layers
+from kitlib.layers import elastic
+from kitlib.layers.augment import Augment
 from kitlib.models.unet import NO_ATTENTION, build_unet
+
+SHAPE = (48, 64)
 
 
 def words(figure):
@@ -31,7 +37,7 @@ def test_the_drawing_of_a_plain_network_has_no_attention():
     assert "images\nany x any\n5 channels" in words(figure)
 
 
-def test_the_drawing_of_another_encoder_shows_what_it_hands_over():
+def test_the_drawing_of_another_encoder_shows_its_skips():
     def encoder(images):
         maps = [keras.layers.Conv2D(6, 3, padding="same")(images)]
         for channels in (10, 14):
@@ -43,7 +49,7 @@ def test_the_drawing_of_another_encoder_shows_what_it_hands_over():
     said = words(figure)
     assert [said.count(size) for size in ("64 x 32", "32 x 16", "16 x 8")] == [1, 2, 1]
     assert {"10", "14"} <= set(said)
-    assert "6" not in said, "the finest stage hands nothing over"
+    assert "6" not in said, "the finest stage has no skip"
     assert figure.legends[0].get_texts()[0].get_text().startswith("encoder down")
     marks = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert marks == [layers.WINDOW, layers.EXTERNAL]
@@ -51,7 +57,7 @@ def test_the_drawing_of_another_encoder_shows_what_it_hands_over():
 
 def test_a_model_of_another_make_is_refused():
     images = keras.Input((8, 8, 3))
-    with pytest.raises(ValueError, match=r"'other' has no layer up0a: only what unet\.build_unet builds"):
+    with pytest.raises(ValueError, match=r"'other' has no layer up0a: pass a model that kitlib\.models\.build_unet"):
         layers.network(keras.Model(images, keras.layers.Conv2D(3, 1)(images), name="other"))
 
 
@@ -64,3 +70,67 @@ def test_the_mirrored_border_frames_the_slice_itself():
     assert (frame.get_height(), frame.get_width()) == image.shape
     np.testing.assert_array_equal(shown[top : top + 61, left : left + 47], image)
     assert shown[top - 1, left] == image[1, 0]
+
+
+# Augmentation
+
+
+@pytest.fixture
+def slice_and_masks():
+    row, column = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    image = 100.0 * np.exp(-((row - 20) ** 2 + (column - 30) ** 2) / 200)
+    return image, np.stack([image > 50, image > 80, column > 40], axis=-1)
+
+
+def fields():
+    return {
+        "grid": ops.convert_to_numpy(elastic.displacement(3, (1, *SHAPE), sigma_px=3.0))[0],
+        "smooth": ops.convert_to_numpy(elastic.smooth_displacement(3, (1, *SHAPE), 90.0, 6.0))[0],
+    }
+
+
+def test_distortion_has_a_row_per_field_and_shows_the_warped_slice(slice_and_masks):
+    image, masks = slice_and_masks
+    figure = layers.distortion(image, masks, fields())
+    axes = np.reshape(figure.axes, (2, 4))
+    for line, (title, field) in zip(axes, fields().items(), strict=True):
+        assert line[0].get_title("left") == title
+        np.testing.assert_array_equal(line[0].images[0].get_array(), image)
+        moved, moved_masks = layers.warped(image, masks, field)
+        np.testing.assert_array_equal(line[1].images[0].get_array(), moved)
+        assert not np.array_equal(moved_masks, masks)
+
+
+def test_the_drawn_grid_bends_with_the_slice(slice_and_masks):
+    _, masks = slice_and_masks
+    field = np.broadcast_to(np.float32([4, 0]), (*SHAPE, 2))
+    figure = layers.distortion(np.ones(SHAPE), masks, {"down": field})
+    lines = [[path.vertices[:, 1] for path in axis.collections[0].get_paths()] for axis in figure.axes[:2]]
+    straight, moved = (np.unique(np.concatenate(line).round(3)) for line in lines)
+    np.testing.assert_allclose(straight, [6, 18, 30, 42])
+    np.testing.assert_allclose(moved, [2, 14, 26, 38])
+
+
+def test_beside_names_the_largest_difference(slice_and_masks):
+    image, _ = slice_and_masks
+    control = np.random.default_rng(0).normal(size=(2, 3, 3)).astype("float32") * 4
+    theirs = elasticdeform.deform_grid(image, control, order=3)
+    field = elastic.spline_field(control[None], SHAPE)
+    ours = ops.convert_to_numpy(elastic.warp(image[None, ..., None].astype("float32"), field, order=3))[0, ..., 0]
+    figure = layers.beside(image, ours, theirs)
+    apart = np.asarray(figure.axes[3].images[0].get_array())
+    assert apart.max() < 1e-3
+    assert figure.axes[3].get_title("left") == f"difference: {apart.max():.0e} of the range"
+    worse = layers.beside(image, image, theirs)
+    assert np.asarray(worse.axes[3].images[0].get_array()).max() > 0.05
+
+
+def test_samples_shows_the_stack_and_one_sample_per_seed(slice_and_masks):
+    image, masks = slice_and_masks
+    stack = np.repeat((image / 100).astype("float32")[..., None], 5, axis=-1)
+    augment = Augment(noise=0.0)
+    figure = layers.samples(augment, stack, masks, [5, 9])
+    assert [axis.get_title("left") for axis in figure.axes[:3]] == ["original", "seed 5", "seed 9"]
+    moved, _ = augment(stack[None], masks[None].astype("uint8"), np.int32([9]), training=True)
+    drawn = np.asarray(figure.axes[2].images[0].get_array())
+    np.testing.assert_allclose(drawn, ops.convert_to_numpy(moved)[0, ..., 2] * 255, atol=1e-2)

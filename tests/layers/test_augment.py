@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kitlib.layers import elastic
 from kitlib.layers.augment import Augment, paper
 
 H, W = 37, 53
@@ -173,9 +172,12 @@ def test_mixup_blends_images_and_masks_by_the_same_share():
 @pytest.mark.parametrize("layer", [Augment(flip=0), paper()], ids=["full", "paper"])
 def test_the_presets_hardly_ever_fold(layer):
     seeds = np.arange(200, dtype="int32")
-    places = np.stack(layer.positions(layer.draw(seeds, (128, 128)), 128, 128), -1)
-    field = places - np.stack(np.mgrid[:128, :128], -1)
-    assert numpy(elastic.folds(field.astype("float32"))).mean() <= 0.01
+    positions = np.stack(layer.positions(layer.draw(seeds, (128, 128)), 128, 128), -1)
+    field = positions - np.stack(np.mgrid[:128, :128], -1)
+    down, across = np.diff(field, axis=1)[:, :, :-1], np.diff(field, axis=2)[:, :-1]
+    area = (1 + down[..., 0]) * (1 + across[..., 1]) - down[..., 1] * across[..., 0]
+    signs = np.sign(area).reshape(len(seeds), -1)
+    assert (np.ptp(signs, axis=1) > 0).mean() <= 0.01
 
 
 def test_paper_is_elastic_noise_and_blur_alone():
@@ -188,8 +190,8 @@ def test_paper_is_elastic_noise_and_blur_alone():
     assert not parameters["brightness"].any()
     assert parameters["noise"].all()
     assert layer.field == "smooth"
-    places = np.stack(layer.positions(layer.draw(np.arange(50, dtype="int32"), (96, 96)), 96, 96), -1)
-    assert abs((places - np.stack(np.mgrid[:96, :96], -1)).std() / (0.03 * 96) - 1) < 0.1
+    positions = np.stack(layer.positions(layer.draw(np.arange(50, dtype="int32"), (96, 96)), 96, 96), -1)
+    assert abs((positions - np.stack(np.mgrid[:96, :96], -1)).std() / (0.03 * 96) - 1) < 0.1
 
 
 # ---- the same everywhere --------------------------------------------------------------------------------------------
@@ -287,15 +289,42 @@ def test_positions_keep_32_bits_under_mixed_precision(policy):
     assert moved.dtype == "uint8"
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_layer_without_autocast_hands_on_images_of_32_bits(policy):
+    """A caller that autocasts would round them; `Augment` itself never does, whatever its caller's policy."""
+
+    class Caller(keras.layers.Layer):
+        def __init__(self, augment, **kwargs):
+            super().__init__(**kwargs)
+            self.augment = augment
+
+        def call(self, images, masks, seeds):
+            return self.augment(images, masks, seeds, training=True)
+
+    expected, _ = run(Augment())
+    exact, _ = Caller(Augment(), dtype=policy, autocast=False)(waves(), masks(), SEEDS)
+    rounded, _ = Caller(Augment(), dtype=policy)(waves(), masks(), SEEDS)
+    np.testing.assert_allclose(numpy(exact), expected, atol=1e-6)
+    assert np.abs(numpy(rounded) - expected).max() > 1e-5
+
+
+def test_images_of_16_bits_are_augmented_in_32():
+    images, _ = run(Augment(), waves().astype("float16"))
+    assert images.dtype == "float32"
+    np.testing.assert_allclose(images, run(Augment())[0], atol=2e-3)
+    still, _ = Augment()(waves().astype("float16"), masks(), SEEDS)
+    assert keras.backend.standardize_dtype(still.dtype) == "float32"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"field": "wavy"}, "field is 'wavy'"),
         ({"order": 2}, "order is 2"),
         ({"mode": "wrap"}, "mode is 'wrap'"),
-        ({"noise": -0.1}, "noise is -0.1; give 0 or more"),
-        ({"flip": 1.5}, "flip is 1.5; give a probability"),
-        ({"cutmix": 0.6, "mixup": 0.6}, "cutmix and mixup exclude each other"),
+        ({"noise": -0.1}, "noise is -0.1; choose 0 or more"),
+        ({"flip": 1.5}, "flip is 1.5; choose a probability"),
+        ({"cutmix": 0.6, "mixup": 0.6}, "cutmix 0.6 and mixup 0.6 add up to more than 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(options, message):

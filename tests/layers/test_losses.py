@@ -251,6 +251,15 @@ def test_a_loss_trains_a_model_with_weights():
     assert whole == pytest.approx(half, rel=1e-5)
 
 
+def test_an_overlap_of_each_half_of_a_batch_is_not_that_of_the_whole():
+    """Under a mirrored strategy each replica sees its half: the docstring says which losses then change."""
+    truth, guess = random_case(shape=(4, 5, 7, 2))
+    truth[:2, ..., 0] = 0  # an organ that only the second half shows
+    for loss, agrees in ((losses.bce, True), (losses.focal, True), (losses.dice, False), (losses.tversky, False)):
+        halves = [value(loss, truth[rows], guess[rows]) for rows in (slice(2), slice(2, 4))]
+        assert (np.mean(halves) == pytest.approx(value(loss, truth, guess), rel=1e-6)) == agrees, loss.__name__
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="MirroredStrategy is TensorFlow's")
 def test_the_loss_is_divided_by_the_number_of_replicas():
     """Their gradients add up, so each must carry its share; Keras forgets that for losses without an axis."""
