@@ -12,6 +12,7 @@ import pytest
 
 from kitlib.models.unet import check_keras
 
+ROOT = str(Path(__file__).parents[2])
 CODE = """
 import sys, keras, numpy as np
 from keras import ops
@@ -40,7 +41,7 @@ print(build_unet((16, 16, 3), levels=2, base=4).output_shape)
 def run_with(settings, home):
     """Run the code in a process whose keras.json holds the settings; give the process and what it computed."""
     (home / "keras.json").write_text(json.dumps(settings), encoding="utf-8")
-    surroundings = {**os.environ, "KERAS_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+    surroundings = {**os.environ, "KERAS_HOME": str(home), "PYTHONPATH": os.pathsep.join([ROOT, *sys.path])}
     command = [sys.executable, "-c", CODE, str(home / "found.npz")]
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
     assert (home / "found.npz").exists(), done.stderr[-2000:]

@@ -15,6 +15,7 @@ from kitlib.layers import losses
 from kitlib.models import padding
 from kitlib.models.unet import NO_ATTENTION, ResumableDropout, build_unet, receptive_field
 
+ROOT = str(Path(__file__).parents[2])
 SMALL = {"base": 8, "cap": 16, "levels": 2, "window_stages": (0, 1), "window": 2}
 
 
@@ -279,7 +280,7 @@ def load_elsewhere(folder, backend):
     """Load the network in a process that imports kitlib.models.unet and kitlib.layers.losses alone, and run it."""
     target = folder / f"{backend}.npy"
     command = [sys.executable, "-c", LOAD, folder / "model.keras", target, folder / "x.npy"]
-    surroundings = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(__file__).parents[2])}
+    surroundings = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join([ROOT, *sys.path])}
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == [backend, "BCEDice"]
