@@ -246,7 +246,7 @@ def worth(volumes):
         for column, organs in zip(rows, texts[number % len(texts)], strict=True):
             rows[column] += [organ[z] for z in range(depth) for organ in organs]
     slices = pd.DataFrame({"id": ids, "height": shape[0], "width": shape[1]})
-    slices["scan"] = slices["id"].str.rsplit("_slice_", n=1).str[0]
+    slices["scan"] = slices["id"].map(contest.scan_of)
     table = pd.DataFrame({"id": np.repeat(ids, 3), "class": list(contest.ORGANS) * len(ids), **rows})
     start, cpu = time.perf_counter(), time.process_time()
     metric.score(table.drop(columns="predicted"), table.drop(columns="segmentation"), slices)
@@ -254,10 +254,10 @@ def worth(volumes):
 
 
 def phantom_volumes(root, count):
-    """Decode the wide scans of a competition: a list of (organs, D, H, W)."""
+    """Decode the organs of the wide scans of a competition: a list of (organs, D, H, W)."""
     slices = scans.read(root)
     wide = slices.loc[slices["width"] == 360, "scan"].unique()[:count]
-    return [metric.scan_masks(scans.rows(slices), slices, scan) for scan in wide]
+    return [np.moveaxis(scans.masks(slices[slices["scan"] == scan]), -1, 0) for scan in wide]
 
 
 def markdown(table):

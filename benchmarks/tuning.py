@@ -16,9 +16,9 @@ import numpy as np
 
 from kitlib.data import scans
 from kitlib.postprocess import rescoring, tuning
-from kitlib.postprocess.cleaning import HABITS, Settings
+from kitlib.postprocess.cleaning import DEFAULT, PLAIN
 from kitlib.runs import selection
-from kitlib.scoring import bootstrap
+from kitlib.scoring import bootstrap, host
 from phantom import standin
 
 RESULTS = Path(__file__).parent / "results" / "tuning.md"
@@ -38,9 +38,9 @@ def measure(kept, slices):
     found = tuning.tune(kept.__getitem__, *part(slices, cases[:CASES]))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     unseen = rescoring.Rescorer(kept.__getitem__, *part(slices, cases[CASES:]))
-    tried = {"threshold 0.5": Settings(), "annotators' habits": HABITS, "tuned": found.settings}
+    tried = {"threshold 0.5": PLAIN, "default": DEFAULT, "tuned": found.settings}
     unseen.fill(tried.values())
-    plain = unseen.totals(Settings())
+    plain = unseen.totals(PLAIN)
     lines = [
         f"{min(CASES, len(cases))} cases, {found.evaluated} different settings, {wall:.0f} s ({cpu:.0f} s of "
         f"processor); {found.steps['kept'].sum()} of {len(found.steps)} steps kept. Held out in turn: "
@@ -51,8 +51,8 @@ def measure(kept, slices):
     for name, settings in tried.items():
         totals = unseen.totals(settings)
         gain = between(bootstrap.gain(plain, totals))
-        lines.append(f"| {name} | {bootstrap.value(totals.sum(axis=0)):.4f} | {gain} |")
-    changed = {name: value for name, value in vars(found.settings).items() if value != getattr(Settings(), name)}
+        lines.append(f"| {name} | {host.value(totals.sum(axis=0)):.4f} | {gain} |")
+    changed = {name: value for name, value in vars(found.settings).items() if value != getattr(PLAIN, name)}
     return "\n".join([*lines, "", f"Tuned: {changed}"])
 
 
@@ -93,7 +93,7 @@ def main():
         heading = f"A network's, {len(held_out.runs)} folds, {epochs} epochs, {spec.height}x{spec.width}"
         read = held_out
     else:
-        heading, read = "Made from the truth, 128x128", standin.StandIn(scans.rows(slices), slices)
+        heading, read = "Made from the truth, 128x128", standin.StandIn(slices)
     kept = {scan: np.rint(read(scan) * 255).astype(np.uint8) for scan in read.scans}
     text = f"{machine()}\n\n{measure(kept, slices)}"
     print(f"## {heading}\n\n{text}")

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from kitlib import contest
-from kitlib.data import inputs
+from kitlib.data import inputs, scans
 from kitlib.figures.style import (
     COLORS,
     INK,
@@ -21,8 +21,7 @@ from kitlib.figures.style import (
     overlay,
     picture_axis,
 )
-from kitlib.scoring import distances, metric
-from kitlib.scoring.conventions import unit_steps
+from kitlib.scoring import host
 
 
 @look
@@ -66,15 +65,14 @@ def worst(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame, p
 
 def _pair(row, truth, prediction, part, scan, organ) -> None:
     """Draw both ends of one distance."""
-    place = contest.ORGANS.index(organ)
-    one, other = (metric.scan_masks(rows, part, scan)[place] for rows in (truth, prediction))
+    channel = contest.ORGANS.index(organ)
+    one, other = (scans.masks(scans.with_masks(part, rows))[..., channel] for rows in (truth, prediction))
     if not (one.any() and other.any()):
         empty = "truth" if not one.any() else "prediction"
         for axis in row:
             picture_axis(axis, f"{scan} {LABELS[organ]}: the {empty} is empty")
         return
-    steps = unit_steps(len(part), one.shape[1:])
-    found = distances.symmetric(one, other, steps)
+    found = host.farthest(one, other)
     owner = "truth" if found.forward else "prediction"
     ends = found.source, found.target
     shown = (one | other)[[z for z, _, _ in ends]]
@@ -84,7 +82,7 @@ def _pair(row, truth, prediction, part, scan, organ) -> None:
     for axis, (z, _, _) in zip(row, ends, strict=True):
         image = inputs.load([part["path"].iloc[z]])[0].astype(float)
         masks = np.zeros((*image.shape, len(contest.ORGANS)), bool)
-        masks[..., place] = one[z]
+        masks[..., channel] = one[z]
         overlay(axis, image, masks, fill=0)
         if other[z].any():
             axis.contour(other[z], levels=[0.5], colors=[COLORS[organ]], linewidths=1.2, linestyles="dashed")
@@ -93,8 +91,7 @@ def _pair(row, truth, prediction, part, scan, organ) -> None:
             axis.plot(x, y, "o", ms=9, mew=2, mfc="white" if filled else "none", mec="white", alpha=1 if here else 0.45)
         axis.plot([x for _, _, x in ends], [y for _, y, _ in ends], color="white", linewidth=1, linestyle=":")
         axis.set(xlim=(columns.start, columns.stop), ylim=(rows.stop, rows.start))
-    distance = found.distance / 3**0.5
-    row[0].set_title(f"{scan} {LABELS[organ]}: {distance:.3f}\nfarthest, in the {owner}, slice {ends[0][0] + 1}")
+    row[0].set_title(f"{scan} {LABELS[organ]}: {found.distance:.3f}\nfarthest, in the {owner}, slice {ends[0][0] + 1}")
     row[1].set_title(f"\nnearest in the other mask, slice {ends[1][0] + 1}")
 
 
@@ -123,7 +120,7 @@ def border_bias(table: pd.DataFrame, chosen: float = 0.5) -> Figure:
     A false piece far away moves the mean and hardly the median.
 
     Args:
-        table: of `borders.bias_by_threshold`.
+        table: of `rescoring.bias_by_threshold`.
         chosen: the threshold to mark.
     """
     figure, axes = canvas(3.4, columns=len(contest.ORGANS), sharey=True)

@@ -137,7 +137,7 @@ def organ_scores(members: Sequence[runs.Run], slices: pd.DataFrame) -> pd.DataFr
         validation, parts = slices[slices["scan"].isin(run.scans)], []
         for name, rows in validation.groupby("scan", sort=False):
             restored = inputs.restore(run.probabilities(name), scans.common_size(rows))
-            parts.append(submission.encode(rows, postprocess.masks(restored, postprocess.HABITS)))
+            parts.append(submission.encode(rows, postprocess.masks(restored, postprocess.DEFAULT)))
         score = metric.score(scans.rows(validation), pd.concat(parts), validation)
         lines[run.folder.name] = score.organs["value"].to_dict() | {"all": score.value}
     table = pd.DataFrame(lines).T.rename_axis("fold")

@@ -178,9 +178,9 @@ def choose_settings(run_folders: Sequence[str | os.PathLike], faults: Faults | N
     shared = [found[folder] for folder in common if len(common) == 1 and folder in found]
     if len(folders) == 1 and folders[0] in found:
         shared = []
-    own = {folder: found.get(folder, postprocess.HABITS) for folder in folders}
+    own = {folder: found.get(folder, postprocess.DEFAULT) for folder in folders}
     if shared or not folders:
-        return next(iter(shared), postprocess.HABITS)
+        return next(iter(shared), postprocess.DEFAULT)
     return own[max(folders, key=_held_out)] if len(set(own.values())) > 1 else own[folders[0]]
 
 

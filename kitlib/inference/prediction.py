@@ -252,4 +252,4 @@ def _masks(name: str, probabilities: np.ndarray, settings: postprocess.Settings,
     """Make masks by the settings; where those fail, by a plain threshold."""
     with faults.survive(name, "a plain threshold is used"):
         return postprocess.masks(probabilities, settings)
-    return postprocess.masks(probabilities)
+    return postprocess.masks(probabilities, postprocess.PLAIN)

@@ -12,7 +12,7 @@ from kitlib import contest, runs
 from kitlib.data import scans
 from kitlib.data.pipeline import Packed
 from kitlib.layers import monitors
-from kitlib.scoring import borders
+from kitlib.postprocess import rescoring
 
 PIXELS = ["both", "truth", "predicted"]
 BACKGROUND = "foreground and background (Keras' BinaryIoU)"
@@ -100,7 +100,7 @@ def border_bias(
     parts = []
     for name, members in trained.items():
         val = slices[slices["scan"].isin(members[0].scans)].reset_index(drop=True)
-        table = borders.bias_by_threshold(members[0].probabilities, scans.rows(val), val, tuple(thresholds))
+        table = rescoring.bias_by_threshold(members[0].probabilities, scans.rows(val), val, tuple(thresholds))
         parts.append(table.reset_index().assign(**{"trained with": name}))
     return pd.concat(parts, ignore_index=True)
 

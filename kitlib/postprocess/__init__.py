@@ -1,6 +1,15 @@
-"""From probabilities to masks, with settings chosen by the score."""
+"""From probabilities to masks, with settings chosen by the score.
 
-from kitlib.postprocess.cleaning import HABITS as HABITS
+    cleaning    Settings, and `masks`: threshold and cleaning steps of one scan
+    rescoring   the host score of many settings on the same probabilities
+    tuning      the search for the best settings on held-out cases
+    baselines   an empty file, an atlas and the earlier day, to compare a submission with
+
+`python -m kitlib.postprocess ROOT SUBMISSION` scores a submission beside the baselines on a synthetic competition.
+"""
+
+from kitlib.postprocess.cleaning import DEFAULT as DEFAULT
+from kitlib.postprocess.cleaning import PLAIN as PLAIN
 from kitlib.postprocess.cleaning import Settings as Settings
 from kitlib.postprocess.cleaning import masks as masks
 from kitlib.postprocess.tuning import tune as tune

@@ -1,10 +1,11 @@
-"""From the probabilities of one scan to its masks: threshold, and what is known of how annotators work.
+"""From the probabilities of one scan to its masks: a threshold, and cleaning steps that follow the annotators' habits.
 
-Every step is a pure function on one organ of one scan, and `Settings` composes them; a setting at its default is off,
-and all off is the plain threshold. The order: threshold (with hysteresis), gate, islands, largest component, presence
-smoothed along the slices, gaps filled, common stop line of the bowels. A step may only take voxels away from what the
-ones before it have left; the last two may also fill whole slices. A step that would empty an organ's last slice is left
-out for that scan: every real scan we have seen holds all three organs, and a missing one costs the whole distance, 1.
+Every step is a pure function on one organ of one scan, and `Settings` composes them. A setting at its default is off;
+with all off, the masks are a plain threshold. The order of the steps: threshold (with hysteresis), gate, islands,
+largest component, presence smoothed along the slices, gaps filled, common stop line of the bowels. Each step removes
+voxels from the result of the one before; the last two may also fill whole slices. A step that would leave an organ
+empty is skipped for that scan: every real scan we have seen contains all three organs, and a missing one costs the
+whole distance, 1.
 """
 
 import itertools
@@ -19,9 +20,9 @@ from scipy import ndimage
 from kitlib import contest
 
 STOPS = ("", "earlier", "mean", "later")
-_ENTRIES = (  # fields, and what each of their entries is
+_ENTRIES = (  # fields, and the type and range of their entries
     (("threshold", "seed", "gate_level", "presence"), numbers.Real, 0, 1, "a probability in [0, 1]"),
-    (("gate_pixels", "island", "island_3d", "smoothing", "gap"), numbers.Integral, 0, np.inf, "a count from 0 up"),
+    (("gate_pixels", "island", "island_3d", "smoothing", "gap"), numbers.Integral, 0, np.inf, "a count of 0 or more"),
     (("largest",), (bool, np.bool_), 0, 1, "True or False"),
 )
 _ALL_NEIGHBOURS = np.ones((3, 3, 3), bool)
@@ -30,21 +31,21 @@ BOWELS = (contest.ORGANS.index("large_bowel"), contest.ORGANS.index("small_bowel
 
 @dataclass(frozen=True)
 class Settings:
-    """How probabilities become masks; each tuple has one entry per organ, in contest.ORGANS' order.
+    """How probabilities become masks; each tuple has one entry per organ, in the order of contest.ORGANS.
 
     Attributes:
-        threshold: a voxel counts from this probability on.
-        seed: hysteresis: a 3D component stays when one of its voxels reaches this probability; 0 is off.
-        gate_pixels: a slice stays when so many of its pixels reach `gate_level`; 0 is off.
+        threshold: a voxel belongs to the organ from this probability on.
+        seed: hysteresis: a 3D component is kept if one of its voxels reaches this probability; 0 is off.
+        gate_pixels: a slice is kept if at least so many of its pixels reach `gate_level`; 0 is off.
         gate_level: the probability for `gate_pixels`.
-        presence: a slice stays when the model's own score that the organ is there reaches this; 0 is off.
-        island: 2D components of a slice with fewer pixels go; 0 is off.
-        island_3d: 3D components with fewer voxels go; 0 is off.
-        largest: only the largest 3D component stays.
-        smoothing: a slice stays when more than half of the slices at most so far away hold the organ; 0 is off.
-        gap: so many empty slices between two that hold the organ are filled; 0 is off.
+        presence: a slice is kept if the model's own score of the organ's presence reaches this; 0 is off.
+        island: 2D components of a slice with fewer pixels are removed; 0 is off.
+        island_3d: 3D components with fewer voxels are removed; 0 is off.
+        largest: only the largest 3D component is kept.
+        smoothing: a slice is kept if more than half of the slices up to this many away contain the organ; 0 is off.
+        gap: runs of at most so many empty slices between two with the organ are filled; 0 is off.
         stop: both bowels end on one slice, the annotators' stop line: the "earlier", the "mean" or the "later" of their
-            two ends; the one that ends too early has its last slice repeated. Empty is off.
+            two ends; the last slice of the one that ends before it is repeated. Empty is off.
     """
 
     threshold: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -62,7 +63,7 @@ class Settings:
     def __post_init__(self):
         for name, value in asdict(self).items():
             if name != "stop" and (not isinstance(value, tuple) or len(value) != len(contest.ORGANS)):
-                raise ValueError(f"Settings {name}={value!r}: expected a tuple of one entry per organ")
+                raise ValueError(f"Settings {name}={value!r}: expected a tuple with one entry per organ")
         for names, kind, least, most, what in _ENTRIES:
             for name in names:
                 for entry in getattr(self, name):
@@ -81,34 +82,34 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str) -> "Settings":
-        """Read what `to_json` wrote; fields left out keep their defaults, an unknown one is an error that names it."""
+        """Read settings from text; missing fields keep their defaults, an unknown field is an error that names it."""
         values = json.loads(text)
         if not isinstance(values, dict):
-            raise ValueError(f"Settings {values!r}: expected an object of fields")
-        strange = set(values) - {field.name for field in fields(cls)}
-        if strange:
-            raise ValueError(f"Settings has no field {', '.join(sorted(strange))}; was it saved by a newer kit?")
+            raise ValueError(f"Settings {values!r}: expected a JSON object")
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            names = ", ".join(sorted(unknown))
+            raise ValueError(f"Settings has no field {names}: remove it, or install the newer kitlib that wrote it")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-# What holds for every real annotation we have seen: a stomach in one piece, no specks, no bowel of a cubic centimetre.
-HABITS = Settings(island=(20, 20, 20), island_3d=(500, 500, 0), largest=(False, False, True))
+PLAIN = Settings()  # a threshold of 0.5 and no cleaning
+# Used until settings are tuned: in every real annotation we have seen, the stomach is in one piece, and no bowel has
+# specks or is smaller than a cubic centimetre.
+DEFAULT = Settings(island=(20, 20, 20), island_3d=(500, 500, 0), largest=(False, False, True))
 
 
-def masks(
-    probabilities: np.ndarray, settings: Settings | None = None, presence: np.ndarray | None = None
-) -> np.ndarray:
+def masks(probabilities: np.ndarray, settings: Settings, presence: np.ndarray | None = None) -> np.ndarray:
     """Turn the probabilities of one scan into masks.
 
     Args:
-        probabilities: (D, H, W, organs) float in [0, 1], organs in contest.ORGANS' order.
-        settings: None means a plain threshold of 0.5.
-        presence: (D, organs), the model's own score that an organ is on a slice, where it gives one.
+        probabilities: (D, H, W, organs) float in [0, 1], organs in the order of contest.ORGANS.
+        settings: DEFAULT, PLAIN, or the tuned settings of a run.
+        presence: (D, organs), the model's own score that an organ is on a slice, if it has one.
 
     Returns:
         (D, H, W, organs) bool.
     """
-    settings = settings or Settings()
     organs = len(contest.ORGANS)
     if probabilities.ndim != 4 or probabilities.shape[-1] != organs:
         raise ValueError(f"expected probabilities of shape (D, H, W, {organs}), got {probabilities.shape}")
@@ -130,13 +131,13 @@ def masks(
 def organ_mask(
     probabilities: np.ndarray, settings: Settings, organ: int, presence: np.ndarray | None = None
 ) -> np.ndarray:
-    """Do for one organ, (D, H, W), all that does not look at the others."""
+    """Clean one organ, (D, H, W), with all steps that do not depend on the others."""
     whole = np.zeros(probabilities.shape, bool)
     level = np.asarray(settings.threshold[organ], probabilities.dtype)
     rough = probabilities >= level
     if not rough.any():
         return whole
-    # The steps see the box that holds anything; slices keep their number.
+    # The steps work on the bounding box in the plane; all slices remain, so that they keep their numbers.
     rows, columns = (np.flatnonzero(rough.any(axis=axes)) for axes in ((0, 2), (0, 1)))
     box = slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     mask, inside = rough[box], probabilities[box]
@@ -147,7 +148,10 @@ def organ_mask(
         mask = _unless_empty(gate(mask, pixels, settings.gate_pixels[organ]), mask)
     if settings.presence[organ]:
         if presence is None:
-            raise ValueError(f"Settings presence={settings.presence} needs the model's presence scores; there are none")
+            raise ValueError(
+                f"Settings presence={settings.presence} needs the model's presence scores, and there are none: "
+                "set it to (0.0, 0.0, 0.0)"
+            )
         mask = _unless_empty(gate(mask, presence, settings.presence[organ]), mask)
     if settings.island[organ]:
         mask = _unless_empty(drop_islands(mask, settings.island[organ]), mask)
@@ -162,7 +166,7 @@ def organ_mask(
 
 
 def _unless_empty(after: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Leave a step out that would take an organ's last voxel."""
+    """Skip a step that would remove an organ's last voxel."""
     return after if after.any() else before
 
 
@@ -187,20 +191,20 @@ def gate(mask: np.ndarray, scores: np.ndarray, least: float) -> np.ndarray:
 
 
 def drop_islands(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """Take away, slice by slice, components (8 neighbours) of fewer pixels."""
+    """Remove, slice by slice, components (8 neighbours) of fewer pixels."""
     result = mask.copy()
-    for place in np.flatnonzero(mask.any(axis=(1, 2))):
-        count, labels, table, _ = cv2.connectedComponentsWithStats(mask[place].view(np.uint8), connectivity=8)
+    for index in np.flatnonzero(mask.any(axis=(1, 2))):
+        count, labels, table, _ = cv2.connectedComponentsWithStats(mask[index].view(np.uint8), connectivity=8)
         areas = table[:, cv2.CC_STAT_AREA]
         if count > 1 and areas[1:].min() < pixels:
             kept = areas >= pixels
             kept[0] = False
-            result[place] = kept[labels]
+            result[index] = kept[labels]
     return result
 
 
 def drop_islands_3d(mask: np.ndarray, voxels: int, largest: bool = False) -> np.ndarray:
-    """Take away 3D components (26 neighbours) of fewer voxels, or all but the largest."""
+    """Remove 3D components (26 neighbours) of fewer voxels, or all but the largest."""
     labels, count = ndimage.label(mask, _ALL_NEIGHBOURS)
     if not count:
         return mask.copy()
@@ -213,9 +217,9 @@ def drop_islands_3d(mask: np.ndarray, voxels: int, largest: bool = False) -> np.
 
 
 def smooth_presence(mask: np.ndarray, reach: int) -> np.ndarray:
-    """Empty slices that stand alone: of the slices at most `reach` away, itself included, more than half must hold it.
+    """Keep a slice only if more than half of the slices up to `reach` away, itself included, contain the organ.
 
-    In the real data an organ's slices are contiguous. Beyond the ends of the scan nothing is counted.
+    In the real data an organ's slices are contiguous. Slices beyond the ends of the scan have no vote.
     """
     filled = mask.any(axis=(1, 2)).astype(int)
     span = np.ones(2 * reach + 1, int)
@@ -224,27 +228,27 @@ def smooth_presence(mask: np.ndarray, reach: int) -> np.ndarray:
 
 
 def fill_gaps(mask: np.ndarray, longest: int) -> np.ndarray:
-    """Fill runs of at most `longest` empty slices between two filled ones with shapes on the way from one to the other.
+    """Fill runs of at most `longest` empty slices between two filled ones by shape-based interpolation.
 
     Signed distances to the border are interpolated linearly: Herman et al., "Shape-based interpolation", IEEE Computer
-    Graphics and Applications 12 (1992). Where that leaves nothing, the nearer slice is repeated.
+    Graphics and Applications 12 (1992). Where the result is empty, the nearer slice is repeated.
     """
     result, filled = mask.copy(), np.flatnonzero(mask.any(axis=(1, 2)))
     for first, last in itertools.pairwise(filled):
         if 1 < last - first <= longest + 1:
             below, above = _signed_distance(mask[first]), _signed_distance(mask[last])
-            for place in range(first + 1, last):
-                share = (place - first) / (last - first)
+            for index in range(first + 1, last):
+                share = (index - first) / (last - first)
                 shape = (1 - share) * below + share * above > 0
-                result[place] = shape if shape.any() else mask[first if share <= 0.5 else last]
+                result[index] = shape if shape.any() else mask[first if share <= 0.5 else last]
     return result
 
 
 def common_stop(large: np.ndarray, small: np.ndarray, stop: str) -> tuple[np.ndarray, np.ndarray]:
-    """Let both bowels end on one slice: cut what goes on past it, repeat the last slice of what ends before.
+    """Let both bowels end on one slice: cut the one that goes past it, repeat the last slice of the other.
 
     Args:
-        large, small: (D, H, W) bool; nothing happens unless both hold something.
+        large, small: (D, H, W) bool; unchanged when one of them is empty.
         stop: "earlier", "mean" (rounded up) or "later" of the two last slices.
     """
     line = stop_line(last_slice(large), last_slice(small), stop)
@@ -252,26 +256,26 @@ def common_stop(large: np.ndarray, small: np.ndarray, stop: str) -> tuple[np.nda
 
 
 def last_slice(mask: np.ndarray) -> int:
-    """Find the last slice that holds anything; -1 when none does."""
+    """Return the last slice that is not empty; -1 when all are."""
     filled = np.flatnonzero(mask.any(axis=(1, 2)))
     return int(filled[-1]) if filled.size else -1
 
 
-def stop_line(one: int, other: int, stop: str) -> int:
-    """Agree on one last slice; -1 when either organ is absent.
+def stop_line(large: int, small: int, stop: str) -> int:
+    """Return the common last slice of two organs from their own ones; -1 when either organ is absent.
 
     >>> stop_line(90, 95, "mean")
     93
     """
     if stop not in STOPS[1:]:
         raise ValueError(f"stop {stop!r}: expected one of {STOPS[1:]}")
-    if min(one, other) < 0:
+    if min(large, small) < 0:
         return -1
-    return {"earlier": min(one, other), "later": max(one, other), "mean": (one + other + 1) // 2}[stop]
+    return {"earlier": min(large, small), "later": max(large, small), "mean": (large + small + 1) // 2}[stop]
 
 
 def end_on(mask: np.ndarray, line: int) -> np.ndarray:
-    """Make a mask end on a slice; -1 leaves it alone, and so does a slice before its first."""
+    """Make a mask end on a slice; with -1, or a slice before its first, it is unchanged."""
     end = last_slice(mask)
     if line < 0 or end < 0:
         return mask

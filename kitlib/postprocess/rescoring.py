@@ -1,14 +1,14 @@
-"""Score many post-processing settings on the same probabilities, each only where it differs from what is known.
+"""Score many post-processing settings on the same probabilities, without computing anything twice.
 
-The score of one organ on one scan depends on that organ's settings alone (on both bowels' when they share a stop line).
-Each is taken once, in the host convention, and kept in a ledger: a file with one line per score, so that a search that
-was interrupted goes on where it was. The key names the data too: other probabilities, another truth or other sizes are
-scored anew, and so is everything once `_VERSION` has changed.
+The totals of one organ on one scan depend only on that organ's settings (on both bowels' when they share a stop line).
+They are computed once, by `scoring.host`, and cached. A cache file has one line per volume and setting, so that an
+interrupted search resumes where it stopped. The key includes the data: other probabilities, another truth or other
+sizes are scored anew, and so is everything after a change of `_VERSION`.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -18,27 +18,27 @@ import pandas as pd
 from tqdm import tqdm
 
 from kitlib import contest, submission
-from kitlib.data import inputs
+from kitlib.data import inputs, scans
 from kitlib.postprocess import cleaning
 from kitlib.postprocess.cleaning import Settings
-from kitlib.scoring import bootstrap, conventions, metric
+from kitlib.scoring import borders, host
 
 _PER_ORGAN = [field.name for field in fields(Settings) if field.name not in ("stop", "presence")]
-_HOST = conventions.named("host")
-_VERSION = 3  # to be raised whenever the same settings give other masks or another score than before
+_VERSION = 4  # raise it whenever the same settings give other masks or another score than before
 
-Totals = tuple[float, float, float, float]  # sum and number of the Dice values, sum and number of the distances
+Totals = tuple[float, float, float, float]  # of `host.totals`
 
 
 class Rescorer:
-    """Totals of settings per case, for `bootstrap`.
+    """Host score totals of settings, per case.
 
     Args:
-        probabilities: gives a scan's (D, h, w, organs) by its name, float in [0, 1] or uint8 in 255ths, on any grid.
+        probabilities: function that returns a scan's (D, h, w, organs) by its name, float in [0, 1] or uint8 in 255ths,
+            at any size.
         truth: rows `id class segmentation`.
         slices: the slice table of the scans to score.
-        ledger: file of scores; None keeps them in memory.
-        workers: scans scored at a time.
+        cache: file of totals; None keeps them in memory.
+        workers: number of scans scored in parallel.
     """
 
     def __init__(
@@ -46,120 +46,144 @@ class Rescorer:
         probabilities: Callable[[str], np.ndarray],
         truth: pd.DataFrame,
         slices: pd.DataFrame,
-        ledger: str | Path | None = None,
+        cache: str | Path | None = None,
         workers: int = 2,
     ):
-        self.probabilities, self.ledger, self.workers = probabilities, _Ledger(ledger), workers
-        self.parts = dict(iter(slices.groupby("scan", sort=False)))
-        scan_of = dict(zip(slices["id"], slices["scan"], strict=True))
-        self.truth = dict(iter(truth.groupby(truth["id"].map(scan_of), sort=False)))
-        self.scans = list(self.parts)
-        absent = [scan for scan in self.scans if scan not in self.truth]
-        if absent:
-            raise ValueError(f"the truth has no row of {len(absent)} of {len(self.scans)} scans, first {absent[0]}")
-        cases = [scan.split("_")[0] for scan in self.scans]
+        self.probabilities, self.cache, self.workers = probabilities, _Cache(cache), workers
+        known = set(truth["id"])
+        lost = slices.loc[~slices["id"].isin(known), "scan"].unique()
+        if len(lost):
+            raise ValueError(f"the truth has no row for slices of {len(lost)} scans, first {lost[0]}")
+        self.parts = dict(iter(scans.with_masks(slices, truth).groupby("scan", sort=False)))
+        cases = [contest.case_of(scan) for scan in self.parts]
         self.cases = list(dict.fromkeys(cases))
         self.case_rows = [self.cases.index(case) for case in cases]
         self.marks: dict[str, str] = {}
-        self.seen: set[Settings] = set()
+        self.scored: set[Settings] = set()
 
     def fill(self, wanted: Iterable[Settings], bar: tqdm | None = None) -> None:
-        """Score settings on all scans, but for what the ledger knows."""
+        """Score settings on all scans, except those in the cache."""
         wanted = list(wanted)
-        self.seen |= set(wanted)
+        self.scored |= set(wanted)
         with ThreadPoolExecutor(self.workers) as pool:
-            for scores in pool.map(lambda scan: self._score(scan, wanted), self.scans):
-                self.ledger.add(scores)
+            for scores in pool.map(lambda scan: self._score(scan, wanted), self.parts):
+                self.cache.add(scores)
                 if bar is not None:
                     bar.update()
 
     def totals(self, settings: Settings) -> np.ndarray:
-        """Sum what `fill` has scored: (cases, 4)."""
+        """Return the totals of settings that `fill` has scored: (cases, 4)."""
         totals = np.zeros((len(self.cases), 4))
-        for row, scan in zip(self.case_rows, self.scans, strict=True):
+        for row, scan in zip(self.case_rows, self.parts, strict=True):
             for organ in range(len(contest.ORGANS)):
-                totals[row] += self.ledger.known[self._key(scan, organ, settings)]
+                totals[row] += self.cache.known[self._key(scan, organ, settings)]
         return totals
 
-    def best(self, choices: list[Settings], chosen_on: np.ndarray) -> Settings:
-        """Pick the settings with the highest score on some cases, (cases,) bool; the first of equals."""
-        values = [bootstrap.value(self.totals(settings)[chosen_on].sum(axis=0)) for settings in choices]
+    def best(self, choices: list[Settings], cases: np.ndarray) -> Settings:
+        """Return the settings with the highest score on some cases, (cases,) bool; the first of equals."""
+        values = [host.value(self.totals(settings)[cases].sum(axis=0)) for settings in choices]
         return choices[int(np.nan_to_num(np.round(values, 12), nan=-1.0).argmax())]
 
     def _key(self, scan: str, organ: int, settings: Settings) -> str:
-        """Name all that a score depends on: scan, its data, organ, and the settings that reach that organ."""
+        """Return all that the totals depend on: scan, its data, organ, and the settings that affect that organ."""
         shared = settings.stop and organ in cleaning.BOWELS
         organs = cleaning.BOWELS if shared else [organ]
         values = [[getattr(settings, name)[k] for name in _PER_ORGAN] for k in organs]
         return json.dumps([scan, self.marks[scan], organ, values, settings.stop if shared else ""])
 
     def _score(self, scan: str, wanted: list[Settings]) -> dict[str, Totals]:
-        """Score one scan: it is opened only when something is missing, and every organ only once."""
+        """Score one scan. It is read only when totals are missing, and each organ only once."""
         part = self.parts[scan]
         if scan not in self.marks:
-            self.marks[scan] = _mark(opened(self.probabilities, scan, len(part)), self.truth[scan], part)
+            self.marks[scan] = _mark(opened(self.probabilities, scan, len(part)), part)
         missing = {}
         for settings in wanted:
             for organ in range(len(contest.ORGANS)):
                 key = self._key(scan, organ, settings)
-                if key not in self.ledger.known:
+                if key not in self.cache.known:
                     missing[key] = organ, settings
         if not missing:
             return {}
         least = min(_least(settings) for _, settings in missing.values())
-        volumes = _Volumes(self.probabilities(scan), metric.scan_masks(self.truth[scan], part, scan), least)
+        volumes = _Volumes(self.probabilities(scan), scans.masks(part), least)
         return {key: volumes.score(organ, settings) for key, (organ, settings) in missing.items()}
 
 
-def rows(
-    probabilities: Callable[[str], np.ndarray], slices: pd.DataFrame, settings: Settings | None = None
-) -> pd.DataFrame:
-    """Turn the probabilities of all scans into rows id, class, predicted, as a submission has them.
+def rows(probabilities: Callable[[str], np.ndarray], slices: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Turn the probabilities of all scans into rows `id class predicted` of a submission.
 
-    Args: as `Rescorer`; settings None means a plain threshold of 0.5.
+    Args: as `Rescorer`.
     """
     lines = []
     for scan, part in slices.groupby("scan", sort=False):
-        shape = int(part["height"].iloc[0]), int(part["width"].iloc[0])
-        full = inputs.restore(as_float(opened(probabilities, scan, len(part))), shape)
-        lines.append(submission.encode(part, cleaning.masks(full, settings)))
+        lines.append(submission.encode(part, cleaning.masks(_restored(probabilities, scan, part), settings)))
     return pd.concat(lines, ignore_index=True)
 
 
-def _mark(grid: np.ndarray, truth: pd.DataFrame, part: pd.DataFrame) -> str:
-    """Fingerprint all of a scan that its scores depend on: the version, its probabilities, slices, sizes and truth."""
+def bias_by_threshold(
+    probabilities: Callable[[str], np.ndarray],
+    truth: pd.DataFrame,
+    slices: pd.DataFrame,
+    thresholds: Sequence[float] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+) -> pd.DataFrame:
+    """Measure how the threshold moves the predicted border.
+
+    Args: as `Rescorer`.
+
+    Returns:
+        `borders.bias` for every threshold: index threshold and organ.
+    """
+    found = {threshold: [] for threshold in thresholds}
+    for scan, part in scans.with_masks(slices, truth).groupby("scan", sort=False):
+        masks, full = scans.masks(part), _restored(probabilities, scan, part)
+        for threshold, entries in found.items():
+            distances = borders.organ_distances(masks, full >= np.float32(threshold))
+            entries.append((distances, float(part["spacing_mm"].iloc[0])))
+    tables = [borders.summary(entries) for entries in found.values()]
+    # Not pd.concat: pandas 2 warns where a table without any border is all NaN.
+    index = pd.MultiIndex.from_product([found, contest.ORGANS], names=["threshold", "organ"])
+    return pd.DataFrame(np.concatenate([table.to_numpy(float) for table in tables]), index, tables[0].columns)
+
+
+def _restored(probabilities: Callable[[str], np.ndarray], scan: str, part: pd.DataFrame) -> np.ndarray:
+    """Bring the probabilities of a scan to the size of its slices."""
+    shape = int(part["height"].iloc[0]), int(part["width"].iloc[0])
+    return inputs.restore(as_float(opened(probabilities, scan, len(part))), shape)
+
+
+def _mark(probabilities: np.ndarray, part: pd.DataFrame) -> str:
+    """Fingerprint all that a scan's totals depend on: the version, its probabilities, slices, sizes and truth."""
     mark = hashlib.blake2b(digest_size=8)
-    mark.update(f"{_VERSION} {grid.dtype} {grid.shape}".encode())
-    mark.update(np.ascontiguousarray(grid))
-    mark.update(part[["id", "height", "width"]].to_csv(index=False).encode())
-    mark.update(truth.sort_values(["id", "class"])[["id", "class", "segmentation"]].to_csv(index=False).encode())
+    mark.update(f"{_VERSION} {probabilities.dtype} {probabilities.shape}".encode())
+    mark.update(np.ascontiguousarray(probabilities))
+    mark.update(part[["id", "height", "width", *contest.ORGANS]].to_csv(index=False).encode())
     return mark.hexdigest()
 
 
 def _least(settings: Settings) -> float:
-    """Find the lowest probability that any step looks at: no pixel below it can change a mask."""
+    """Return the lowest probability that any step looks at: no pixel below it can change a mask."""
     gates = zip(settings.gate_level, settings.gate_pixels, strict=True)
     return min(*settings.threshold, *(level for level, pixels in gates if pixels))
 
 
 def opened(probabilities: Callable[[str], np.ndarray], scan: str, depth: int) -> np.ndarray:
-    """Get the probabilities of a scan, (depth, h, w, organs); another shape is an error that names the scan."""
-    grid = probabilities(scan)
-    if grid.ndim != 4 or (len(grid), grid.shape[-1]) != (depth, len(contest.ORGANS)):
-        raise ValueError(f"{scan}: expected probabilities ({depth}, h, w, {len(contest.ORGANS)}), got {grid.shape}")
-    return grid
+    """Read the probabilities of a scan, (depth, h, w, organs); another shape is an error that names the scan."""
+    found = probabilities(scan)
+    if found.ndim != 4 or (len(found), found.shape[-1]) != (depth, len(contest.ORGANS)):
+        raise ValueError(f"{scan}: expected probabilities ({depth}, h, w, {len(contest.ORGANS)}), got {found.shape}")
+    return found
 
 
-def as_float(grid: np.ndarray) -> np.ndarray:
-    """Turn bytes, in 255ths, into probabilities; floats stay what they are."""
-    return grid.astype(np.float32) / 255 if grid.dtype == np.uint8 else grid
+def as_float(probabilities: np.ndarray) -> np.ndarray:
+    """Turn bytes, in 255ths, into probabilities; floats are returned unchanged."""
+    return probabilities.astype(np.float32) / 255 if probabilities.dtype == np.uint8 else probabilities
 
 
 class _Volumes:
-    """One scan, its organs cut to the boxes that matter when they are first asked for."""
+    """One scan, whose organs are cut to the boxes that matter when they are first used."""
 
-    def __init__(self, grid: np.ndarray, truth: np.ndarray, least: float):
-        self.grid, self.truth, self.least, self.cuts = grid, truth, least, {}
+    def __init__(self, probabilities: np.ndarray, truth: np.ndarray, least: float):
+        self.probabilities, self.truth, self.least, self.cuts = probabilities, truth, least, {}
 
     def score(self, organ: int, settings: Settings) -> Totals:
         """Post-process one organ and score it."""
@@ -167,16 +191,7 @@ class _Volumes:
         if settings.stop and organ in cleaning.BOWELS:
             ends = [cleaning.last_slice(self._mask(k, settings)) for k in cleaning.BOWELS]
             mask = cleaning.end_on(mask, cleaning.stop_line(*ends, settings.stop))
-        truth = self._cut(organ)[1]
-        areas = [[np.count_nonzero(part) for part in volume] for volume in (truth, mask, truth & mask)]
-        dice = _HOST.dice(*np.array(areas))
-        shape = self.truth.shape[2:]
-        filled = truth.any(), mask.any()
-        distance = float(any(filled))
-        if all(filled):
-            steps = conventions.unit_steps(len(mask), shape)
-            distance = metric.hausdorff(truth, mask, steps=steps) / 3**0.5
-        return float(np.nansum(dice)), int(np.sum(~np.isnan(dice))), distance, int(any(filled))
+        return tuple(host.totals(self._cut(organ)[1], mask, self.truth.shape[:3]).tolist())
 
     def _mask(self, organ: int, settings: Settings) -> np.ndarray:
         return cleaning.organ_mask(self._cut(organ)[0], settings, organ)
@@ -184,9 +199,9 @@ class _Volumes:
     def _cut(self, organ: int) -> tuple[np.ndarray, np.ndarray]:
         """Bring one organ to the size of the slices; cut it and its truth to the rows and columns that either uses."""
         if organ not in self.cuts:
-            truth = self.truth[organ]
-            grid = as_float(self.grid[..., organ : organ + 1])
-            restored = inputs.restore(grid, truth.shape[1:])[..., 0]
+            truth = self.truth[..., organ]
+            small = as_float(self.probabilities[..., organ : organ + 1])
+            restored = inputs.restore(small, truth.shape[1:])[..., 0]
             used = (restored.max(axis=0) >= np.asarray(self.least, restored.dtype)) | np.logical_or.reduce(
                 truth, axis=0
             )
@@ -196,8 +211,8 @@ class _Volumes:
         return self.cuts[organ]
 
 
-class _Ledger:
-    """Scores by key, in memory and, line by line, in a file."""
+class _Cache:
+    """Totals by key, in memory and in a file, one per line."""
 
     def __init__(self, path: str | Path | None):
         self.path, self.known = Path(path) if path else None, {}
@@ -207,10 +222,10 @@ class _Ledger:
                     key, totals = json.loads(line)
                     self.known[key] = tuple(map(float, totals))
                 except (ValueError, TypeError):
-                    continue  # an empty line, or the torn last one of a search that was killed
+                    continue  # an empty line, or the incomplete last line of an interrupted search
 
     def add(self, scores: dict[str, Totals]) -> None:
-        """Keep scores; each write begins on a new line, so that a torn one before it costs itself only."""
+        """Keep totals; each write begins on a new line, so that an incomplete line before it spoils no other."""
         self.known |= scores
         if self.path and scores:
             self.path.parent.mkdir(parents=True, exist_ok=True)

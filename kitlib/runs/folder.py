@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from kitlib.data.inputs import InputSpec
-from kitlib.postprocess.cleaning import HABITS, Settings
+from kitlib.postprocess.cleaning import DEFAULT, Settings
 
 UNFINISHED = "unfinished epoch"  # what a record calls the best weights of a run without a finished epoch
 _PACKAGES = ("kitlib", "keras", "tensorflow", "numpy", "pandas", "opencv-python-headless", "opencv-python")
@@ -70,7 +70,7 @@ class Run:
     def settings(self) -> Settings:
         """How probabilities become masks: as tuned, or by the annotators' habits before that."""
         path = self.folder / "settings.json"
-        return Settings.from_json(path.read_text(encoding="utf-8")) if path.is_file() else HABITS
+        return Settings.from_json(path.read_text(encoding="utf-8")) if path.is_file() else DEFAULT
 
     def score(self) -> dict:
         """Read the score on the scans held out; empty before there is one."""

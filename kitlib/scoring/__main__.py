@@ -1,4 +1,7 @@
-"""The command behind `python -m kitlib.scoring`: a submission in all conventions, and its worst scans."""
+"""Score a submission: `python -m kitlib.scoring TRUTH.csv SUBMISSION.csv [--data ROOT | --sizes TABLE] [--ledger]`.
+
+Prints the score in every convention and the worst scans, or, with --ledger, the errors and the points they cost.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -9,11 +12,11 @@ import pandas as pd
 
 from kitlib import contest, files, submission
 from kitlib.data import scans
-from kitlib.scoring import borders, conventions, metric
+from kitlib.scoring import borders, conventions, ledger, metric
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the panel and the worst scans; 1 when a file is at fault, with a line per fault."""
+    """Print the panel and the worst scans, or the ledger; return 1 after listing the problems of a faulty file."""
     options = _parser().parse_args(arguments)
     try:
         truth = read_truth(options.truth)
@@ -23,27 +26,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{options.sizes} has no column spacing_mm, which --millimetres needs: add it, give the folder with "
                 "--data instead, or leave --millimetres out"
             )
-        problems = submission.check(options.submission, slices, any_order=True)
-        if problems:
-            print("\n".join(f"{where}: {what}" for where, what in problems))
-            return 1
         prediction = submission.read(options.submission)
-        scores = metric.scores(truth, prediction, slices, progress=not options.quiet)
+        problems = submission.check(options.submission, slices, any_order=True)
     except (OSError, ValueError) as error:
         print(error)
         return 1
-    print(report(scores, options.convention, options.worst))
+    if problems:
+        print("\n".join(f"{where}: {what}" for where, what in problems))
+        return 1
+    if options.ledger is not None:
+        print(ledger_report(ledger.measure(truth, prediction, slices, not options.quiet), options.ledger))
+        return 0
+    print(report(metric.scores(truth, prediction, slices, not options.quiet), options.convention, options.worst))
     if options.millimetres:
-        print("\nvolumes in millimetres, means over the scans where both masks hold the organ")
+        print("\nvolumes in millimetres, means over the scans where both masks contain the organ")
         table = borders.clinical(truth, prediction, slices)
         print(borders.clinical_means(table).to_string(float_format="%.3f"))
     return 0
 
 
 def report(scores: dict[str, metric.Score], convention: str = "host", worst: int = 5) -> str:
-    """Write the panel, the organs and the worst scans of one convention as text."""
-    panel = metric.panel_of(scores)
-    chosen = scores[convention]
+    """Return the panel, the organs and the worst scans of one convention as text."""
+    panel, chosen = metric.panel_of(scores), scores[convention]
     scan_means = chosen.scans.sort_values("value").head(worst)
     parts = [
         panel.to_string(float_format="%.5f"),
@@ -53,11 +57,22 @@ def report(scores: dict[str, metric.Score], convention: str = "host", worst: int
     return "\n\n".join(parts)
 
 
+def ledger_report(found: ledger.Ledger, rows: int = 0) -> str:
+    """Return the largest rows of a ledger as text, 0 for all, its sum and its what-ifs, and advice."""
+    shown = found.table.head(rows) if rows else found.table
+    sums = (
+        f"host score {found.score:.4f}: {found.table['points'].sum():.4f} points lost in {len(found.table)} rows; "
+        f"with the right slices {found.right_presence:.4f}, with the right contours {found.right_contours:.4f}"
+    )
+    table = shown.to_string(index=False, float_format="%.4f") if len(shown) else "no errors"
+    return "\n\n".join([sums, table, "\n".join(ledger.advice(shown))]).strip()
+
+
 def read_truth(path: str | Path) -> pd.DataFrame:
-    """Read rows `id class segmentation` (a column `predicted` is taken for the masks too).
+    """Read rows `id class segmentation`; a column `predicted` may stand for `segmentation`.
 
     Raises:
-        ValueError: names the file and what it lacks.
+        ValueError: names the file and its missing column.
     """
     table = files.read_csv(path, ["id", "class", "segmentation"])
     table = table.rename(columns={"predicted": "segmentation"})
@@ -68,16 +83,16 @@ def read_truth(path: str | Path) -> pd.DataFrame:
 
 
 def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path | None = None) -> pd.DataFrame:
-    """Find order and size of the truth's slices: from a table `id height width`, or from the data folder.
+    """Build the slice table of the truth, from a table `id height width` or from the data folder.
 
     Args:
-        truth: rows; each of its ids must be found.
-        data: folder in the official layout; None looks where `scans.find_root` does.
-        table: csv with columns id, height, width and, if there is one, spacing_mm; it goes before the folder.
+        truth: rows; every id must be found.
+        data: folder in the official layout; None searches as `scans.find_root` does.
+        table: csv with columns id, height, width and optionally spacing_mm; used instead of the folder.
 
     Raises:
-        ValueError: names the first id without a size, or the first slice that the truth leaves out of a scan: distances
-            along z are measured in the scan's depth, which must be the whole one.
+        ValueError: names the first id without a size, or the first slice of a scan that the truth leaves out: distances
+            along z are relative to the depth of the whole scan.
     """
     if table:
         known = _read_sizes(table)
@@ -90,14 +105,16 @@ def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path
     lost = [name for name in ids if name not in known.index]
     if lost:
         where = table or data or "the data folder"
-        raise ValueError(f"{where} has no size for {len(lost)} of {len(ids)} slices of the truth, first {lost[0]}")
+        raise ValueError(
+            f"{where} has no size for {len(lost)} of {len(ids)} slices of the truth, first {lost[0]}: give the folder "
+            "of this truth with --data, or a table of sizes with --sizes"
+        )
     parsed = [contest.parse_id(name) for name in ids]
-    scan_of = known.index.to_series().str.rsplit("_slice_", n=1).str[0]
-    cut = known.index[scan_of.isin({name.scan for name in parsed}) & ~known.index.isin(ids)]
+    cut = known.index[known.index.map(contest.scan_of).isin({name.scan for name in parsed}) & ~known.index.isin(ids)]
     if len(cut):
         raise ValueError(
-            f"the truth leaves out slices of its scans, {len(cut)} in all, first {cut[0]}: a slice without masks "
-            "needs its three empty rows too, since the depth of a scan counts"
+            f"the truth leaves out slices of its scans, {len(cut)} in all, first {cut[0]}: add three rows with empty "
+            "fields for each slice without masks, because the depth of a scan counts"
         )
     found = known.loc[ids, [name for name in ("height", "width", "spacing_mm") if name in known]].reset_index()
     found["scan"] = [name.scan for name in parsed]
@@ -106,7 +123,7 @@ def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path
 
 
 def _read_sizes(path: str | Path) -> pd.DataFrame:
-    """Read a table of sizes, whose numbers must be some."""
+    """Read a table of sizes and check its numbers."""
     known = files.read_csv(path, ["id", "height", "width"])
     absent = {"id", "height", "width"} - set(known.columns)
     if absent:
@@ -117,7 +134,7 @@ def _read_sizes(path: str | Path) -> pd.DataFrame:
         wrong = known[~((numbers > 0) & (numbers < np.inf) & ((numbers % 1 == 0) | (not whole)))]
         if len(wrong):
             raise ValueError(
-                f"{path}: {wrong['id'].iloc[0]} has {name} {wrong[name].iloc[0]!r}; it is a "
+                f"{path}: {wrong['id'].iloc[0]} has {name} {wrong[name].iloc[0]!r}; expected a "
                 f"{'whole ' if whole else ''}number above 0"
             )
         known[name] = numbers if name == "spacing_mm" else numbers.astype(int)
@@ -131,9 +148,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="folder of the competition, for the sizes of the slices")
     parser.add_argument("--sizes", help="csv with columns id,height,width[,spacing_mm], instead of the folder")
     parser.add_argument(
-        "--convention", default="host", choices=list(conventions.CONVENTIONS), help="for the worst scans"
+        "--convention", default="host", choices=list(conventions.CONVENTIONS), help="of the organs and worst scans"
     )
     parser.add_argument("--worst", type=int, default=5, help="number of scans and organs to list")
+    parser.add_argument(
+        "--ledger",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="ROWS",
+        help="print which errors cost the points instead, the ROWS largest or all",
+    )
     parser.add_argument("--millimetres", action="store_true", help="add the clinical distances; needs spacing_mm")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

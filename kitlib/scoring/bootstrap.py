@@ -1,9 +1,8 @@
-"""How sure a score is: cases drawn again with replacement, because slices of one patient are not independent.
+"""Confidence intervals of the score: cases are resampled, because slices of one patient are not independent.
 
-Everything rests on totals per case, (cases, 4): sum and number of the Dice values that count, sum and number of the
-distances that count. The score of any set of cases follows from the sum of its rows. Percentile intervals of a few
-cases are too narrow; they are expanded after Hesterberg, "What Teachers Should Know About the Bootstrap", The American
-Statistician 69 (2015), section 4.
+All functions work on the totals of each case, (cases, 4), as `host` defines them; the score of a resampled set follows
+from the sum of its rows. Percentile intervals of a few cases are too narrow; they are expanded after Hesterberg, "What
+Teachers Should Know About the Bootstrap", The American Statistician 69 (2015), section 4.
 """
 
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from kitlib import contest
+from kitlib.scoring import host
 
 
 class Interval(NamedTuple):
@@ -22,32 +21,21 @@ class Interval(NamedTuple):
     high: float
 
 
-def value(totals: np.ndarray) -> np.ndarray:
-    """Score totals (..., 4): 0.4 * mean Dice + 0.6 * (1 - mean distance); NaN where nothing counts.
-
-    >>> float(value(np.array([1.5, 2, 0.2, 1])))
-    0.78
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        dice, distance = totals[..., 0] / totals[..., 1], totals[..., 2] / totals[..., 3]
-    return contest.DICE_WEIGHT * dice + contest.HAUSDORFF_WEIGHT * (1 - distance)
-
-
 def interval(totals: np.ndarray, confidence: float = 0.95, samples: int = 5000, seed: int = 0) -> Interval:
-    """Give the score of all cases and its percentile interval.
+    """Return the score of all cases and its percentile interval.
 
     Args:
         totals: (cases, 4).
         confidence: share of the resampled scores inside the interval.
     """
     drawn = _draw(len(totals), samples, seed)
-    return _interval(value(totals.sum(axis=0)), value(drawn @ totals), len(totals), confidence)
+    return _interval(host.value(totals.sum(axis=0)), host.value(drawn @ totals), len(totals), confidence)
 
 
 def gain(
     before: np.ndarray, after: np.ndarray, confidence: float = 0.95, samples: int = 5000, seed: int = 0
 ) -> Interval:
-    """Give the difference of two scores on the same cases, paired: both are drawn together.
+    """Return the difference of two scores on the same cases; both are resampled together.
 
     Args:
         before, after: (cases, 4) in the same order.
@@ -55,12 +43,12 @@ def gain(
     if before.shape != after.shape:
         raise ValueError(f"expected totals of the same cases, got {before.shape} and {after.shape}")
     drawn = _draw(len(before), samples, seed)
-    difference = value(after.sum(axis=0)) - value(before.sum(axis=0))
-    return _interval(difference, value(drawn @ after) - value(drawn @ before), len(before), confidence)
+    difference = host.value(after.sum(axis=0)) - host.value(before.sum(axis=0))
+    return _interval(difference, host.value(drawn @ after) - host.value(drawn @ before), len(before), confidence)
 
 
 def _draw(cases: int, samples: int, seed: int) -> np.ndarray:
-    """Count how often each case is drawn in each sample: (samples, cases)."""
+    """Draw samples: how often each case occurs in each, (samples, cases)."""
     if not cases:
         return np.zeros((samples, 0), int)
     return np.random.default_rng(seed).multinomial(cases, np.full(cases, 1 / cases), samples)

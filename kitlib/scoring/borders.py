@@ -1,12 +1,12 @@
-"""Borders instead of sets: distances in millimetres as clinicians report them, and which way a prediction errs.
+"""Distances between borders: in millimetres as clinicians report them, and the bias of the predicted border.
 
-The paper asks why its predictions shrink at the border (its second open question). `bias` measures that: the signed
+The paper asks why its predictions shrink at the border (its second open question). `bias` measures this: the signed
 distance of the predicted border from the true one, in the plane of each slice, negative where the prediction is too
-tight. `clinical` gives the hosts' form of the score for people outside Kaggle: the symmetric Hausdorff distance of the
-voxel sets in mm, its 95 % form and the mean surface distance, both from border to border.
+tight. `clinical` reports the symmetric Hausdorff distance of the voxel sets in mm, its 95 % form, and the mean surface
+distance, both from border to border.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -14,46 +14,46 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from kitlib import contest
-from kitlib.data import inputs
-from kitlib.postprocess import rescoring
-from kitlib.scoring import distances, metric
+from kitlib.scoring import distances, host, metric
 
 
-def surface_distances(one: np.ndarray, other: np.ndarray, steps: distances.Steps) -> tuple[np.ndarray, np.ndarray]:
-    """Measure how far each border voxel of either mask is from the other's border.
+def surface_distances(
+    truth: np.ndarray, prediction: np.ndarray, steps: distances.Steps
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measure the distance of each border voxel of either mask from the other's border.
 
     Args:
-        one, other: (D, H, W) bool, neither of them empty; borders are voxels with one of six neighbours outside.
+        truth, prediction: (D, H, W) bool, neither empty; a border voxel has one of its six neighbours outside the mask.
         steps: distance of neighbouring voxels along z, y and x.
 
     Returns:
-        Distances from `one` to `other`, and from `other` to `one`.
+        Distances from the truth to the prediction, and from the prediction to the truth.
     """
-    points = [distances.border(mask) * np.asarray(steps, float) for mask in (one, other)]
+    points = [distances.border(mask) * np.asarray(steps, float) for mask in (truth, prediction)]
     trees = [cKDTree(part, balanced_tree=False, compact_nodes=False) for part in points]
     return trees[1].query(points[0])[0], trees[0].query(points[1])[0]
 
 
-def hausdorff_95(one: np.ndarray, other: np.ndarray, steps: distances.Steps) -> float:
-    """Give the larger of both directions' 95 % quantiles of surface distances; empty masks as in `mean_distance`."""
-    return _surface(one, other, steps, lambda there, back: max(np.quantile(there, 0.95), np.quantile(back, 0.95)))
+def hausdorff_95(truth: np.ndarray, prediction: np.ndarray, steps: distances.Steps) -> float:
+    """Return the larger of both directions' 95 % quantiles of surface distances; empty masks as in `mean_distance`."""
+    return _surface(truth, prediction, steps, lambda *both: max(np.quantile(part, 0.95) for part in both))
 
 
-def mean_distance(one: np.ndarray, other: np.ndarray, steps: distances.Steps) -> float:
+def mean_distance(truth: np.ndarray, prediction: np.ndarray, steps: distances.Steps) -> float:
     """Average the surface distances of both directions, every border voxel once.
 
     NaN when both masks are empty, infinity when exactly one is.
 
-    >>> one, other = np.zeros((1, 1, 5), bool), np.zeros((1, 1, 5), bool)
-    >>> one[0, 0, 0] = other[0, 0, 2] = True
-    >>> mean_distance(one, other, (3.0, 1.5, 1.5))
+    >>> truth, prediction = np.zeros((2, 1, 1, 5), bool)
+    >>> truth[0, 0, 0] = prediction[0, 0, 2] = True
+    >>> mean_distance(truth, prediction, (3.0, 1.5, 1.5))
     3.0
     """
-    return _surface(one, other, steps, lambda there, back: np.concatenate([there, back]).mean())
+    return _surface(truth, prediction, steps, lambda *both: np.concatenate(both).mean())
 
 
 def clinical(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame) -> pd.DataFrame:
-    """Score every scan and organ as a volume in millimetres.
+    """Measure every scan and organ as a volume in millimetres.
 
     Args:
         truth, prediction: rows of run-length text.
@@ -64,24 +64,25 @@ def clinical(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame
         masks are empty, infinity where one is.
     """
     lines = []
-    for scan, part in slices.groupby("scan", sort=False):
-        steps = _steps_mm(part)
-        both = [metric.scan_masks(rows, part, scan) for rows in (truth, prediction)]
-        for organ, one, other in zip(contest.ORGANS, *both, strict=True):
-            line = {"scan": scan, "organ": organ, "dice": metric.dice(one, other)}
-            line["hausdorff_mm"] = metric.hausdorff(one, other, steps=steps)
-            line["hausdorff_95_mm"] = hausdorff_95(one, other, steps)
-            line["mean_distance_mm"] = mean_distance(one, other, steps)
+    for part, _, *masks in metric.decoded(truth, prediction, slices):
+        spacing = float(part["spacing_mm"].iloc[0])
+        steps = contest.SLICE_THICKNESS_MM, spacing, spacing
+        for index, organ in enumerate(contest.ORGANS):
+            pair = [volume[..., index] for volume in masks]
+            line = {"scan": part["scan"].iloc[0], "organ": organ, "dice": host.dice(*pair)}
+            line["hausdorff_mm"] = host.hausdorff(*pair, steps=steps)
+            line["hausdorff_95_mm"] = hausdorff_95(*pair, steps)
+            line["mean_distance_mm"] = mean_distance(*pair, steps)
             lines.append(line)
     return pd.DataFrame(lines)
 
 
 def clinical_means(table: pd.DataFrame) -> pd.DataFrame:
-    """Average `clinical` per organ over the scans where both masks hold it.
+    """Average `clinical` per organ over the scans where both masks contain it.
 
     Returns:
         Index organ; means of `dice` (over all scans that count) and of the distances in mm, and `missed`, the number of
-        scans in which one mask alone holds the organ: their distance is infinite and in no mean.
+        scans in which only one mask contains the organ: their distance is infinite and in no mean.
     """
     finite = table.replace([np.inf, -np.inf], np.nan)
     means = finite.groupby("organ", sort=False).mean(numeric_only=True)
@@ -91,8 +92,9 @@ def clinical_means(table: pd.DataFrame) -> pd.DataFrame:
 def signed_distances(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Measure from each border pixel of the prediction to the true border, in the plane, in pixels.
 
-    A border runs between pixels: half a pixel outside the mask's outermost pixels. A prediction equal to the truth has
-    0 everywhere, one that is a pixel too tight everywhere has -1. Slices where either mask is empty say nothing.
+    A border runs between pixels: half a pixel outside the mask's outermost pixels. The distance is 0 everywhere when
+    the masks are equal, and -1 when the prediction is a pixel too tight everywhere. Slices where either mask is empty
+    are left out.
 
     Args:
         truth, prediction: (D, H, W) bool.
@@ -110,62 +112,34 @@ def signed_distances(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def bias(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame) -> pd.DataFrame:
-    """Summarise per organ which way the predicted border errs.
+    """Summarise per organ on which side of the true border the predicted one lies.
 
     Returns:
         Index organ; columns `mean_px mean_mm median_px low_px high_px tight pixels`: mean signed distance, its median
         and 5 and 95 % quantiles, the share of border pixels inside the truth, and their number.
     """
-    return _table(
-        (metric.scan_masks(truth, part, scan), metric.scan_masks(prediction, part, scan), _spacing(part))
-        for scan, part in slices.groupby("scan", sort=False)
-    )
+    decoded = metric.decoded(truth, prediction, slices)
+    return summary([(organ_distances(*masks), float(part["spacing_mm"].iloc[0])) for part, _, *masks in decoded])
 
 
-def bias_by_threshold(
-    probabilities: Callable[[str], np.ndarray],
-    truth: pd.DataFrame,
-    slices: pd.DataFrame,
-    thresholds: Sequence[float] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-) -> pd.DataFrame:
-    """Ask what the threshold does to the border.
+def organ_distances(truth: np.ndarray, prediction: np.ndarray) -> list[np.ndarray]:
+    """Return the signed distances of each organ, from masks (D, H, W, organs) bool."""
+    return [signed_distances(truth[..., organ], prediction[..., organ]) for organ in range(truth.shape[-1])]
+
+
+def summary(scans: list[tuple[list[np.ndarray], float]]) -> pd.DataFrame:
+    """Summarise signed distances as `bias` does.
 
     Args:
-        probabilities: gives a scan's (D, h, w, organs) by its name, floats or bytes, on any grid.
-
-    Returns:
-        `bias` for every threshold: index threshold and organ.
+        scans: per scan, the distances of each organ and the side of a pixel in mm.
     """
-    found = {threshold: [] for threshold in thresholds}
-    for scan, part in slices.groupby("scan", sort=False):
-        masks = metric.scan_masks(truth, part, scan)
-        grid = rescoring.as_float(rescoring.opened(probabilities, scan, len(part)))
-        full = inputs.restore(grid, masks.shape[2:])
-        for threshold, entries in found.items():
-            predicted = np.moveaxis(full >= np.float32(threshold), -1, 0)
-            pairs = zip(masks, predicted, strict=True)
-            entries.append(([signed_distances(*pair) for pair in pairs], _spacing(part)))
-    tables = [_summary(entries) for entries in found.values()]
-    # Not pd.concat: pandas 2 warns where a table without any border is all NaN.
-    index = pd.MultiIndex.from_product([found, contest.ORGANS], names=["threshold", "organ"])
-    return pd.DataFrame(np.concatenate([table.to_numpy(float) for table in tables]), index, tables[0].columns)
-
-
-def _table(volumes) -> pd.DataFrame:
-    return _summary(
-        [([signed_distances(*pair) for pair in zip(one, other, strict=True)], mm) for one, other, mm in volumes]
-    )
-
-
-def _summary(scans: list[tuple[list[np.ndarray], float]]) -> pd.DataFrame:
-    """Put the distances of all scans, per organ, into one row each."""
     lines = []
-    for place in range(len(contest.ORGANS)):
-        pixels = np.concatenate([parts[place] for parts, _ in scans]) if scans else np.empty(0)
-        millimetres = np.concatenate([parts[place] * mm for parts, mm in scans]) if scans else np.empty(0)
+    for organ in range(len(contest.ORGANS)):
+        pixels = np.concatenate([parts[organ] for parts, _ in scans]) if scans else np.empty(0)
         if not pixels.size:
             lines.append({"pixels": 0})
             continue
+        millimetres = np.concatenate([parts[organ] * mm for parts, mm in scans])
         low, median, high = np.quantile(pixels, [0.05, 0.5, 0.95])
         line = {"mean_px": pixels.mean(), "mean_mm": millimetres.mean(), "median_px": median}
         lines.append(line | {"low_px": low, "high_px": high, "tight": (pixels < 0).mean(), "pixels": pixels.size})
@@ -174,9 +148,10 @@ def _summary(scans: list[tuple[list[np.ndarray], float]]) -> pd.DataFrame:
 
 
 def _offset(mask: np.ndarray) -> np.ndarray:
-    """Give for each pixel how far the mask's border moves to run just outside it: 0 for outermost pixels of the mask.
+    """Return the signed distance of each pixel from the mask's border: 0 for the outermost pixels of the mask.
 
-    Inside, the distance to the nearest pixel outside counts, less one; outside, that to the nearest pixel inside.
+    Inside, it is one less than the distance to the nearest pixel outside, and negative; outside, it is the distance to
+    the nearest pixel inside.
     """
     padded = np.pad(mask, 1).astype(np.uint8)
     inside = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -184,16 +159,8 @@ def _offset(mask: np.ndarray) -> np.ndarray:
     return np.where(padded > 0, 1 - inside, outside)[1:-1, 1:-1]
 
 
-def _surface(one: np.ndarray, other: np.ndarray, steps: distances.Steps, summary: Callable) -> float:
-    filled = bool(one.any()), bool(other.any())
+def _surface(truth: np.ndarray, prediction: np.ndarray, steps: distances.Steps, summary: Callable) -> float:
+    filled = bool(truth.any()), bool(prediction.any())
     if all(filled):
-        return float(summary(*surface_distances(one, other, steps)))
+        return float(summary(*surface_distances(truth, prediction, steps)))
     return float("inf") if any(filled) else float("nan")
-
-
-def _spacing(part: pd.DataFrame) -> float:
-    return float(part["spacing_mm"].iloc[0])
-
-
-def _steps_mm(part: pd.DataFrame) -> distances.Steps:
-    return contest.SLICE_THICKNESS_MM, _spacing(part), _spacing(part)

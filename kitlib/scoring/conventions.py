@@ -1,23 +1,25 @@
-"""The definitions of the score that are in use, side by side: the competition's own scorer is private, and they differ.
+"""The readings of the rules that are in use: the competition's own scorer is private, and public ones disagree.
 
-A convention says what a row (slice, organ) counts whose masks are empty, and how far apart two volumes are:
+A convention defines the Dice of a row (slice, organ) with empty masks, and the distance of two volumes:
 
-    host        rows with both empty left out; symmetric distance in the unit cube over sqrt(3), both empty left out
+    host        rows with both empty are left out; symmetric distance in the unit cube over sqrt(3), volumes with both
+                empty are left out (module `host`)
     page        rows with both empty count 0; directed distance, prediction to truth, in the unit cube, cut at 1
     ones        rows with both empty count 1; distance as host
-    slicewise   rows with both empty count 1, with an empty truth alone left out; distance per slice, prediction to
-                truth, over the diagonal of the slice, both empty 0
-    union       rows as host; the organs are merged into one mask before the distance is taken
+    slicewise   rows with both empty count 1, rows with only the truth empty are left out; distance per slice,
+                prediction to truth, over the diagonal of the slice, both empty 0
+    union       rows as host; the organs are merged into one mask before the distance is measured
 
-Everywhere a distance is 1 where exactly one mask is empty, in `page` and `slicewise` too, and Dice is 0 there unless
-the row is left out. `host` is this kit's estimate, from what the hosts have said: the page defines Dice of empty masks
-as 0, their forum answer leaves such rows out, and a comment in their code normalises distances into [0, 1]. `page` is
-the letter of the competition page and of Xu Li's paper (section V.A).
+In all of them the distance is 1 where exactly one mask is empty, and Dice is 0 there unless the row is left out.
+`host` is this kit's estimate from the hosts' statements: the page defines Dice of empty masks as 0, their forum answer
+leaves such rows out, and a comment in their code normalises distances into [0, 1]. `page` is the letter of the
+competition page and of Xu Li's paper (section V.A).
 
-Where the sources are silent, this is how they are read here. `page`: "normalized by image size" is the unit cube, with
-the number of slices as its depth, without the division by sqrt(3); volumes with both masks empty are left out, as no
-distance is defined for them. `slicewise`: slices with both masks empty are at distance 0 and count in the mean of the
-distances, those with an empty truth alone at distance 1, though their Dice is left out. `union`: one distance per scan.
+Where the sources say nothing, this is how they are read here. `page`: "normalized by image size" is the unit cube with
+the number of slices as its depth, without the division by sqrt(3); volumes with both masks empty are left out, because
+no distance is defined for them. `slicewise`: slices with both masks empty have distance 0 and count in the mean of the
+distances; slices with only the truth empty have distance 1, though their Dice is left out. `union`: one distance per
+scan.
 """
 
 from collections.abc import Callable
@@ -25,7 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kitlib.scoring import distances as hausdorff
+from kitlib.scoring import distances, host
 
 NAN = float("nan")
 
@@ -37,8 +39,8 @@ class Convention:
     Attributes:
         both_empty: Dice of a row whose truth and prediction are empty; NaN leaves the row out.
         truth_empty: Dice of a row whose truth alone is empty; NaN leaves the row out.
-        distances: from truth and prediction, (organs, d, H, W) bool, and the depth D of the scan, of which all slices
-            but these d are empty in both, to (organs, n) distances that are averaged.
+        distances: function of truth and prediction, (d, H, W, organs) bool, and the depth D of the scan, whose other
+            slices are empty in both; returns the distances to average, (n, organs).
         seen_in: who scores like this.
     """
 
@@ -49,58 +51,44 @@ class Convention:
     seen_in: str
 
     def dice(self, truth: np.ndarray, predicted: np.ndarray, overlap: np.ndarray) -> np.ndarray:
-        """Dice of many rows from their areas in pixels; NaN where a row does not count."""
-        total = np.asarray(truth) + np.asarray(predicted)
-        values = 2 * np.asarray(overlap) / np.where(total > 0, total, 1)
-        values = np.where((truth == 0) & (total > 0), self.truth_empty, values)
-        return np.where(total == 0, self.both_empty, values)
-
-
-def unit_steps(depth: int, shape: tuple[int, int]) -> tuple[float, float, float]:
-    """Give the distance of neighbouring voxels in the unit cube: (1/D, 1/H, 1/W)."""
-    return 1 / depth, 1 / shape[0], 1 / shape[1]
+        """Return the Dice values of many rows from their areas in pixels; NaN where a row does not count."""
+        values = host.dice_of_areas(truth, predicted, overlap)
+        values = np.where((truth == 0) & (predicted > 0), self.truth_empty, values)
+        return np.where((truth == 0) & (predicted == 0), self.both_empty, values)
 
 
 def symmetric(truth: np.ndarray, prediction: np.ndarray, depth: int) -> np.ndarray:
-    """Measure each organ's symmetric distance in the unit cube over sqrt(3)."""
-    return _each(truth, prediction, depth, lambda *masks: hausdorff.symmetric(*masks).distance / 3**0.5)
+    """Measure each organ's distance of the host score: (1, organs)."""
+    size = depth, *truth.shape[1:3]
+    return np.array([[host.hausdorff(*pair, size=size) for pair in _organs(truth, prediction)]])
 
 
 def directed(truth: np.ndarray, prediction: np.ndarray, depth: int) -> np.ndarray:
-    """Measure each organ's distance from prediction to truth in the unit cube, cut at 1."""
-    return _each(truth, prediction, depth, lambda *masks: min(1.0, hausdorff.directed(*masks).distance))
+    """Measure each organ's distance from prediction to truth in the unit cube, cut at 1: (1, organs)."""
+    steps = distances.unit_steps((depth, *truth.shape[1:3]))
+    values = [host.hausdorff(*pair, directed=True, steps=steps) for pair in _organs(truth, prediction)]
+    return np.minimum([values], 1.0)
 
 
 def merged(truth: np.ndarray, prediction: np.ndarray, depth: int) -> np.ndarray:
-    """Measure the symmetric distance of all organs in one mask, and give it to each."""
-    one = symmetric(truth.any(axis=0)[None], prediction.any(axis=0)[None], depth)
-    return np.repeat(one, len(truth), axis=0)
+    """Measure the host distance of all organs in one mask, and repeat it for each: (1, organs)."""
+    whole = (masks.any(axis=-1, keepdims=True) for masks in (truth, prediction))
+    return np.repeat(symmetric(*whole, depth), truth.shape[-1], axis=1)
 
 
 def slicewise(truth: np.ndarray, prediction: np.ndarray, depth: int) -> np.ndarray:
-    """Measure every slice alone, prediction to truth, in pixels over the diagonal."""
-    diagonal = np.hypot(*truth.shape[2:])
-    values = np.zeros((len(truth), depth))
-    for organ, z in np.ndindex(truth.shape[:2]):
-        one, other = truth[organ, z : z + 1], prediction[organ, z : z + 1]
-        distance = _distance(one, other, (1.0, 1.0, 1.0), lambda *masks: hausdorff.directed(*masks).distance / diagonal)
-        values[organ, z] = 0.0 if np.isnan(distance) else distance
-    return values
+    """Measure every slice alone, prediction to truth, in pixels over the diagonal: (D, organs)."""
+    diagonal = np.hypot(*truth.shape[1:3])
+    values = np.zeros((depth, truth.shape[-1]))
+    for organ, pair in enumerate(_organs(truth, prediction)):
+        for z in np.flatnonzero((pair[0] | pair[1]).any(axis=(1, 2))):
+            one, other = (mask[z : z + 1] for mask in pair)
+            values[z, organ] = host.hausdorff(one, other, directed=True, steps=(1.0, 1.0, 1.0)) / diagonal
+    return np.minimum(values, 1.0)
 
 
-def _each(truth: np.ndarray, prediction: np.ndarray, depth: int, measure: Callable) -> np.ndarray:
-    """Measure one distance per organ, prediction first."""
-    steps = unit_steps(depth, truth.shape[2:])
-    pairs = zip(truth, prediction, strict=True)
-    return np.array([[_distance(one, other, steps, measure)] for one, other in pairs])
-
-
-def _distance(truth: np.ndarray, prediction: np.ndarray, steps: tuple, measure: Callable) -> float:
-    """Measure where neither mask is empty; NaN where both are, 1 where one is."""
-    filled = bool(truth.any()), bool(prediction.any())
-    if all(filled):
-        return measure(prediction, truth, steps)
-    return 1.0 if any(filled) else NAN
+def _organs(truth: np.ndarray, prediction: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(truth[..., organ], prediction[..., organ]) for organ in range(truth.shape[-1])]
 
 
 CONVENTIONS = {
@@ -116,10 +104,10 @@ CONVENTIONS = {
 
 
 def named(name: str) -> Convention:
-    """Look a convention up.
+    """Return a convention by its name.
 
     Raises:
-        ValueError: lists the names when it is none of them.
+        ValueError: lists the names for an unknown one.
     """
     if name not in CONVENTIONS:
         raise ValueError(f"unknown convention {name!r}; choose one of {', '.join(CONVENTIONS)}")

@@ -2,15 +2,15 @@
 
     h(S, T) = max over s in S of min over t in T of |s - t|
 
-Both sets are whole masks, not their outlines: the farthest voxel may lie deep inside. All happens in a box around both
-masks, and only voxels of S outside T are looked at (the others are 0 away). Two searches share the work:
+Both sets are whole masks, not their outlines: the farthest voxel may lie deep inside. The search is confined to a box
+around both masks and to the voxels of S outside T (the others are 0 away). It has two parts:
 
-* Rings, for what is near. A voxel's distance is the first hit in a table of offsets sorted by length. Some voxels
-  are measured so, which gives a lower bound; then every voxel that meets T at ANY offset shorter than the bound is out,
-  long offsets first because organs are thick. A few rounds leave nothing, and the bound is the answer.
-* A tree, for what is beyond the table. d(., T) is 1-Lipschitz, so a block of voxels whose centre is d away holds none
-  farther than d + half its diagonal: blocks are opened by falling bound until the bound is below the best. The nearest
-  voxel of T always lies on T's 6-border, so the tree holds the border alone.
+* Rings, for short distances. A voxel's distance is the first hit in a table of offsets sorted by length. Some voxels
+  are measured in this way, which gives a lower bound. Then every voxel that meets T at ANY offset shorter than the
+  bound is dropped, long offsets first because organs are thick. After a few rounds none is left: the bound is exact.
+* A tree, for distances beyond the table. d(., T) is 1-Lipschitz, so a block of voxels whose centre is d away holds none
+  farther than d + half its diagonal: blocks are opened by falling bound until the bound is below the best distance.
+  The nearest voxel of T always lies on T's 6-border, so the tree holds only the border.
 
 The directed distance with early stopping is after Taha & Hanbury, "An efficient algorithm for calculating the exact
 Hausdorff distance", IEEE TPAMI 37 (2015); blocks, table and rounds are ours.
@@ -37,8 +37,8 @@ _BLOCKS = ((16, 32, 32), (4, 8, 8))  # coarse and fine; slices are two to four t
 class Pair(NamedTuple):
     """A distance, and the two voxels (z, y, x) that it lies between.
 
-    `source` lies in the mask that was asked for its farthest voxel, `target` in the other one; `forward` tells that the
-    source lies in the first of the two masks given.
+    `target` is the voxel of its mask that is nearest to `source`; `forward` is True when the source lies in the first
+    of the two masks given.
     """
 
     distance: float
@@ -47,8 +47,13 @@ class Pair(NamedTuple):
     forward: bool
 
 
+def unit_steps(size: tuple[int, int, int]) -> Steps:
+    """Return the distance of neighbouring voxels when a volume (D, H, W) fills the unit cube: (1/D, 1/H, 1/W)."""
+    return tuple(1 / side for side in size)
+
+
 class _Box(NamedTuple):
-    """The part of the volume that holds both masks, with room for the offsets all round it."""
+    """The part of the volume that contains both masks, padded by the reach of the offsets."""
 
     corner: np.ndarray  # of the padded box in the volume; may be negative
     shape: tuple[int, ...]
@@ -66,7 +71,7 @@ def directed(source: np.ndarray, target: np.ndarray, steps: Steps) -> Pair:
 
     Args:
         source, target: (D, H, W) bool, neither of them empty.
-        steps: distance between neighbouring voxels along z, y and x: (1/D, 1/H, 1/W) for the unit cube, or mm.
+        steps: distance between neighbouring voxels along z, y and x: in mm, or those of `unit_steps`.
 
     >>> line = np.zeros((1, 1, 9), bool); line[0, 0, 2:7] = True
     >>> directed(line, np.arange(9)[None, None] < 3, (1, 1, 1))
@@ -77,9 +82,9 @@ def directed(source: np.ndarray, target: np.ndarray, steps: Steps) -> Pair:
 
 
 def symmetric(one: np.ndarray, other: np.ndarray, steps: Steps) -> Pair:
-    """Find the larger of both directed distances; `forward` tells that the farthest voxel lies in `one`.
+    """Find the larger of both directed distances; the source of the pair is the farthest voxel of either mask.
 
-    The second direction starts from the first one's distance and looks for something farther only.
+    The search in the second direction starts at the distance of the first and only looks for something farther.
     """
     box, first, second = _cut(one, other, steps)
     there = _farthest(first, second, box)
@@ -88,7 +93,7 @@ def symmetric(one: np.ndarray, other: np.ndarray, steps: Steps) -> Pair:
 
 
 def border(mask: np.ndarray) -> np.ndarray:
-    """List the voxels of a mask, (N, 3) int, that have one of their six neighbours outside it or outside the volume."""
+    """Return the voxels of a mask, (N, 3) int, that have one of their six neighbours outside it or the volume."""
     if not mask.any():
         return np.empty((0, 3), int)
     low, high = _bounds(mask)
@@ -105,7 +110,7 @@ def border(mask: np.ndarray) -> np.ndarray:
 
 
 def _pair(box: _Box, best: "_Best", source: np.ndarray, forward: bool) -> Pair:
-    """Name the voxels by their place in the volume; nothing found means that the source lies inside the target."""
+    """Return the voxels by their position in the volume; nothing found means that the source lies inside the target."""
     ends = (best.source, best.target) if best.found else [int(source.argmax())] * 2
     voxels = box.points(np.array(ends)) + box.corner
     return Pair(best.distance if best.found else 0.0, *(tuple(voxel.tolist()) for voxel in voxels), forward)
@@ -129,9 +134,9 @@ def _cut(one: np.ndarray, other: np.ndarray, steps: Steps) -> tuple[_Box, np.nda
 
 @functools.lru_cache(64)
 def _offsets(steps: Steps, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """List the shortest offsets (n, 3), sorted by length, how far they reach per axis, and their lengths.
+    """Return the reach per axis of the shortest offsets, the offsets (n, 3) sorted by length, and their lengths.
 
-    The list is a complete ball: every offset that is not in it is longer than every one that is.
+    The table is a complete ball: every other offset is longer than each of these.
     """
     radius = (_TABLE * np.prod(steps) * 3 / 4 / np.pi) ** (1 / 3)
     reach = np.clip(np.floor(radius / np.array(steps)).astype(int), 1, None)
@@ -145,7 +150,7 @@ def _offsets(steps: Steps, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.
 
 
 def _bounds(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bound a mask that is not empty: its first corner, and the one after its last."""
+    """Return the bounding box of a mask that is not empty: first corner, and last corner plus one."""
     deep = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))
     flat = np.logical_or.reduce(mask[deep[0] : deep[-1] + 1], axis=0)
     filled = deep, np.flatnonzero(flat.any(axis=1)), np.flatnonzero(flat.any(axis=0))
@@ -153,7 +158,7 @@ def _bounds(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Best:
-    """The farthest voxel so far and its nearest in the target, as flat positions; beats `floor` or is not there."""
+    """The farthest voxel so far and its nearest in the target, as flat positions; it must be farther than `floor`."""
 
     def __init__(self, floor: float):
         self.distance, self.source, self.target = floor, -1, -1
@@ -168,7 +173,7 @@ class _Best:
 
 
 def _farthest(source: np.ndarray, target: np.ndarray, box: _Box, floor: float = 0.0) -> _Best:
-    """Search one direction for a voxel farther than `floor`."""
+    """Search one direction for a voxel farther away than `floor`."""
     best, outside = _Best(floor), source > target
     count = np.count_nonzero(outside)
     if count > _MANY:
@@ -185,7 +190,7 @@ def _farthest(source: np.ndarray, target: np.ndarray, box: _Box, floor: float = 
 
 
 def _rings(left: np.ndarray, target: np.ndarray, box: _Box, best: _Best) -> np.ndarray:
-    """Measure and drop voxels with the table of offsets; return those that only a tree can settle."""
+    """Measure and drop voxels with the table of offsets; return those that need the tree."""
     table = box.offsets
     while left.size:
         few = left[:: max(1, left.size // _SAMPLE)]
@@ -214,7 +219,7 @@ def _rings(left: np.ndarray, target: np.ndarray, box: _Box, best: _Best) -> np.n
 
 
 def _first_hit(voxels: np.ndarray, target: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Give for each voxel the first offset that leads into the target; `offsets.size` where none does."""
+    """Return for each voxel the index of the first offset that leads into the target; `offsets.size` if none does."""
     found = np.full(voxels.size, offsets.size)
     rows, start = np.arange(voxels.size), 0
     while rows.size and start < offsets.size:
@@ -228,7 +233,7 @@ def _first_hit(voxels: np.ndarray, target: np.ndarray, offsets: np.ndarray) -> n
 
 
 def _drop(voxels: np.ndarray, target: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Keep the voxels that none of the offsets leads into the target."""
+    """Keep the voxels from which no offset leads into the target."""
     start = 0
     while voxels.size and start < offsets.size:
         chunk = offsets[start : start + max(1, min(8, _GATHER // voxels.size))]
@@ -246,7 +251,7 @@ class _Tree:
         self.tree = cKDTree(self.edge * box.steps, balanced_tree=False, compact_nodes=False)
 
     def falling(self, low: np.ndarray, high: np.ndarray) -> Iterator[int]:
-        """Give the rows of boxes [low, high], by falling bound, while a bound beats the best."""
+        """Yield the rows of boxes [low, high] by falling bound, as long as the bound is above the best distance."""
         bounds = self._bounds(low, high)
         for row in np.argsort(-bounds):
             if bounds[row] <= self.best.distance:
@@ -254,7 +259,7 @@ class _Tree:
             yield row
 
     def open(self, voxels: np.ndarray, blocks: tuple) -> None:
-        """Measure voxels, (N, 3) in the box, or the blocks of them that may hold something farther."""
+        """Measure voxels, (N, 3) in the box, or their blocks that may hold something farther."""
         if not blocks or len(voxels) <= 100:
             distances, nearest = self.tree.query(voxels * self.box.steps)
             top = int(distances.argmax())
@@ -271,13 +276,13 @@ class _Tree:
             self.open(voxels[starts[row] : ends[row]], blocks[1:])
 
     def _bounds(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Bound the distances of all voxels in boxes [low, high]; a near point will do, since it errs upwards."""
+        """Bound the distances of all voxels in boxes [low, high]; an approximate query errs upwards."""
         distances, _ = self.tree.query((low + high) / 2 * self.box.steps, eps=0.1)
         return distances + np.linalg.norm((high - low) / 2 * self.box.steps, axis=1)
 
 
 def _coarse_blocks(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """List the coarse blocks of a mask that are not empty: their first and last voxels."""
+    """Return the first and last voxels of the coarse blocks of a mask that are not empty."""
     filled = mask
     for axis, size in enumerate(_BLOCKS[0]):
         filled = np.logical_or.reduceat(filled, np.arange(0, mask.shape[axis], size), axis=axis)

@@ -19,7 +19,7 @@ from kitlib.data import inputs, scans
 from kitlib.data.pipeline import Packed
 from kitlib.layers import monitors
 from kitlib.postprocess import rescoring
-from kitlib.scoring import bootstrap, metric
+from kitlib.scoring import host, metric
 
 _SCORES = ("score", "score_dice", "score_hausdorff")
 
@@ -46,7 +46,7 @@ class Judge:
         packed: Packed,
         loss: keras.losses.Loss,
         batch_size: int,
-        settings: postprocess.Settings = postprocess.HABITS,
+        settings: postprocess.Settings = postprocess.DEFAULT,
         watch: Sequence[keras.metrics.Metric] = (),
     ):
         self.network = build()
@@ -121,10 +121,9 @@ class Judge:
         """Take the host score of probabilities in 255ths, several scans at a time."""
         scorer = rescoring.Rescorer(kept.__getitem__, self.truth, self.check, workers=os.cpu_count())
         scorer.fill([self.settings])
-        dice, slices, distance, volumes = scorer.totals(self.settings).sum(axis=0)
-        value = float(bootstrap.value(np.array([dice, slices, distance, volumes])))
-        dice, distance = (top / bottom if bottom else np.nan for top, bottom in ((dice, slices), (distance, volumes)))
-        return {"score": value, "score_dice": float(dice), "score_hausdorff": float(distance)}
+        totals = scorer.totals(self.settings).sum(axis=0)
+        dice, distance = host.means(totals)
+        return {"score": float(host.value(totals)), "score_dice": float(dice), "score_hausdorff": float(distance)}
 
     def _encoded(self, rows: pd.DataFrame, grid: np.ndarray) -> pd.DataFrame:
         """Turn probabilities in 255ths into rows of a submission."""

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from kitlib.contest import DICE_WEIGHT, HAUSDORFF_WEIGHT, ORGANS
-from kitlib.scoring import metric
+from kitlib.contest import ORGANS
+from kitlib.scoring import host
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
 BIN = 4  # grey steps in a bin of the histogram
@@ -42,7 +42,7 @@ def atlas(tallies: list) -> float:
         return (total - mean(case)) / (len(cases) - 1)
 
     total = sum(map(mean, cases))
-    return max(host((scan.small, others(scan.case) > cut) for scan in tallies) for cut in THRESHOLDS)
+    return max(host_score((scan.small, others(scan.case) > cut) for scan in tallies) for cut in THRESHOLDS)
 
 
 def copied_day(tallies: list) -> float:
@@ -51,7 +51,7 @@ def copied_day(tallies: list) -> float:
     for scan in tallies:
         days = [other for other in tallies if other.case == scan.case and other is not scan]
         pairs += [(scan.small, days[0].small)] if days else []
-    return host(pairs) if pairs else float("nan")
+    return host_score(pairs) if pairs else float("nan")
 
 
 def grey_and_position(tallies: list) -> float:
@@ -77,7 +77,7 @@ def grey_and_position(tallies: list) -> float:
             part = scan.grey[start : stop + 1]
             guess[start : stop + 1, ..., channel] = (part >= BIN * low) & (part < BIN * high)
         pairs.append((scan.small, guess))
-    return host(pairs)
+    return host_score(pairs)
 
 
 def _counts(scan, channel: int) -> tuple[int, int, np.ndarray, np.ndarray]:
@@ -98,11 +98,7 @@ def _best_range(inside: np.ndarray, everything: np.ndarray) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def host(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+def host_score(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     """Return the host score of (truth, prediction) pairs, each (D, H, W, organs) bool."""
-    dices, distances = [], []
-    for truth, guess in pairs:
-        total = truth.sum(axis=(1, 2)) + guess.sum(axis=(1, 2))
-        dices.append(2 * (truth & guess).sum(axis=(1, 2))[total > 0] / total[total > 0])
-        distances += [metric.hausdorff(truth[..., k], guess[..., k]) for k in range(len(ORGANS))]
-    return float(DICE_WEIGHT * np.concatenate(dices).mean() + HAUSDORFF_WEIGHT * (1 - np.nanmean(distances)))
+    organs = range(len(ORGANS))
+    return float(host.value(sum(host.totals(truth[..., k], guess[..., k]) for truth, guess in pairs for k in organs)))

@@ -12,8 +12,8 @@ import phantom
 from kitlib import contest
 from kitlib.data import scans
 from kitlib.figures import scoring
-from kitlib.postprocess import rescoring
-from kitlib.scoring import borders, distances, metric
+from kitlib.postprocess import PLAIN, rescoring
+from kitlib.scoring import host, metric
 from phantom import standin
 
 
@@ -23,8 +23,8 @@ def scored(tmp_path_factory):
     root = phantom.write(tmp_path_factory.mktemp("score") / "phantom", cases=3, days=1, slices=14, sizes=((60, 72),))
     slices = scans.read(root)
     truth = scans.rows(slices)
-    made = standin.StandIn(truth, slices, 48, 48)
-    return slices, truth, made, rescoring.rows(made, slices)
+    made = standin.StandIn(slices, 48, 48)
+    return slices, truth, made, rescoring.rows(made, slices, PLAIN)
 
 
 def draw(figure):
@@ -48,9 +48,9 @@ def test_the_worst_pair_is_marked_where_it_lies(scored):
     figure = draw(scoring.worst(truth, predicted, slices, pick))
     assert f"{pick['hausdorff'].iloc[0]:.3f}" in figure.axes[0].get_title(loc="left")
     left, right = ([line.get_xydata()[0] for line in axis.lines if len(line.get_xydata()) == 1] for axis in figure.axes)
-    place = contest.ORGANS.index(pick["organ"].iloc[0])
-    masks = [metric.scan_masks(rows, slices, pick["scan"].iloc[0])[place] for rows in (truth, predicted)]
-    pair = distances.symmetric(*masks, 1 / np.array(masks[0].shape))
+    channel = contest.ORGANS.index(pick["organ"].iloc[0])
+    part = slices[slices["scan"] == pick["scan"].iloc[0]]
+    pair = host.farthest(*(scans.masks(scans.with_masks(part, rows))[..., channel] for rows in (truth, predicted)))
     for drawn in (left, right):
         np.testing.assert_array_equal(drawn, [pair.source[:0:-1], pair.target[:0:-1]])
 
@@ -90,7 +90,7 @@ def test_tuning_steps_fill_what_was_kept():
 
 def test_border_bias_has_an_axis_per_organ_with_medians_and_means(scored):
     slices, truth, made, _ = scored
-    table = borders.bias_by_threshold(made, truth, slices, (0.3, 0.5))
+    table = rescoring.bias_by_threshold(made, truth, slices, (0.3, 0.5))
     axes = draw(scoring.border_bias(table)).axes
     assert len(axes) == len(contest.ORGANS)
     for axis, organ in zip(axes, contest.ORGANS, strict=True):

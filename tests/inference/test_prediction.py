@@ -283,7 +283,7 @@ def test_settings_of_runs_that_disagree_are_those_of_the_best(tmp_path):
     assert networks.choose_settings(folders[:1]).gap == (1, 0, 0)
     (folders[0] / "settings.json").unlink()
     assert networks.choose_settings(folders[:1]).gap == (3, 0, 0), "one fold left of a cross-validation"
-    assert networks.choose_settings([]) == postprocess.HABITS
+    assert networks.choose_settings([]) == postprocess.DEFAULT
 
 
 def test_all_folds_of_the_newest_cross_validation_are_chosen(tmp_path):

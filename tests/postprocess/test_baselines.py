@@ -4,6 +4,7 @@ import pytest
 
 from kitlib import contest, rle, submission
 from kitlib.data import scans
+from kitlib.postprocess import __main__ as command
 from kitlib.postprocess import baselines
 
 
@@ -96,5 +97,5 @@ def test_bad_submission_and_missing_truth_are_explained(competition, hidden, tmp
 def test_command_prints_the_table(competition, hidden, tmp_path, capsys):
     path = tmp_path / "submission.csv"
     submission.write(path, baselines.empty(hidden))
-    assert baselines.main([str(competition), str(path)]) == 0
+    assert command.main([str(competition), str(path)]) == 0
     assert "atlas of the training masks" in capsys.readouterr().out

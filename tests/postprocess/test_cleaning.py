@@ -21,7 +21,7 @@ def volume(shape=(9, 12, 14), **boxes):
 
 def test_all_off_is_the_plain_threshold():
     probabilities = np.random.default_rng(1).random((5, 7, 11, 3), np.float32)
-    assert np.array_equal(cleaning.masks(probabilities), probabilities >= 0.5)
+    assert np.array_equal(cleaning.masks(probabilities, cleaning.PLAIN), probabilities >= 0.5)
     settings = Settings(threshold=(0.2, 0.5, 0.9))
     assert np.array_equal(cleaning.masks(probabilities, settings), probabilities >= np.float32([0.2, 0.5, 0.9]))
 
@@ -138,11 +138,11 @@ def test_a_stop_line_before_an_organ_leaves_it():
 def test_settings_survive_json_and_refuse_what_they_do_not_know():
     settings = Settings(threshold=(0.3, 0.4, 0.5), largest=(False, False, True), stop="mean", gap=(1, 2, 3))
     assert Settings.from_json(settings.to_json()) == settings
-    with pytest.raises(ValueError, match="gap=3: expected a tuple of one entry per organ"):
+    with pytest.raises(ValueError, match="gap=3: expected a tuple with one entry per organ"):
         Settings.from_json('{"gap": 3}')
     with pytest.raises(ValueError, match="no field treshold"):
         Settings.from_json('{"treshold": [0.5, 0.5, 0.5]}')
-    with pytest.raises(ValueError, match="expected an object of fields"):
+    with pytest.raises(ValueError, match="expected a JSON object"):
         Settings.from_json("[0.5, 0.5, 0.5]")
 
 
@@ -177,7 +177,7 @@ def test_settings_name_the_field_that_is_wrong(fault):
 
 def test_probabilities_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"\(D, H, W, 3\), got \(2, 3, 4\)"):
-        cleaning.masks(np.zeros((2, 3, 4)))
+        cleaning.masks(np.zeros((2, 3, 4)), Settings())
 
 
 def test_presence_of_another_shape_is_refused():
@@ -187,7 +187,7 @@ def test_presence_of_another_shape_is_refused():
 
 def test_probabilities_in_bytes_are_refused_and_not_all_on():
     with pytest.raises(ValueError, match="got uint8; divide bytes by 255"):
-        cleaning.masks(np.ones((2, 3, 4, 3), np.uint8))
+        cleaning.masks(np.ones((2, 3, 4, 3), np.uint8), Settings())
 
 
 @given(st.integers(0, 2**31), st.sampled_from(["island", "island_3d", "smoothing", "gate_pixels", "seed", "largest"]))

@@ -6,7 +6,7 @@ import pytest
 
 from kitlib import runs
 from kitlib.data.inputs import InputSpec
-from kitlib.postprocess.cleaning import HABITS, Settings
+from kitlib.postprocess.cleaning import DEFAULT, Settings
 
 
 def record(ended="2026-01-01T00:00:00", **parameters):
@@ -71,7 +71,7 @@ def test_run_that_was_stopped_in_its_first_epoch_is_compared_like_any_other(tmp_
 
 def test_settings_are_habits_until_they_are_tuned(tmp_path):
     runs.write_record(tmp_path, record())
-    assert runs.read(tmp_path).settings == HABITS
+    assert runs.read(tmp_path).settings == DEFAULT
     tuned = Settings(threshold=(0.3, 0.4, 0.5), stop="mean")
     runs.write_text(tmp_path / "settings.json", tuned.to_json())
     assert runs.read(tmp_path).settings == tuned

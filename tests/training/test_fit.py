@@ -62,7 +62,7 @@ def test_score_is_that_of_the_out_of_fold_masks(run, slices, held_out):
     for name, rows in check.groupby("scan", sort=False):
         shape = rows["height"].iloc[0], rows["width"].iloc[0]
         restored = inputs.restore(run.probabilities(name), shape)
-        lines.append(submission.encode(rows, postprocess.masks(restored, postprocess.HABITS)))
+        lines.append(submission.encode(rows, postprocess.masks(restored, postprocess.DEFAULT)))
     again = metric.score(scans.rows(check), pd.concat(lines), check)
     assert run.score()["score"] == pytest.approx(again.value, abs=1e-9)
     assert run.score()["score"] == pytest.approx(run.history()["score"].max(), abs=1e-9)

@@ -1,0 +1,154 @@
+"""Totals of settings: the same as masks scored from scratch, and never those of other data."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from kitlib import contest, rle
+from kitlib.postprocess import cleaning, rescoring
+from kitlib.postprocess.cleaning import Settings
+from kitlib.scoring import metric
+from tests.scoring.volumes import tables
+
+
+def levels(*values):
+    """A field of Settings with an entry per organ, drawn from some values."""
+    return st.tuples(*[st.sampled_from(values)] * len(contest.ORGANS))
+
+
+ANY_SETTINGS = st.builds(
+    Settings,
+    threshold=levels(0.1, 0.3, 0.5, 0.8, 1.0),
+    seed=levels(0.0, 0.4, 0.9),
+    gate_pixels=levels(0, 1, 6, 40),
+    gate_level=levels(0.05, 0.2, 0.5, 0.9),
+    island=levels(0, 3, 9),
+    island_3d=levels(0, 20),
+    largest=levels(False, True),
+    smoothing=levels(0, 1, 2),
+    gap=levels(0, 1, 3),
+    stop=st.sampled_from(cleaning.STOPS),
+)
+
+
+@pytest.fixture(scope="module")
+def blots():
+    """Two scans of smooth noise, probabilities on a grid of their own, as slice table, rows and probabilities."""
+    random, slices, lines, grids = np.random.default_rng(5), [], [], {}
+    for scan, shape in (("case1_day0", (7, 23, 31)), ("case2_day3", (5, 29, 18))):
+        noise = ndimage.gaussian_filter(random.random((shape[0], 14, 16, 3)), (0.7, 1.5, 1.5, 0))
+        low, high = noise.min(axis=(0, 1, 2)), noise.max(axis=(0, 1, 2))
+        grids[scan] = ((noise - low) / (high - low)).astype(np.float32)
+        truth = ndimage.gaussian_filter(random.random((3, *shape)), (0, 0.7, 2, 2)) > 0.53
+        for z in range(shape[0]):
+            name = f"{scan}_slice_{z + 1:04d}"
+            slices.append({"id": name, "scan": scan, "height": shape[1], "width": shape[2]})
+            rows = zip(contest.ORGANS, map(rle.encode, truth[:, z]), strict=True)
+            lines += [{"id": name, "class": organ, "segmentation": text} for organ, text in rows]
+    return grids, pd.DataFrame(lines), pd.DataFrame(slices)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(ANY_SETTINGS, min_size=2, max_size=3))
+def test_a_score_does_not_depend_on_what_else_is_scored(blots, wanted):
+    """One at a time, all in one call, and the masks that would be handed in: the same."""
+    grids, truth, slices = blots
+    together = rescoring.Rescorer(grids.__getitem__, truth, slices, workers=1)
+    together.fill(wanted)
+    for each in wanted:
+        alone = rescoring.Rescorer(grids.__getitem__, truth, slices, workers=1)
+        alone.fill([each])
+        np.testing.assert_array_equal(together.totals(each), alone.totals(each))
+        handed_in = metric.score(truth, rescoring.rows(grids.__getitem__, slices, each), slices)
+        np.testing.assert_allclose(alone.totals(each), handed_in.totals().to_numpy(float), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(threshold=(0.3, 0.4, 0.55), stop="mean"),
+        Settings(seed=(0.8, 0.7, 0.6), gap=(1, 2, 3), stop="later"),
+        Settings(island=(9, 0, 5), largest=(False, True, False), smoothing=(1, 2, 0), gate_pixels=(3, 0, 9)),
+        Settings(threshold=(1.0, 1.0, 1.0)),
+    ],
+)
+def test_totals_agree_with_masks_scored_from_scratch(blots, settings):
+    """The shortcut (one organ at a time, in its box) against the whole way through rows and tables."""
+    grids, truth, slices = blots
+    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices)
+    scorer.fill([settings])
+    expected = metric.score(truth, rescoring.rows(grids.__getitem__, slices, settings), slices)
+    np.testing.assert_allclose(scorer.totals(settings), expected.totals().to_numpy(float), atol=1e-9)
+
+
+def test_a_gate_below_the_threshold_counts_the_whole_slice(blots):
+    """Pixels that no threshold lets through still open the gate."""
+    grids, truth, slices = blots
+    least = (20,) * 3  # more than some slices have above .8, and fewer than any has above .1
+    open_gate = Settings(threshold=(0.8,) * 3, gate_level=(0.1,) * 3, gate_pixels=least)
+    shut_gate = Settings(threshold=(0.8,) * 3, gate_level=(0.8,) * 3, gate_pixels=least)
+    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices)
+    scorer.fill([open_gate, shut_gate, Settings(threshold=(0.8,) * 3)])
+    assert np.array_equal(scorer.totals(open_gate), scorer.totals(Settings(threshold=(0.8,) * 3)))
+    assert not np.array_equal(scorer.totals(shut_gate), scorer.totals(open_gate))
+
+
+@pytest.mark.parametrize("change", ["truth", "probabilities", "sizes"])
+def test_a_cache_of_other_data_is_not_believed(blots, tmp_path, change):
+    """Not even when the runs are the same and stand on the next slice."""
+    grids, truth, slices = blots
+    rescoring.Rescorer(grids.__getitem__, truth, slices, tmp_path / "cache").fill([Settings()])
+    grids, truth, slices = dict(grids), truth.copy(), slices.copy()
+    if change == "truth":
+        truth.loc[0:5, "segmentation"] = truth.loc[[3, 4, 5, 0, 1, 2], "segmentation"].to_numpy()
+    elif change == "sizes":
+        slices[["height", "width"]] += 1
+    else:
+        grids["case1_day0"] = grids["case1_day0"][:, ::-1]
+    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices, tmp_path / "cache")
+    scorer.fill([Settings()])
+    handed_in = metric.score(truth, rescoring.rows(grids.__getitem__, slices, Settings()), slices)
+    np.testing.assert_allclose(scorer.totals(Settings()), handed_in.totals().to_numpy(float), atol=1e-12)
+
+
+def test_probabilities_in_bytes_give_the_same_as_in_floats(blots):
+    grids, truth, slices = blots
+    stored = {scan: np.rint(grid * 255).astype(np.uint8) for scan, grid in grids.items()}
+    both = [stored.__getitem__, lambda scan: stored[scan].astype(np.float32) / 255]
+    totals = []
+    for read in both:
+        scorer = rescoring.Rescorer(read, truth, slices)
+        scorer.fill([Settings()])
+        totals.append(scorer.totals(Settings()))
+    np.testing.assert_array_equal(*totals)
+
+
+def test_only_what_a_setting_reaches_is_scored_again(blots, tmp_path):
+    cache = tmp_path / "scores.jsonl"
+    grids, truth, slices = blots
+    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices, cache)
+    scorer.fill([Settings()])
+    known = set(scorer.cache.known)
+    scorer.fill([Settings(island=(0, 0, 20))])
+    new = [json.loads(key) for key in set(scorer.cache.known) - known]
+    assert [entry[2] for entry in new] == [2, 2]  # the stomach of either scan
+
+
+def test_a_higher_threshold_tightens_the_border():
+    one = np.zeros((2, 32, 32, 3), bool)
+    one[:, 8:24, 8:24] = True
+    ramp = np.clip(1 - np.maximum(*np.abs(np.indices((32, 32)) - 15.5)) / 16, 0, 1)
+    truth, _, slices = tables([one], [one])
+    probabilities = np.repeat(np.repeat(ramp[None, :, :, None], 2, 0), 3, 3).astype(np.float32)
+    table = rescoring.bias_by_threshold(lambda _: probabilities, truth, slices, (0.3, 0.5, 0.7))
+    means = table["mean_px"].unstack("organ")["stomach"]
+    assert means[0.3] > means[0.5] > means[0.7]
+    assert means[0.5] == pytest.approx(0, abs=0.6)
+    stored = np.rint(probabilities * 255).astype(np.uint8)
+    in_bytes = rescoring.bias_by_threshold(lambda _: stored, truth, slices, (0.3, 0.5, 0.7))
+    assert in_bytes["mean_px"].equals(table["mean_px"])

@@ -1,0 +1,104 @@
+"""The command: a submission in every convention, and faults that name file, row and remedy."""
+
+import pandas as pd
+import pytest
+
+from kitlib.scoring import __main__ as command
+from kitlib.scoring import conventions, metric
+from tests.scoring.volumes import random_scans, tables
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Truth, submission and sizes as files."""
+    truth, prediction, slices = tables(*random_scans())
+    paths = {name: tmp_path / f"{name}.csv" for name in ("truth", "submission", "sizes")}
+    for name, table in (("truth", truth), ("submission", prediction), ("sizes", slices)):
+        table.to_csv(paths[name], index=False)
+    return paths
+
+
+def run(files, *more):
+    return command.main([str(files["truth"]), str(files["submission"]), "--sizes", str(files["sizes"]), *more])
+
+
+def test_command_prints_the_panel_and_the_worst_scans(files, capsys):
+    assert run(files, "--millimetres", "--convention", "ones") == 0
+    printed, bar = capsys.readouterr()
+    for name in conventions.CONVENTIONS:
+        assert name in printed
+    assert f"{metric.score(*tables(*random_scans())).value:.5f}" in printed
+    assert "ones, worst scans" in printed
+    assert "hausdorff_95_mm" in printed
+    assert "3/3" in bar
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        (
+            lambda text: text.replace("case1_day0_slice_0001,small_bowel,", "case1_day0_slice_0001,big_bowel,", 1),
+            "big_",
+        ),
+        (lambda text: "\n".join(text.splitlines()[:-1]), "missing: case3_day0_slice_0012 stomach"),
+        (lambda text: text + "case1_day0_slice_0001,stomach,\n", "doubled: case1_day0_slice_0001 stomach"),
+        (
+            lambda text: text.replace("slice_0001,stomach,", "slice_0001,stomach,1 2 3", 1),
+            "slice_0001 stomach: run-length",
+        ),
+        (lambda text: text.replace("predicted", "rle", 1), "columns are"),
+        (lambda text: "", "is empty"),
+        (lambda text: text.replace("stomach,", "stomach,1,2", 1), "line 4, saw 4"),
+        (lambda text: text.replace("stomach", "m\udce4gen", 1), "line 4: no UTF-8 text"),
+    ],
+)
+def test_command_names_the_row_and_the_fault(files, capsys, fault, named):
+    files["submission"].write_text(
+        fault(files["submission"].read_text(encoding="utf-8")), errors="surrogateescape", encoding="utf-8"
+    )
+    assert run(files) == 1
+    printed = capsys.readouterr().out
+    assert named in printed
+    assert all(line.count(str(files["submission"])) == 1 for line in printed.splitlines())
+
+
+@pytest.mark.parametrize("size", ["tall", "0", "", "inf", "266.5"])
+def test_command_names_a_size_that_is_none(files, capsys, size):
+    pd.read_csv(files["sizes"]).assign(height=size).to_csv(files["sizes"], index=False)
+    assert run(files) == 1
+    assert f"case1_day0_slice_0001 has height '{size}'; expected a whole number above 0" in capsys.readouterr().out
+
+
+def test_command_names_a_truth_row_with_too_many_fields(files, capsys):
+    files["truth"].write_text("id,class,segmentation\ncase1_day0_slice_0001,stomach,1,2\n", encoding="utf-8")
+    assert run(files) == 1
+    assert "row 'case1_day0_slice_0001,stomach,1,2' has more fields" in capsys.readouterr().out
+
+
+def test_command_says_what_millimetres_need(files, capsys):
+    pd.read_csv(files["sizes"]).drop(columns="spacing_mm").to_csv(files["sizes"], index=False)
+    assert run(files) == 0
+    capsys.readouterr()
+    assert run(files, "--millimetres") == 1
+    assert "no column spacing_mm, which --millimetres needs: add it" in capsys.readouterr().out
+
+
+def test_command_names_a_slice_without_a_size(files, capsys):
+    files["sizes"].write_text("\n".join(files["sizes"].read_text(encoding="utf-8").splitlines()[:-1]), encoding="utf-8")
+    assert run(files) == 1
+    assert "no size for 1 of 24 slices of the truth, first case3_day0_slice_0012" in capsys.readouterr().out
+
+
+def test_command_refuses_a_truth_that_leaves_slices_out(files, capsys):
+    """Else a truth without its empty slices would make each scan less deep, and every distance along z longer."""
+    for name in ("truth", "submission"):
+        lines = files[name].read_text(encoding="utf-8").splitlines(keepends=True)
+        files[name].write_text("".join(line for line in lines if "case2_day0_slice_0005" not in line), encoding="utf-8")
+    assert run(files) == 1
+    assert "the truth leaves out slices of its scans, 1 in all, first case2_day0_slice_0005" in capsys.readouterr().out
+
+
+def test_command_names_a_truth_without_masks(files, capsys):
+    files["truth"].write_text("id,class\n", encoding="utf-8")
+    assert run(files) == 1
+    assert "has no column segmentation" in capsys.readouterr().out
