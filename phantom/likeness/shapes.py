@@ -29,8 +29,14 @@ def contour(mask: np.ndarray) -> tuple[int, bool, float]:
 
 def pieces_3d(mask: np.ndarray) -> int:
     """Count the 26-connected pieces of a mask (D, H, W)."""
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return ndimage.label(mask[box], np.ones((3, 3, 3)))[1]
+    return ndimage.label(mask[bounds(mask)], np.ones((3, 3, 3)))[1]
+
+
+def bounds(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    """Return the smallest box that holds a mask (D, H, W), which must not be empty."""
+    flat = mask.any(axis=0)
+    lines = (np.flatnonzero(line) for line in (mask.any(axis=(1, 2)), flat.any(axis=1), flat.any(axis=0)))
+    return tuple(slice(line[0], line[-1] + 1) for line in lines)
 
 
 def neighbour_dice(mask: np.ndarray) -> np.ndarray:
@@ -62,7 +68,7 @@ class Volume:
         """Cut a volume out of a mask (D, H, W); None when it is empty."""
         if not mask.any():
             return None
-        box = ndimage.find_objects(mask.astype(np.uint8))[0]
+        box = bounds(mask)
         corner = np.array([side.start for side in box])
         part = mask[box].copy()
         return cls(part, corner, corner + np.array(ndimage.center_of_mass(part)), int(part.sum()))
