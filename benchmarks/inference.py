@@ -28,7 +28,7 @@ FIELD = {
     "Keras predict, as it comes (32 at a time)": (("tensorflow",), "predict", 32),
     "Keras predict, batch 16": (("tensorflow",), "predict", 16),
     "Keras predict_on_batch": (("tensorflow",), "on_batch", 16),
-    "kit: frozen, batch norm folded": (("tensorflow",), "kit", 16),
+    "kit: frozen graph": (("tensorflow",), "kit", 16),
     "PyTorch eager, channels last": (("torch",), "torch", 16),
     "ONNX Runtime": (("onnxruntime", "torch", "onnx"), "onnx", 16),
     "OpenVINO, float32": (("openvino", "tensorflow"), "openvino", 16),
@@ -71,11 +71,11 @@ def on_batch(attention, count):
 
 
 def kit(attention, count):
-    from kitlib.inference.engine import Engine
+    from kitlib.inference.networks import Engine
 
     engine = Engine(keras_network(attention), count)
-    if not engine.kind.startswith("frozen"):
-        raise RuntimeError(f"the engine runs as {engine.kind}")
+    if not engine.frozen:
+        raise RuntimeError(f"the engine runs as {engine}")
     return batched(engine, count)
 
 
@@ -149,12 +149,12 @@ def compete(name: str, attention: bool, rounds: int) -> dict:
 
 def end_to_end(scans_wanted: int, models: int = 5) -> dict:
     """Predict whole phantom scans with five networks and the flip, and take down where the time goes."""
+
     import phantom
     from kitlib import inference, postprocess, submission
     from kitlib.data import inputs, scans
     from kitlib.inference import clock as deadline
-    from kitlib.inference import networks, rescue
-    from kitlib.inference.engine import Engine
+    from kitlib.inference import networks
 
     spent: dict[str, float] = {}
 
@@ -175,29 +175,28 @@ def end_to_end(scans_wanted: int, models: int = 5) -> dict:
         answers = iter(true_masks(slices, spec, passes=2 * models))
         members = []
         for number in range(models):
-            engine = Engine(keras_network(attention=True), BATCH)
+            engine = networks.Engine(keras_network(attention=True), BATCH)
             network = timed("network", engine)
             run = functools.partial(lambda network, images: (network(images), next(answers))[1], network)
-            members.append(networks.Member(f"fold{number}", spec, run, engine.kind))
+            members.append(networks.Member(f"fold{number}", spec, run))
         for module, name, label in (
             (inputs, "read_picture", "decode"),
             (inputs, "prepare", "resize to the grid"),
             (inputs, "restore", "resize back"),
             (postprocess, "masks", "post-process"),
-            (rescue, "encode", "encode"),
+            (submission, "encode", "encode"),
             (submission, "write", "write the file"),
         ):
             setattr(module, name, timed(label, getattr(module, name)))
         clock = deadline.Deadline(None)
         started = time.perf_counter()
         sample = submission.expected_rows(slices)
-        rows = inference.submit(
-            members, slices, sample, folder + "/submission.csv", flip=True, clock=clock, settings=postprocess.DEFAULT
-        )
+        options = {"flip": True, "clock": clock, "settings": postprocess.DEFAULT}
+        rows = inference.submit(members, slices, sample, folder + "/submission.csv", inference.Faults(), **options)
         total = time.perf_counter() - started
     spent["everything else"] = total - sum(spent.values())
     seconds = {
-        f"{count} networks{', flip' if flip else ''}": clock.forecast(SLICES, deadline.passes(count, flip))
+        f"{count} networks{', flip' if flip else ''}": clock.forecast(SLICES, deadline.passes([flip] * count))
         for count in (1, models)
         for flip in (False, True)
     }

@@ -87,7 +87,7 @@ def main():
     given = parser.parse_args()
     slices = scans.read(scans.find_root(given.data))
     if given.runs:
-        held_out = selection.choose(given.runs, scans=set(slices["scan"]))
+        held_out = selection.choose_held_out(given.runs, scans=set(slices["scan"]))[0]
         slices = slices[slices["scan"].isin(held_out.scans)].reset_index(drop=True)
         spec, epochs = held_out.runs[0].spec, max(len(run.history()) for run in held_out.runs)
         heading = f"A network's, {len(held_out.runs)} folds, {epochs} epochs, {spec.height}x{spec.width}"

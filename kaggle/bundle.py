@@ -3,13 +3,14 @@
     kaggle/bundle/dataset/   a private data set: the kit as a wheel, the chosen runs, dataset-metadata.json
     kaggle/bundle/kernels/   a folder per notebook: the ipynb and its kernel-metadata.json
 
-Nothing else has to travel: all that the kit imports is in Kaggle's image (tests/test_bundle.py compares the two);
-elasticdeform, which is not, only serves comparisons in tests and benchmarks.
+The wheel is all: Kaggle's image has every package that the kit imports (tests/test_bundle.py compares the two). It
+lacks elasticdeform, which only comparisons in tests and benchmarks use.
 """
 
 import argparse
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from kitlib import contest
-from kitlib.inference import networks
+from kitlib import contest, files, runs
 from kitlib.runs import manifest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,46 +27,100 @@ SLUG = "uwm-kit-bundle"
 T4_X2 = "NvidiaTeslaT4"  # two T4: one alone is not offered, and NvidiaTeslaT4Highmem is for Kaggle's own people
 NEEDS_GPU = ("02_train", "03_inference", "05_experiments")
 TRAINS = ("02_train", "05_experiments")
+COMPETITION = "competition"  # the kind of data that the bundle is for, as `scans.describe` names it
 
 
-def build(chosen: list[Path], user: str, target: Path, slug: str = SLUG, outputs: Sequence[str] = ()) -> Path:
-    """Write the bundle anew.
+def check_user(user: str) -> str:
+    """Return the name of a Kaggle account, or say what is wrong with it."""
+    if user == "USERNAME" or not re.fullmatch(r"[A-Za-z0-9-]+", user):
+        text = "is the placeholder" if user == "USERNAME" else "must have letters, digits and hyphens only"
+        raise argparse.ArgumentTypeError(
+            f"{user!r} {text}; give the name in your profile's address, kaggle.com/NAME (make bundle KAGGLE_USER=NAME)"
+        )
+    return user
+
+
+def check_slug(slug: str) -> str:
+    """Return the name of a data set, or say what is wrong with it."""
+    if not re.fullmatch(r"[A-Za-z0-9-]{6,50}", slug):
+        raise argparse.ArgumentTypeError(f"{slug!r} must have 6 to 50 letters, digits and hyphens, such as {SLUG}")
+    return slug
+
+
+def check_notebook(name: str) -> str:
+    """Return a notebook as NAME/SLUG, or say what is wrong with it."""
+    if not re.fullmatch(r"[A-Za-z0-9-]+/[A-Za-z0-9-]{5,50}", name) or name.startswith("USERNAME/"):
+        raise argparse.ArgumentTypeError(
+            f"{name!r} must be NAME/SLUG, the end of the notebook's address kaggle.com/code/NAME/SLUG"
+        )
+    return name
+
+
+def build(
+    chosen: Sequence[Path],
+    user: str,
+    target: Path,
+    slug: str = SLUG,
+    outputs: Sequence[str] = (),
+    any_data: bool = False,
+) -> Path:
+    """Write the bundle beside its target, and replace the target when it is whole.
 
     Args:
         chosen: run folders, or folders of a cross-validation with its folds.
         user: name of the Kaggle account.
-        target: the folder to write; what it held is deleted.
+        target: the folder to write or replace; an older bundle, or nothing.
         slug: name of the data set.
-        outputs: notebooks, as NAME/SLUG, whose last output is attached to those that train, which go on with the runs
-            in it.
+        outputs: notebooks, as NAME/SLUG, whose last output is attached to those that train, which resume its runs.
+        any_data: take runs that were trained on other data than the competition's.
 
     Raises:
         FileNotFoundError: names a folder that holds no finished run.
-        ValueError: names two folders that would have one place in the bundle.
+        ValueError: names two folders of one name, a run that was trained on other data, or a target that is not a
+            bundle or holds other files.
     """
-    chosen = [folder.resolve() for folder in chosen]
+    chosen, target = [folder.resolve() for folder in chosen], target.resolve()
     for first, other in itertools.combinations(chosen, 2):
         if first == other:
             raise ValueError(f"{first} is named twice; name it once")
         if first.name == other.name:
             raise ValueError(f"{first} and {other} are both called {other.name}; rename one of the folders")
-    shutil.rmtree(target, ignore_errors=True)
-    dataset = target / "dataset"
-    dataset.mkdir(parents=True)
-    _wheel(dataset)
     for folder in chosen:
-        _take(folder, dataset / "runs")
-    manifest.write(dataset / "runs")
-    _write_json(
-        dataset / "dataset-metadata.json",
-        {"title": slug, "id": f"{user}/{slug}", "licenses": [{"name": "other"}], "isPrivate": True},
-    )
-    for notebook in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        folder = target / "kernels" / notebook.stem
-        folder.mkdir(parents=True)
-        shutil.copy2(notebook, folder)
-        _write_json(folder / "kernel-metadata.json", kernel(notebook.stem, user, slug, outputs))
+        if target in (folder, *folder.parents):
+            raise ValueError(f"{folder} lies in {target}, which is replaced; move the run to runs/ first")
+    own = own_files(target)
+    if own:
+        raise ValueError(f"{target} is replaced, and {own[0]} is not part of a bundle; move it or choose another --out")
+    taken = {folder: _runs_of(folder, any_data) for folder in chosen}
+    with files.replacing(target, None) as draft:
+        dataset = draft / "dataset"
+        dataset.mkdir(parents=True)
+        _wheel(dataset)
+        for folder, found in taken.items():
+            _take(folder, found, dataset / "runs")
+        manifest.write(dataset / "runs")
+        _write_json(
+            dataset / "dataset-metadata.json",
+            {"title": slug, "id": f"{user}/{slug}", "licenses": [{"name": "other"}], "isPrivate": True},
+        )
+        for notebook in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+            folder = draft / "kernels" / notebook.stem
+            folder.mkdir(parents=True)
+            shutil.copy2(notebook, folder)
+            _write_json(folder / "kernel-metadata.json", kernel(notebook.stem, user, slug, outputs))
     return target
+
+
+def own_files(target: Path) -> list[Path]:
+    """List the files in a target that no bundle has written; the target itself where it is a file."""
+    if target.is_file():
+        return [target]
+    patterns = ["dataset/dataset-metadata.json", "dataset/kitlib-*.whl", "dataset/runs/manifest.json"]
+    patterns += ["kernels/*/*.ipynb", "kernels/*/kernel-metadata.json"]
+    written = {path for pattern in patterns for path in target.glob(pattern)}
+    written |= set(manifest.files(target / "dataset/runs"))
+    there = sorted(path for path in target.rglob("*") if not path.is_dir() and not files.is_stray(path.name))
+    return [path for path in there if path not in written]
 
 
 def kernel(name: str, user: str, slug: str = SLUG, outputs: Sequence[str] = ()) -> dict:
@@ -91,7 +145,7 @@ def kernel(name: str, user: str, slug: str = SLUG, outputs: Sequence[str] = ()) 
 
 
 def _wheel(target: Path) -> None:
-    """Build the kit's wheel from a clean copy, in which no earlier build has left anything."""
+    """Build the kit's wheel from a clean copy, without phantom and without the files of an earlier build."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -101,17 +155,29 @@ def _wheel(target: Path) -> None:
         subprocess.run(command, check=True)
 
 
-def _take(folder: Path, target: Path) -> None:
-    """Copy a run, or a cross-validation with all its folds."""
-    finished = sorted(path.parent for path in folder.rglob("run.json") if (path.parent / "model.keras").is_file())
-    if not finished:
+def _runs_of(folder: Path, any_data: bool) -> list[runs.Run]:
+    """List the runs to take from a folder: a run, or the folds of a cross-validation."""
+    found = runs.find(folder)
+    if not found:
         raise FileNotFoundError(f"{folder} holds no finished run (run.json and model.keras); name another folder")
-    for run in networks.trained(finished):
-        place = target / folder.name / run.relative_to(folder)
+    for run in found:
+        if run.foreign(COMPETITION) and not any_data:
+            raise ValueError(f"{run.folder} was trained on {run.kind} data; name another run, or add --any-data")
+    trained = [run for run in found if run.trained]
+    for run in found if trained else ():
+        if run not in trained:
+            print(f"left out: {run.folder} stopped within its first epoch; resume it to take it along")
+    return trained or found
+
+
+def _take(folder: Path, found: Sequence[runs.Run], target: Path) -> None:
+    """Copy a run, or a cross-validation with its folds."""
+    for run in found:
+        place = target / folder.name / run.folder.relative_to(folder)
         place.mkdir(parents=True)
         for name in TAKEN:
-            if (run / name).is_file():
-                shutil.copy2(run / name, place)
+            if (run.folder / name).is_file():
+                shutil.copy2(run.folder / name, place)
     for name in ("folds.csv", "settings.json"):
         if (folder / name).is_file():
             shutil.copy2(folder / name, target / folder.name)
@@ -121,24 +187,39 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def newest(root: Path) -> list[Path]:
-    """Find the newest run; of a cross-validation its whole folder, since settings tuned on all folds stand there."""
-    found = networks.choose(root)
-    return [found[0].parent] if (found[0].parent / "folds.csv").is_file() else found
+def newest(root: Path, any_data: bool = False) -> list[Path]:
+    """Find the newest run; of a cross-validation its whole folder, which holds the settings tuned on all folds."""
+    choice = runs.choose(root, kind=runs.UNKNOWN if any_data else COMPETITION)
+    for path, problem in choice.problems:
+        raise ValueError(f"{path} {problem}")
+    if not choice.folders:
+        raise FileNotFoundError(f"no finished run below {root}: run 02_train first, or name the run folders")
+    first = choice.folders[0]
+    return [first.parent] if (first.parent / "folds.csv").is_file() else choice.folders
 
 
 def main() -> None:
     """Bundle the runs that are named, or the newest with its folds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", type=Path, help="run folders, or cross-validations; the newest without any")
-    parser.add_argument("--user", required=True, help="name of the Kaggle account")
-    parser.add_argument("--slug", default=SLUG, help="name of the data set")
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders, or cross-validations; by default the newest")
+    parser.add_argument("--user", required=True, type=check_user, help="name of the Kaggle account")
+    parser.add_argument("--slug", default=SLUG, type=check_slug, help="name of the data set")
     parser.add_argument(
-        "--go-on-with", nargs="+", default=[], metavar="NAME/SLUG", help="notebooks whose last output has stopped runs"
+        "--go-on-with",
+        nargs="+",
+        default=[],
+        type=check_notebook,
+        metavar="NAME/SLUG",
+        help="notebooks whose last output holds stopped runs",
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "kaggle/bundle", help="folder to write anew")
+    parser.add_argument("--any-data", action="store_true", help="take runs trained on a phantom too")
+    parser.add_argument("--out", type=Path, default=ROOT / "kaggle/bundle", help="folder to write or replace")
     given = parser.parse_args()
-    target = build(given.runs or newest(ROOT / "runs"), given.user, given.out, given.slug, given.go_on_with)
+    try:
+        chosen = given.runs or newest(ROOT / "runs", given.any_data)
+        target = build(chosen, given.user, given.out, given.slug, given.go_on_with, given.any_data)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
     for path in sorted(target.rglob("*")):
         if path.is_file():
             print(f"{path.stat().st_size / 2**20:9.2f} MiB  {path.relative_to(target)}")

@@ -35,7 +35,7 @@ import bundle  # noqa: E402
 import phantom
 from kitlib import contest, inference, postprocess, runs, submission
 from kitlib.data import folds, inputs, scans
-from kitlib.inference import networks, rescue
+from kitlib.inference import rescue
 from kitlib.inference.faults import Faults  # noqa: E402
 from kitlib.scoring import metric  # noqa: E402
 
@@ -203,8 +203,8 @@ def main() -> int:
 
     local = out / "local.csv"
     slices, sample = rescue.read(competition, Faults())
-    chosen = networks.choose(dataset / "runs")
-    inference.submit(chosen, slices, sample, local, flip=True, progress=False)
+    chosen = runs.choose(dataset / "runs").folders
+    inference.submit(chosen, slices, sample, local, flip=True, progress=False, faults=Faults())
     expected = metric.score(truth, submission.read(local), whole).value
     written = []
     for new in (True, False):

@@ -10,8 +10,8 @@
 # # 3 · Inference
 #
 # Trained networks predict the test scans, one at a time, and write `submission.csv`: one row per slice and organ, in
-# the order of the sample. The file is valid from its first second on, nothing here needs internet, and a clock keeps to
-# the deadline. In Kaggle's scoring rerun a broken file costs what it touches; before it, it stops the notebook.
+# the order of the sample. The file is valid from the first second on, nothing here needs internet, and a clock keeps to
+# the deadline. A fault in the files stops the notebook; in Kaggle's scoring rerun it is worked around and listed.
 
 # %%
 import importlib.util
@@ -37,25 +37,26 @@ print(session.versions())
 
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
-RUNS = ""  # run folders to choose from; empty: those of the bundle on Kaggle, ../runs elsewhere
+RUNS = ""  # run folders to choose from; empty: those of the attached bundle, without one runs/ of the checkout
 RUN = ""  # a run, or a cross-validation; empty: all of a bundle, elsewhere the newest with its other folds
-OUTPUT = ""  # empty: submission.csv here on Kaggle, ../submissions/submission.csv elsewhere
-FLIP = True  # also predict each slice mirrored
+ANY_DATA = False  # also predict with networks that were trained on another kind of data, such as a phantom
+OUTPUT = ""  # empty: submission.csv here on Kaggle, submissions/submission.csv of the checkout elsewhere
+FLIP = None  # also predict each slice mirrored; None: with the networks that were trained on mirrored slices
 BATCH = 16  # slices at a time
-HOURS = 9.0  # that the whole notebook may take
+HOURS = 9.0  # limit for the whole notebook
 FAULTS = ""  # "stop" at the first, or "go on"; empty: go on in the scoring rerun alone
-FALLBACK = ""  # without any network: "empty" or "atlas" (the training masks' average); empty: an error
+FALLBACK = ""  # without any network: "empty" or "atlas" (the mean of the training masks); empty: an error
 
 # %%
 import pandas as pd
 from IPython.display import display
 
 from kitlib.postprocess import baselines
-from kitlib import contest, inference, submission
-from kitlib.inference import clock as deadline, networks, rescue
+from kitlib import contest, inference, runs, submission
+from kitlib.inference import Faults, clock as deadline, rescue
 from kitlib.figures import scans as figures_scans
 from kitlib.data import scans
-from kitlib.inference.faults import Faults
+from kitlib.training import devices
 
 # %%
 wrong = session.parameters(
@@ -63,8 +64,9 @@ wrong = session.parameters(
     DATA="",
     RUNS="",
     RUN="",
+    ANY_DATA=(False, True),
     OUTPUT="",
-    FLIP=(True, False),
+    FLIP=(None, True, False),
     BATCH=16,
     HOURS=9.0,
     FAULTS=("", "stop", "go on"),
@@ -72,12 +74,13 @@ wrong = session.parameters(
 )
 
 # %% [markdown]
-# ## What is there
+# ## Data and machine
 #
-# Who is watching, and which scans are asked for? A saved version on Kaggle sees an empty test folder and a sample
-# without rows; the scoring rerun fills both. The first thing to write is the file itself, with every row empty.
+# Which session is this, and which scans are asked for? A saved version on Kaggle sees an empty test folder and a sample
+# without rows; the scoring rerun fills both. The submission is written first, with every row empty.
 
 # %%
+print(devices.detect())
 root = session.competition(DATA)
 mode = session.mode(root)
 faults = Faults(strict={"stop": True, "go on": False}.get(FAULTS, mode != "rerun"))
@@ -92,23 +95,39 @@ print(f"{len(slices):,} slices in {slices['scan'].nunique()} scans; {target.reso
 # %% [markdown]
 # ## Networks
 #
-# Which networks answer, how are they run, and how do probabilities become masks? Settings that were tuned with the
-# runs are used; where runs disagree, those of the run with the best held-out score.
+# Which runs predict? All runs of a bundle; elsewhere the newest, with the other folds of its cross-validation. Runs
+# trained on another kind of data are refused.
 
 # %%
-place = session.run_folders(RUNS) if RUNS or not session.bundle() else session.bundle() / "runs"
-chosen = networks.choose(place, RUN, faults, missing_ok=bool(FALLBACK))
-settings = networks.choose_settings(chosen, faults)
-members = networks.open_members(chosen, faults, BATCH, missing_ok=bool(FALLBACK))
-listed = [f"{member.name}: {member.kind}, {member.spec}" for member in members]
-print("\n".join(listed) or f"no network: the fallback is {FALLBACK!r}")
+bundle = None if RUNS else session.bundle()
+place = bundle or session.run_folders(RUNS)
+kind = "phantom" if scans.is_phantom(root) else "competition"
+chosen = runs.choose(place, RUN, runs.UNKNOWN if ANY_DATA else kind, bundle=bool(bundle))
+for where, problem in chosen.problems:
+    faults.meet(where, problem, "left out")
+for folder in chosen.unfinished:
+    print(folder, "stopped within its first epoch:", "no other" if folder in chosen.folders else "left out")
+
+# %% [markdown]
+# How is each network run, and how do probabilities become masks? The settings are those that were tuned with the runs;
+# where runs disagree, those of the run with the best score.
+
+# %%
+settings, problems = runs.choose_settings(chosen.folders)
+for where, problem in problems:
+    faults.meet(where, problem, "left out")
+members = inference.open_members(chosen.folders, faults, BATCH)
+if not members and not FALLBACK:
+    text = f"no network below {place.resolve()}: train with 02_train, attach a bundle that holds runs"
+    raise FileNotFoundError(f"{text} (kaggle/README.md), or set FALLBACK")
+print("\n".join(map(str, members)) or f"no network: the fallback is {FALLBACK!r}")
 print(settings)
 
 # %% [markdown]
 # ## Rehearsal
 #
-# Would it work, and in what time? With nothing to predict, a training scan is predicted instead, so that a network that
-# does not load is found now and not in the rerun. Fifty scans of 144 slices are what the hidden test set may hold.
+# Would it work, and in what time? Without test scans a training scan is predicted, so that a network that does not load
+# is found now and not in the rerun. Fifty scans of 144 slices are a guess at the hidden test set.
 
 # %%
 rehearsal = pd.DataFrame(columns=["id", "class", "predicted"])
@@ -116,23 +135,24 @@ if mode != "rerun" and not len(slices) and members and (root / "train.csv").is_f
     train = scans.read(root)
     some = train[train["scan"] == train["scan"].iloc[0]]
     clock = deadline.Deadline(None)
-    rehearsal = inference.rows(members, some, settings=settings, clock=clock, flip=FLIP, batch_size=BATCH)
-    hours = clock.forecast(50 * 144, deadline.passes(len(members), FLIP)) / 3600
+    options = {"settings": settings, "clock": clock, "flip": FLIP, "batch_size": BATCH}
+    rehearsal = inference.rows(members, some, faults, **options)
+    passes = deadline.passes([member.flip if FLIP is None else FLIP for member in members])
+    hours = clock.forecast(50 * 144, passes) / 3600
     print(f"{len(some)} slices, {(rehearsal['predicted'] != '').sum()} masks; 50 such scans are forecast {hours:.1f} h")
 
 # %% [markdown]
 # ## Prediction
 #
 # How far is it, and will it end in time? Each finished scan is in the file at once. When the forecast passes the
-# deadline, flipped passes are shed first and then networks, the first network never; a scan that was slow by accident
-# costs the next ones nothing, as each is weighed anew.
+# deadline, flipped passes are left out first and networks after them; the first network always stays.
 
 # %%
 clock = deadline.Deadline(HOURS, spent=0.0 if mode == "interactive" else None)  # a kernel may be days old
-options = {"settings": settings, "clock": clock, "faults": faults, "flip": FLIP, "batch_size": BATCH}
+options = {"settings": settings, "clock": clock, "flip": FLIP, "batch_size": BATCH}
 predicted = baselines.empty(slices)
 if members:
-    predicted = inference.submit(members, slices, sample, target, **options)
+    predicted = inference.submit(members, slices, sample, target, faults, **options)
 elif FALLBACK == "atlas" and len(slices):
     with faults.survive("atlas", "left empty"):
         predicted = baselines.atlas(scans.read(root), slices)
@@ -150,10 +170,10 @@ print(f"{clock.elapsed / 60:.1f} min of {HOURS} h; shed: {', '.join(map(str, clo
 # slices of each scan hold which organ?
 
 # %%
-for where, what in submission.check(target, slices, sample):
-    faults.meet(where, what, "the file stands as it is")
+for where, problem in submission.check(target, slices, sample):
+    faults.meet(where, problem, "the file is kept as it is")
 print(f"{target.resolve()}: {len(sample):,} rows, {(predicted['predicted'] != '').sum():,} with a mask")
-counts = predicted.assign(scan=predicted["id"].str.rsplit("_slice_", n=1).str[0], mask=predicted["predicted"] != "")
+counts = predicted.assign(scan=predicted["id"].map(contest.scan_of), mask=predicted["predicted"] != "")
 counts.pivot_table(index="scan", columns="class", values="mask", aggfunc="sum").reindex(columns=contest.ORGANS)
 
 # %%
@@ -162,7 +182,7 @@ pd.crosstab(predicted["class"], (predicted["predicted"] != "").map({True: "with 
 # %% [markdown]
 # ## A look
 #
-# Does it look like anatomy? Slices along the first scan, with what was predicted; in a rehearsal, the training scan.
+# Does it look like anatomy? Slices along the first scan with the predicted masks; in a rehearsal, the training scan.
 
 # %% tags=["preview-submission"]
 shown = predicted if len(predicted) else rehearsal
@@ -176,8 +196,8 @@ with faults.survive("contact sheet", "left out"):
 # %% [markdown]
 # ## Faults
 #
-# What was met on the way, and what was done about it? An empty list is the rule. In the rerun nobody reads it; on the
-# same files elsewhere the same notebook shows it, and keeps it as `faults.csv` beside the submission.
+# Which faults were met, and what was done about them? The list is usually empty. Where it is not, it is also written to
+# `faults.csv` beside the submission.
 
 # %%
 if len(faults):
@@ -187,8 +207,8 @@ print(faults)
 # %% [markdown]
 # ## Score
 #
-# Is it better than habit? The atlas puts every organ where the training cases had it; the earlier day copies the masks
-# of the same case. Only a phantom can answer here: the competition keeps its truth to itself.
+# Is it better than the baselines? The atlas puts every organ where the training cases had it; the earlier day copies
+# the masks of the same case. Only a phantom answers here: the competition's truth is hidden.
 
 # %%
 if (root / "truth.csv").is_file():

@@ -68,7 +68,9 @@ session.parameters(globals(), DATA="", RUNS="", RUN="", SCANS=12, GRID=("full", 
 root = session.competition(DATA)
 slices = scans.read(root)
 folder = session.run_folders(RUNS)
-held_out = selection.choose(folder, RUN, scans=set(slices["scan"]))
+kind = "phantom" if scans.is_phantom(root) else "competition"
+held_out, problems = runs.choose_held_out(folder, RUN, set(slices["scan"]), kind)
+print("".join(f"left out: {path} {problem}\n" for path, problem in problems), end="")
 if held_out is None:
     raise FileNotFoundError(f"no run below {folder} held out two cases of {root}: run 02_train first, or set RUNS")
 print(held_out)

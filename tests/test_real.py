@@ -105,7 +105,7 @@ def test_a_network_that_knows_the_masks_scores_full_marks_through_the_whole_way(
     answers = iter(np.stack([np.concatenate(organ) for organ in zip(*truth, strict=True)], axis=-1))
     member = networks.Member("oracle", spec, lambda images: np.stack([next(answers) for _ in images]))
     target = tmp_path / "submission.csv"
-    inference.submit([member], slices, sample, target, settings=postprocess.Settings(), progress=False)
+    inference.submit([member], slices, sample, target, Faults(), settings=postprocess.Settings(), progress=False)
     assert submission.check(target, slices, sample) == []
     assert metric.score(scans.rows(known), submission.read(target), known).value > 0.97
 

@@ -1,7 +1,7 @@
-"""Faults met on the way to a submission: raised at once, or written down and worked around.
+"""Faults met on the way to a submission: raised at once, or listed and worked around.
 
-Before the scoring rerun a fault should stop the notebook, so that somebody mends it; in the rerun nobody is there, and
-a fault may only cost what it touches. One record serves both: `meet` raises when strict, and remembers when not.
+Before the scoring rerun a fault should stop the notebook, so that somebody corrects it; in the rerun nobody is there,
+and a fault may only cost what it touches. One record serves both: `meet` raises when strict, and lists when not.
 """
 
 from collections.abc import Iterator
@@ -13,38 +13,38 @@ COLUMNS = ["where", "fault", "remedy"]
 
 
 class Faults:
-    """The faults of one run.
+    """The faults of one run; the notebook or command makes it and hands it on.
 
     Args:
-        strict: True raises the first fault; False remembers all of them and goes on.
+        strict: True raises the first fault; False lists all of them and goes on.
     """
 
     def __init__(self, strict: bool = True):
         self.strict = strict
         self.entries: list[tuple[str, str, str]] = []
 
-    def meet(self, where: object, fault: object, remedy: str, error: BaseException | None = None) -> None:
-        """Raise a fault when strict; write it down otherwise.
+    def meet(self, where: object, fault: object, remedy: str) -> None:
+        """Raise a fault when strict; list it otherwise.
 
         Args:
-            where: the file, scan or model that is touched.
-            fault: what is wrong with it, in words or as the error that told.
+            where: the file, scan or network that is touched.
+            fault: what is wrong with it, as text or as the error that was raised.
             remedy: what is done about it.
-            error: what to raise when strict; None makes a ValueError of the words.
 
         Raises:
-            ValueError: when strict, naming where; or the error that is given.
+            ValueError: when strict, naming where; an error that names it already, or a MemoryError, as it is.
         """
-        where = str(where)
-        plain = not isinstance(fault, BaseException) or isinstance(fault, ValueError)
-        text = str(fault) if plain else f"{type(fault).__name__}: {fault}"
+        where, error = str(where), fault if isinstance(fault, Exception) else None
+        text = f"{type(fault).__name__}: {fault}" if error and not isinstance(fault, ValueError) else str(fault)
         if self.strict:
-            raise error or ValueError(text if where in text else f"{where}: {text}")
-        self.entries.append((where, " ".join(text.removeprefix(where).split()), remedy))
+            if error and (where in str(error) or isinstance(error, MemoryError)):
+                raise error
+            raise ValueError(text if where in text else f"{where}: {text}") from error
+        self.entries.append((where, " ".join(text.removeprefix(where).lstrip(":").split()), remedy))
 
     @contextmanager
     def survive(self, where: object, remedy: str) -> Iterator[None]:
-        """Let a block fail: its error is raised when strict and written down otherwise, and the block is left.
+        """Let a block fail: its error is raised when strict and listed otherwise, and the block is left.
 
         >>> faults = Faults(strict=False)
         >>> with faults.survive("slice 7", "left empty"):
@@ -55,7 +55,7 @@ class Faults:
         try:
             yield
         except Exception as error:
-            self.meet(where, error, remedy, error if _names(error, where) else None)
+            self.meet(where, error, remedy)
 
     def table(self) -> pd.DataFrame:
         """List the faults, one row each: where, fault, remedy."""
@@ -69,8 +69,3 @@ class Faults:
             return "no faults met"
         lines = [f"{where}: {fault} ({remedy})" for where, fault, remedy in self.entries]
         return "\n".join([f"{len(lines)} faults met", *lines])
-
-
-def _names(error: BaseException, where: object) -> bool:
-    """Tell whether an error already says where it happened; a MemoryError stays what it is."""
-    return isinstance(error, MemoryError) or str(where) in str(error)

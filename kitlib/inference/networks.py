@@ -1,4 +1,4 @@
-"""The networks of an inference run: which runs, in what order, with which settings, and how each is run."""
+"""The networks of an inference run: load them, and run each in the fastest exact way on this machine."""
 
 import importlib
 import inspect
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kitlib import postprocess, runs
+from kitlib import runs
 from kitlib.data import inputs
-from kitlib.inference.engine import Engine
 from kitlib.inference.faults import Faults
-from kitlib.runs import manifest
+
+TOLERANCE = 1e-5  # largest difference of a probability between a frozen graph and its network, in float32
+TOLERANCE_16_BIT = 1e-2
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,80 @@ class Member:
     """One network of an ensemble, ready to run.
 
     Attributes:
-        name: what faults call it.
+        name: its name in faults.
         spec: what it sees.
         run: from a batch (B, height, width, depth) float32 to (B, height, width, organs) float32.
-        kind: how it is run, in words.
+        flip: whether it also predicts each slice mirrored, unless the caller decides.
     """
 
     name: str
     spec: inputs.InputSpec
     run: Callable[[np.ndarray], np.ndarray]
-    kind: str = ""
+    flip: bool = False
+
+    def __str__(self) -> str:
+        run = f"{self.run}, " if isinstance(self.run, Engine) else ""
+        return f"{self.name}: {run}{self.spec}{', trained with flips' if self.flip else ''}"
+
+
+class Engine:
+    """A network made ready to run.
+
+    On TensorFlow the weights are frozen into the graph as constants: TensorFlow's optimiser then fuses convolution,
+    bias, batch norm and ReLU into one step. The graph is compared with the network on a batch of random numbers, and
+    dropped when they differ by more than rounding. Other backends, and networks that cannot be frozen, run Keras'
+    `predict_on_batch`. A CPU runs a network trained in 16 bits in float32, which is faster there.
+
+    Args:
+        network: functional keras.Model from (B, height, width, C) to (B, height, width, organs).
+        batch_size: the B to make the graph for; another size gets a graph of its own when it comes.
+    """
+
+    def __init__(self, network, batch_size: int = 16):
+        import keras
+
+        self.network, self.frozen = network, False
+        self._graphs: dict[int, object] = {}
+        self.backend = keras.backend.backend()
+        if self.backend != "tensorflow":
+            return
+        try:
+            single = all(layer.compute_dtype in ("float32", "float64", None) for layer in network.layers)
+            if not single and not keras.distribution.list_devices("gpu"):
+                self.network, single = _in_float32(network), True
+            trial = np.random.default_rng(0).random((batch_size, *network.input_shape[1:]), np.float32)
+            error = np.abs(self._run_graph(trial) - np.asarray(self.network.predict_on_batch(trial))).max()
+            self.frozen = bool(error <= (TOLERANCE if single else TOLERANCE_16_BIT))
+        except Exception:  # TensorFlow's errors share no narrower name; Keras then runs the network
+            self._graphs.clear()
+
+    def __str__(self) -> str:
+        return "frozen TensorFlow graph" if self.frozen else f"Keras on {self.backend}"
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Run a batch (B, height, width, C) float32; gives (B, height, width, organs) float32.
+
+        Raises:
+            MemoryError: when the device has not enough memory for the batch.
+        """
+        if self.backend != "tensorflow":
+            return np.asarray(self.network.predict_on_batch(images), np.float32)
+        import tensorflow as tf
+
+        try:
+            found = self._run_graph(images) if self.frozen else self.network.predict_on_batch(images)
+            return np.asarray(found, np.float32)
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(f"a batch of {len(images)} does not fit: {error.message[:200]}") from error
+
+    def _run_graph(self, images: np.ndarray) -> np.ndarray:
+        import tensorflow as tf
+
+        graph = self._graphs.get(len(images))
+        if graph is None:
+            graph = self._graphs[len(images)] = _freeze(self.network, len(images))
+        (result,) = graph(tf.constant(images))
+        return result.numpy()
 
 
 def load(folder: str | os.PathLike):
@@ -63,125 +128,45 @@ def load(folder: str | os.PathLike):
 
 
 def open_members(
-    run_folders: Sequence[str | os.PathLike | Member],
-    faults: Faults | None = None,
-    batch_size: int = 16,
-    missing_ok: bool = False,
+    run_folders: Sequence[str | os.PathLike | Member], faults: Faults, batch_size: int = 16
 ) -> list[Member]:
     """Load networks and make them ready to run; one that does not load is left out, unless faults are strict.
 
     Args:
         run_folders: runs, or members that are open already.
-        faults: None raises them.
+        faults: raises or lists networks that do not load.
         batch_size: slices per call.
-        missing_ok: without any network give an empty list, for those who have something else to hand in.
-
-    Raises:
-        ValueError: when no network is left, strict or not: a submission without one is a choice to be made openly.
     """
-    faults = Faults(strict=True) if faults is None else faults
-    if not len(run_folders) and not missing_ok:
-        raise ValueError("no run folder to predict with; train first, or attach a run")
     members = []
     for folder in run_folders:
         if isinstance(folder, Member):
             members.append(folder)
             continue
-        with faults.survive(folder, "this model is left out"):
-            engine = Engine(load(folder), batch_size)
-            members.append(Member(Path(folder).name, runs.read(folder).spec, engine, engine.kind))
-    if not members and not missing_ok:
-        raise ValueError(f"none of the {len(run_folders)} runs could be opened:\n{faults}")
+        with faults.survive(folder, "this network is left out"):
+            run = runs.read(folder)
+            members.append(Member(run.folder.name, run.spec, Engine(load(folder), batch_size), run.flipped))
     return members
 
 
-def choose(
-    root: str | os.PathLike, name: str = "", faults: Faults | None = None, missing_ok: bool = False
-) -> list[Path]:
-    """Choose the run folders to predict with.
+def _in_float32(network):
+    """Build a network again that computes in float32, with the same weights."""
+    import keras
 
-    Args:
-        root: a folder of runs. When it holds a manifest (`make bundle` writes one), every run in it was chosen, and a
-            run with a file that is not what was packed is left out, unless faults are strict.
-        name: a run, or a cross-validation with all its folds, by its path below the root; empty takes all runs of a
-            bundle, and elsewhere the newest, with the other folds of its cross-validation. Runs that were stopped
-            within their first epoch are left out (`trained`).
-        faults: None raises them.
-        missing_ok: without any such run give an empty list, for those who have something else to hand in.
-
-    Raises:
-        FileNotFoundError: when there is no such run, strict or not.
-    """
-    root, faults = Path(root), Faults(strict=True) if faults is None else faults
-    problems = manifest.check(root)
-    bad = set()
-    for path, problem in problems.items():
-        settings = path.name == "settings.json"
-        faults.meet(path, problem, "settings by habit are used" if settings else "this run is left out")
-        bad |= set() if settings else {path.parent}
-    found = [path.parent for path in sorted(root.rglob("run.json")) if (path.parent / "model.keras").is_file()]
-    whole = [folder for folder in found if folder not in bad]
-    if name:
-        whole = [folder for folder in whole if (root / name) in (folder, *folder.parents)]
-    whole = trained(whole)
-    if not name and not (root / manifest.NAME).is_file() and whole:
-        whole = _newest(whole, faults)
-    if not whole and not missing_ok:
-        what = f"run {name!r}" if name else "finished run"
-        raise FileNotFoundError(f"no {what} below {root.resolve()}: run 02_train first, or attach a run")
-    return whole
+    copy = keras.models.clone_model(
+        network, clone_function=lambda layer: layer.from_config(layer.get_config() | {"dtype": "float32"})
+    )
+    copy.set_weights(network.get_weights())
+    return copy
 
 
-def trained(folders: Sequence[Path]) -> list[Path]:
-    """Leave out runs that were stopped within their first epoch, unless there is no other; prints which.
+def _freeze(network, batch_size: int):
+    """Make a concrete function of one static shape, with constants for weights."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    Such a run has a network for want of a better one: its weights are little more than what they were drawn as.
-    """
-    raw = [folder for folder in folders if _best_weights(folder) == runs.UNFINISHED]
-    if raw:
-        names = ", ".join(map(str, raw))
-        what = "left out" if len(raw) < len(folders) else "taken, as there is no other"
-        print(f"{what}: {names}, stopped before the first epoch was finished; train on with the same call")
-    return [folder for folder in folders if folder not in raw] or list(folders)
-
-
-def _newest(folders: Sequence[Path], faults: Faults) -> list[Path]:
-    """Find the run that ended last, and the other folds of its cross-validation."""
-    ended = {}
-    for folder in folders:
-        with faults.survive(folder / "run.json", "this run is left out"):
-            ended[folder] = runs.read(folder).record.get("ended", "")
-    if not ended:
-        return []
-    newest = max(ended, key=lambda folder: (ended[folder], str(folder)))
-    family = (newest.parent / "folds.csv").is_file()
-    return [folder for folder in ended if folder == newest or (family and folder.parent == newest.parent)]
-
-
-def choose_settings(run_folders: Sequence[str | os.PathLike], faults: Faults | None = None) -> postprocess.Settings:
-    """Choose how probabilities become masks, from what was tuned with the runs.
-
-    Settings are tuned together and are therefore never mixed: those that stand in the common folder of several runs,
-    where a cross-validation tunes on all its folds; else, when the runs disagree, those of the run with the best
-    held-out score. A single run's own come before those of its folder; a run without any goes by habit.
-    """
-    faults = Faults(strict=True) if faults is None else faults
-    folders = [Path(folder) for folder in run_folders]
-    found: dict[Path, postprocess.Settings] = {}
-    common = {folder.parent for folder in folders}
-    broken = {path for root in {*common, *(folder.parent for folder in common)} for path in manifest.check(root)}
-    for folder in [*folders, *(common if len(common) == 1 else ())]:
-        path = folder / "settings.json"
-        if path.is_file() and path not in broken:
-            with faults.survive(path, "these settings are left out"):
-                found[folder] = postprocess.Settings.from_json(path.read_text(encoding="utf-8"))
-    shared = [found[folder] for folder in common if len(common) == 1 and folder in found]
-    if len(folders) == 1 and folders[0] in found:
-        shared = []
-    own = {folder: found.get(folder, postprocess.DEFAULT) for folder in folders}
-    if shared or not folders:
-        return next(iter(shared), postprocess.DEFAULT)
-    return own[max(folders, key=_held_out)] if len(set(own.values())) > 1 else own[folders[0]]
+    shape = (batch_size, *network.input_shape[1:])
+    function = tf.function(lambda images: network(images, training=False), autograph=False)
+    return convert_variables_to_constants_v2(function.get_concrete_function(tf.TensorSpec(shape, tf.float32)))
 
 
 def _write_for_older(path: Path, target: Path) -> bool:
@@ -199,9 +184,9 @@ def _write_for_older(path: Path, target: Path) -> bool:
 
 
 def _drop_unknown(part) -> int:
-    """Take out of a network's description what Keras' own classes do not know and what is off; count it.
+    """Remove from a network's description the settings that are off and that Keras' classes do not know; count them.
 
-    Off is None or False, and whatever is named after a switch that is off: `renorm_momentum` after `renorm`.
+    Off is None or False, and every setting named after a switch that is off: `renorm_momentum` after `renorm`.
     """
     if isinstance(part, list):
         return sum(map(_drop_unknown, part))
@@ -218,19 +203,3 @@ def _drop_unknown(part) -> int:
     for name in set(off):
         del config[name]
     return dropped + len(set(off))
-
-
-def _best_weights(folder: Path) -> str:
-    """Read where a run's weights are from; nothing where its record does not say or is broken."""
-    try:
-        return str(runs.read(folder).record.get("best_weights", ""))
-    except (OSError, ValueError, AttributeError):
-        return ""
-
-
-def _held_out(folder: Path) -> float:
-    """Read the held-out score of a run; the worst where there is none."""
-    try:
-        return float(runs.read(folder).score().get("score", -1.0))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return -1.0

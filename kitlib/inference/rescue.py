@@ -1,8 +1,7 @@
-"""A hidden test set with faults in it: what can be saved, and what has to stay empty.
+"""Read a hidden test set that has faults, and save as much of it as possible.
 
-Every function takes a `faults.Faults`: when that is strict the first fault is raised, and the functions are plain
-readers; when it is not, a slice that cannot be read is filled from its neighbours, a sample with damaged rows is
-completed from the files, and each fault is written down.
+Every function takes a `faults.Faults`. When it is strict, the first fault is raised. When it is not, each fault is
+listed, a slice that cannot be read is filled from its neighbours, and a sample with damaged rows is completed.
 """
 
 import contextlib
@@ -26,15 +25,15 @@ _BYTES_PER_VOXEL = 60  # a scan, its floats, probabilities and masks of three or
 
 
 def read(root: str | os.PathLike, faults: Faults) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the test split and the sample, so that both speak of the same slices.
+    """Read the test split and the sample, so that both have the same slices.
 
     Returns:
         The table of slices as scans.read gives it, and the rows to write in their order, with columns id and class.
-        Slices that the sample asks for and that have no file stand in the table with an empty path, as long as another
-        file of their scan is there.
+        Slices that the sample asks for and that have no file are in the table with an empty path, if their scan has
+        another file.
 
     Raises:
-        ValueError: when strict, names the files and rows that are faulty.
+        ValueError: when strict, names the faulty files and rows.
     """
     root = Path(root)
     if faults.strict:
@@ -50,13 +49,13 @@ def read(root: str | os.PathLike, faults: Faults) -> tuple[pd.DataFrame, pd.Data
 
 
 def load(rows: pd.DataFrame, faults: Faults) -> np.ndarray | None:
-    """Read the pictures of one scan; those that cannot be read are filled from the nearest that can.
+    """Read the slices of one scan; those that cannot be read are filled from the nearest that can.
 
     Args:
         rows: the scan's rows of the table of slices.
 
     Returns:
-        (D, H, W) uint16 of the size that most slices have; None when nothing could be read.
+        (D, H, W) uint16 of the size that most slices have; None when no slice can be read.
 
     Raises:
         ValueError: when strict, names the file.
@@ -66,13 +65,13 @@ def load(rows: pd.DataFrame, faults: Faults) -> np.ndarray | None:
     shape = scans.common_size(rows)
     _check_memory(name, (len(rows), *shape))
     scan, whole = np.empty((len(rows), *shape), np.uint16), np.zeros(len(rows), bool)
-    for place, (path, height, width) in enumerate(zip(rows["path"], rows["height"], rows["width"], strict=True)):
+    for index, (path, height, width) in enumerate(zip(rows["path"], rows["height"], rows["width"], strict=True)):
         if not path:
             continue
         try:
             picture = inputs.read_picture(path)
         except ValueError as error:
-            faults.meet(path, error, "filled from its neighbours", error)
+            faults.meet(path, error, "filled from its neighbours")
             continue
         if picture.shape != (height, width):
             faults.meet(path, f"is {_size(picture.shape)}, and its name says {_size((height, width))}", "stretched")
@@ -80,9 +79,9 @@ def load(rows: pd.DataFrame, faults: Faults) -> np.ndarray | None:
             faults.meet(path, f"is {_size(picture.shape)}, and most of {name} is {_size(shape)}", "stretched")
         if picture.shape != shape:
             picture = cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_LINEAR)
-        scan[place], whole[place] = picture, True
+        scan[index], whole[index] = picture, True
     if not whole.any():
-        faults.meet(name, "not one of its slices can be read", "left empty")
+        faults.meet(name, "none of its slices can be read", "left empty")
         return None
     return fill(scan, whole)
 
@@ -92,27 +91,27 @@ def fill(scan: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
     Args:
         scan: (D, H, W); written to.
-        whole: (D,) True for the slices that are there.
+        whole: (D,) True for the slices that were read.
 
     >>> fill(np.array([0, 7, 7, 9], np.uint16)[:, None, None], np.array([True, False, False, True])).ravel().tolist()
     [0, 3, 6, 9]
     """
-    places = np.flatnonzero(whole)
-    for place in np.flatnonzero(~whole):
-        after = np.searchsorted(places, place)
-        if after in (0, len(places)):
-            scan[place] = scan[places[min(after, len(places) - 1)]]
+    there = np.flatnonzero(whole)
+    for index in np.flatnonzero(~whole):
+        after = np.searchsorted(there, index)
+        if after in (0, len(there)):
+            scan[index] = scan[there[min(after, len(there) - 1)]]
             continue
-        first, last = places[after - 1], places[after]
-        share = (place - first) / (last - first)
-        scan[place] = np.rint((1 - share) * scan[first] + share * scan[last])
+        first, last = there[after - 1], there[after]
+        share = (index - first) / (last - first)
+        scan[index] = np.rint((1 - share) * scan[first] + share * scan[last])
     return scan
 
 
 def memory_left(root: str | os.PathLike = "/") -> int | None:
-    """Find the bytes that may still be taken: what the system has free, or a container's limit where that is nearer.
+    """Find the bytes of memory that are left: the system's, or those below a container's limit where it has fewer.
 
-    Files that are kept in memory count as free, since they go when it runs short. None where nothing tells.
+    Cached files count as free. None where the system does not tell.
 
     Args:
         root: where /proc and /sys are.
@@ -122,14 +121,11 @@ def memory_left(root: str | os.PathLike = "/") -> int | None:
         left.append(int(_pairs(root / "proc/meminfo")["MemAvailable:"]) * 1024)
     for folder, limit, used, files in _CGROUPS:
         folder = root / "sys/fs/cgroup" / folder
-        with contextlib.suppress(OSError, KeyError, ValueError):  # a limit of "max" is none
+        with contextlib.suppress(OSError, KeyError, ValueError):  # a limit of "max" is no number
             found = _pairs(folder / "memory.stat")
-            kept = sum(int(found[f"{files}{kind}_file"]) for kind in ("active", "inactive"))
-            left.append(
-                int((folder / limit).read_text(encoding="utf-8"))
-                - int((folder / used).read_text(encoding="utf-8"))
-                + kept
-            )
+            cached = sum(int(found[f"{files}{kind}_file"]) for kind in ("active", "inactive"))
+            most, taken = (int((folder / name).read_text(encoding="utf-8")) for name in (limit, used))
+            left.append(most - taken + cached)
     return max(min(left), 0) if left else None
 
 
@@ -144,22 +140,22 @@ def _read_sample(path: Path, slices: pd.DataFrame, faults: Faults) -> pd.DataFra
     try:
         sample = submission.read(path)
     except (OSError, ValueError) as error:
-        faults.meet(path, error, "its readable rows are used", error if str(path) in str(error) else None)
+        faults.meet(path, error, "its readable rows are used")
         sample = _read_lines(path)
-    wrong = {
-        "is no slice id": ~sample["id"].map(_is_id).astype(bool),
-        "is no organ of the competition": ~sample["class"].isin(contest.ORGANS),
-        "stands there twice": sample.duplicated(["id", "class"]),
-        "comes with runs that are none": ~sample["predicted"].str.fullmatch(r"(\d+ \d+( \d+ \d+)*)?"),
-    }
+    wrong = [  # rows, their fault, whether they are left out
+        (~sample["id"].map(_is_id).astype(bool), "is not a slice id", True),
+        (~sample["class"].isin(contest.ORGANS), "is not an organ of the competition", True),
+        (sample.duplicated(["id", "class"]), "has a second row", True),
+        (~sample["predicted"].str.fullmatch(r"(\d+ \d+( \d+ \d+)*)?"), "has a malformed mask", False),
+    ]
     bad = pd.Series(False, index=sample.index)
-    for what, rows in wrong.items():
+    for rows, fault, dropped in wrong:
         rows = rows & ~bad
         if rows.any():
             first = sample[rows].iloc[0]
-            text = f"{int(rows.sum())} rows: {first['id']} {first['class']} {what}"
-            faults.meet(path, text, "these rows are left out, or empty")
-            bad |= rows & (what != "comes with runs that are none")
+            text = f"{int(rows.sum())} rows: {first['id']} {first['class']} {fault}"
+            faults.meet(path, text, "these rows are left out" if dropped else "these masks are ignored")
+            bad |= rows & dropped
     sample = sample.loc[~bad, ["id", "class"]].reset_index(drop=True)
     counts = sample["id"].value_counts(sort=False)
     short = counts.index[counts < len(contest.ORGANS)]
@@ -175,7 +171,7 @@ def _read_sample(path: Path, slices: pd.DataFrame, faults: Faults) -> pd.DataFra
 
 
 def _read_lines(path: Path) -> pd.DataFrame:
-    """Read what can be read of a csv of three fields, line by line."""
+    """Read the lines of a damaged csv file that have three fields."""
     try:
         lines = path.read_bytes().decode(errors="replace").splitlines()
     except OSError:
@@ -185,7 +181,7 @@ def _read_lines(path: Path) -> pd.DataFrame:
 
 
 def _complete(slices: pd.DataFrame, sample: pd.DataFrame, faults: Faults) -> pd.DataFrame:
-    """Add the slices that the sample asks for and that have no file; name the files that it does not ask for."""
+    """Add slices that the sample asks for and that have no file; list files that it does not ask for."""
     asked = pd.Index(sample["id"].unique())
     extra = slices[~slices["id"].isin(asked)]
     if len(extra):
@@ -193,7 +189,7 @@ def _complete(slices: pd.DataFrame, sample: pd.DataFrame, faults: Faults) -> pd.
         faults.meet(extra["path"].iloc[0], text, "not written")
     lines = []
     lost = pd.Series(asked[~asked.isin(slices["id"])], dtype=str)
-    for scan, names in lost.groupby(lost.str.rsplit("_slice_", n=1).str[0], sort=False):
+    for scan, names in lost.groupby(lost.map(contest.scan_of), sort=False):
         rows = slices[slices["scan"] == scan]
         remedy = "filled from their neighbours" if len(rows) else "left empty"
         text = f"sample_submission.csv asks for {len(names)} slices without a file: {', '.join(names[:5])}"
@@ -217,7 +213,7 @@ def _is_id(text: str) -> bool:
 
 
 def _check_memory(name: str, shape: tuple[int, ...]) -> None:
-    """Refuse a scan that would have the whole process killed, where the system tells how much memory is left."""
+    """Refuse a scan that does not fit into memory, before the system kills the whole process for it."""
     left = memory_left()
     if left is None:
         return

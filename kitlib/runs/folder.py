@@ -1,14 +1,14 @@
-"""The run folder: what a training leaves behind, and all that inference reads.
+"""The run folder: everything that a training writes and that inference reads.
 
-    run.json      parameters, InputSpec, versions, fold table, wall time, state
+    run.json      Recipe, InputSpec, data, versions, fold table, wall time, state
     history.csv   one line per epoch
     model.keras   the network with its best weights
     oof/          out-of-fold probabilities, one file per scan, uint8 at the size of the InputSpec
-    score.json    the score on the scans held out
+    score.json    the score on the validation scans
     settings.json post-processing, once it has been tuned
-    checkpoint/   while it is not finished: what the next call needs to go on (`checkpoints`)
+    checkpoint/   the state to resume from, until the training is finished
 
-Files are written under another name and put in place when they are whole.
+Files are written under another name and renamed when they are whole. Folders of older versions are read too.
 """
 
 import importlib.metadata
@@ -23,16 +23,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kitlib import contest
 from kitlib.data.inputs import InputSpec
+from kitlib.files import replacing
 from kitlib.postprocess.cleaning import DEFAULT, Settings
 
-UNFINISHED = "unfinished epoch"  # what a record calls the best weights of a run without a finished epoch
+UNKNOWN = "unknown"  # the kind of data in a record that does not say it
+_CLOSING_BYTES = 10**8  # model, checkpoints with the optimizer's state, tables
 _PACKAGES = ("kitlib", "keras", "tensorflow", "numpy", "pandas", "opencv-python-headless", "opencv-python")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as it was read; `record` is its run.json."""
+    """A run folder; `record` is its run.json."""
 
     folder: Path
     record: dict
@@ -49,8 +52,45 @@ class Run:
 
     @property
     def state(self) -> str:
-        """ "running" (or killed), "stopped" by its time limit, which can go on, or "finished"."""
+        """Return "running" (or killed), "stopped" by its time limit, so that it can resume, or "finished"."""
         return self.record.get("state", "finished")
+
+    @property
+    def parameters(self) -> dict:
+        """The recipe as flat values by name; objects such as the loss by their class, with their settings apart."""
+        if "recipe" not in self.record:
+            return self.record.get("parameters", {})
+        flat = {}
+        for name, value in self.record["recipe"].items():
+            if isinstance(value, dict) and "class_name" in value:
+                flat |= {name: value["class_name"], f"{name}_settings": value.get("config", {})}
+            elif isinstance(value, dict):
+                flat |= value
+            else:
+                flat[name] = value
+        return flat
+
+    @property
+    def trained(self) -> bool:
+        """Whether it finished an epoch; the weights of a run that did not are little more than random."""
+        if "trained_epochs" in self.record:
+            return self.record["trained_epochs"] > 0
+        return self.record.get("best_weights") != "unfinished epoch"  # as version 0.1 wrote it
+
+    @property
+    def kind(self) -> str:
+        """Kind of data that it was trained on, as `scans.describe` gives it; UNKNOWN where its record lacks it."""
+        return self.record.get("data", {}).get("kind", UNKNOWN)
+
+    def foreign(self, kind: str) -> bool:
+        """Whether it was trained on another kind of data; False where one of the two is unknown."""
+        return UNKNOWN not in (kind, self.kind) and self.kind != kind
+
+    @property
+    def flipped(self) -> bool:
+        """Whether its training mirrored slices."""
+        settings = self.parameters.get("augmentation_settings", self.parameters.get("augment_settings"))
+        return bool(settings) and settings.get("flip", 0) > 0
 
     @property
     def scans(self) -> list[str]:
@@ -58,7 +98,7 @@ class Run:
         return sorted(path.stem for path in (self.folder / "oof").glob("*.npy"))
 
     def probabilities(self, scan: str) -> np.ndarray:
-        """Read the out-of-fold probabilities of a scan: (D, height, width, organs) float32 on the grid of the spec."""
+        """Read the out-of-fold probabilities of a scan: (D, height, width, organs) float32 at the size of the spec."""
         return np.load(self.folder / "oof" / f"{scan}.npy").astype(np.float32) / 255
 
     def history(self) -> pd.DataFrame:
@@ -68,12 +108,12 @@ class Run:
 
     @property
     def settings(self) -> Settings:
-        """How probabilities become masks: as tuned, or by the annotators' habits before that."""
+        """How probabilities become masks: as tuned, or DEFAULT before that."""
         path = self.folder / "settings.json"
         return Settings.from_json(path.read_text(encoding="utf-8")) if path.is_file() else DEFAULT
 
     def score(self) -> dict:
-        """Read the score on the scans held out; empty before there is one."""
+        """Read the score on the validation scans; empty before there is one."""
         path = self.folder / "score.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -82,34 +122,46 @@ def read(folder: str | os.PathLike) -> Run:
     """Read a run folder.
 
     Raises:
-        FileNotFoundError: names the folder that is no run, and what it lacks.
+        FileNotFoundError: names the folder that is not a run.
+        ValueError: names the run.json that cannot be read.
     """
     folder = Path(folder)
     path = folder / "run.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no run folder: it has no run.json; train first, or name another folder")
-    return Run(folder, json.loads(path.read_text(encoding="utf-8")))
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no run.json; name another, or train first")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; copy the run folder again") from None
+    if not isinstance(record, dict) or not isinstance(record.get("data", {}), dict):
+        raise ValueError(f"{path} is damaged: it holds no record of a run; copy the run folder again")
+    return Run(folder, record)
 
 
 def finished(folder: str | os.PathLike) -> bool:
-    """Tell whether a folder holds a run that is done, which nothing writes to any more."""
+    """Whether a folder holds a finished run, which is not written to again."""
     return (Path(folder) / "run.json").is_file() and read(folder).state == "finished"
 
 
 def find(root: str | os.PathLike) -> list[Run]:
-    """List the runs that ended with a model below a folder, the newest last."""
+    """List the runs below a folder that have a model, the newest last."""
     found = [read(path.parent) for path in Path(root).rglob("run.json") if (path.parent / "model.keras").is_file()]
-    return sorted(found, key=lambda run: (run.record.get("ended", ""), str(run.folder)))
+    return sorted(found, key=age)
+
+
+def age(run: Run) -> tuple[str, str]:
+    """Sort key of runs: the time at which they ended, the newest last."""
+    return str(run.record.get("ended", "")), str(run.folder)
 
 
 def compare(root: str | os.PathLike) -> pd.DataFrame:
-    """Put the runs below a folder into one table, a row per run: parameters, best epoch, score and minutes."""
+    """Compare the runs below a folder in one table, a row per run: parameters, best epoch, score and minutes."""
     lines = []
     for run in find(root):
         record, score = run.record, run.score()
         history = run.history()
         line = {"run": run.folder.relative_to(root).as_posix(), "state": run.state}
-        line |= {name: value for name, value in record["parameters"].items() if not isinstance(value, dict)}
+        line |= {name: value for name, value in run.parameters.items() if not isinstance(value, dict)}
         line |= {name: value for name, value in score.items() if not isinstance(value, dict)}
         line |= {"best epoch": record.get("best_epoch"), "epochs run": len(history)}
         lines.append(line | {"minutes": record["wall_seconds"] / 60})
@@ -117,9 +169,9 @@ def compare(root: str | os.PathLike) -> pd.DataFrame:
 
 
 def write_history(folder: str | os.PathLike, rows: Sequence[dict]) -> None:
-    """Bring history.csv to these rows: add what is missing, or mend what a killed process left, whole or not at all.
+    """Write the rows of history.csv: add those that are missing, or replace a file that a killed process left.
 
-    A figure that was not taken after every epoch has a column of its own all the same, empty where it is missing.
+    A value that is not measured after every epoch has its own column, empty where it is missing.
     """
     path = Path(folder) / "history.csv"
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -130,40 +182,54 @@ def write_history(folder: str | os.PathLike, rows: Sequence[dict]) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(text[len(old) :])
     else:
-        write_text(path, text)
+        with replacing(path) as file:
+            file.write(text)
 
 
 def _cell(value) -> str:
-    """Write a figure so that it reads back the same; nothing for what was not taken."""
+    """Write a value so that it reads back the same; nothing for a missing one."""
     return "" if value is None or value != value else repr(value)
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
 
 
 def write_record(folder: str | os.PathLike, record: dict) -> None:
     """Write run.json."""
-    write_text(Path(folder) / "run.json", json.dumps(record, indent=1))
+    with replacing(Path(folder) / "run.json") as file:
+        file.write(json.dumps(record, indent=1))
 
 
 def write_probabilities(folder: str | os.PathLike, scan: str, probabilities: np.ndarray) -> None:
-    """Keep the out-of-fold probabilities of a scan, (D, height, width, organs), in 256 steps."""
-    path = Path(folder) / "oof" / f"{scan}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{scan}.{os.getpid()}.part")
-    with open(draft, "wb") as file:
+    """Write the out-of-fold probabilities of a scan, (D, height, width, organs), in 256 steps."""
+    with replacing(Path(folder) / "oof" / f"{scan}.npy", "wb") as file:
         np.save(file, np.rint(probabilities * 255).astype(np.uint8))
-    os.replace(draft, path)
+
+
+def check_disk(folder: str | os.PathLike, slices: int, spec: InputSpec, left: int) -> str:
+    """Compare the disk use of trainings with the space that is left, before they begin.
+
+    Args:
+        folder: the run folder, or the folder of a cross-validation.
+        slices: validation slices, of all folds together; each leaves height * width * organs bytes.
+        spec: what the networks see.
+        left: bytes that may be written, as `session.disk_left` gives them.
+
+    Returns:
+        A line that names both.
+
+    Raises:
+        OSError: when the space does not suffice.
+
+    >>> check_disk("runs/cv", 38496, InputSpec(384, 384), 20 * 10**9)
+    'runs/cv will take about 17.1 GB, and 20.0 GB are left'
+    """
+    needed = slices * spec.height * spec.width * len(contest.ORGANS) + _CLOSING_BYTES
+    line = f"{folder} will take about {needed / 1e9:.1f} GB, and {left / 1e9:.1f} GB are left"
+    if needed > left:
+        raise OSError(f"{line}: remove files, train fewer folds here, or use a smaller size than {spec.height}")
+    return line
 
 
 def surroundings() -> dict:
-    """Describe what a run was made with: git hash, versions, machine."""
+    """Describe the software and the machine of a run: git hash, versions, cores."""
     versions = {}
     for package in _PACKAGES:
         try:

@@ -1,6 +1,6 @@
-"""Check sums of the files in a folder, so that a copy that went wrong is known by the name of the file.
+"""Check sums of the files in a folder, so that a damaged copy is known by the name of the file.
 
-`make bundle` writes one beside the run folders it takes along; who reads them asks it before trusting a file.
+`make bundle` writes one beside the run folders that it packs; `selection.choose` compares it before it trusts a file.
 """
 
 import hashlib
@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from kitlib.runs import folder
+from kitlib.files import replacing
 
 NAME = "manifest.json"
 
@@ -20,27 +20,35 @@ def write(root: str | os.PathLike) -> dict[str, str]:
         The sums by path, relative to the folder, with forward slashes.
     """
     root = Path(root)
-    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != NAME)
-    sums = {path.relative_to(root).as_posix(): _sum(path) for path in files}
-    folder.write_text(root / NAME, json.dumps(sums, indent=1))
+    paths = sorted(path for path in root.rglob("*") if path.is_file() and path.name != NAME)
+    sums = {path.relative_to(root).as_posix(): _sum(path) for path in paths}
+    with replacing(root / NAME) as file:
+        file.write(json.dumps(sums, indent=1))
     return sums
+
+
+def files(root: str | os.PathLike) -> list[Path]:
+    """List the files that a folder's manifest names; none where it has no manifest, or one that cannot be read."""
+    try:
+        return [Path(root) / name for name in _read(Path(root))]
+    except (OSError, ValueError, AttributeError):
+        return []
 
 
 def check(root: str | os.PathLike) -> dict[Path, str]:
     """Compare the files below a folder with its manifest; a folder without one has no problems.
 
     Returns:
-        A sentence for each file that is missing, unreadable or not what it was, by its path; a manifest that cannot be
-        read is one of them.
+        A sentence for each file that is missing, unreadable or changed, by its path; a manifest that cannot be read is
+        one of them.
     """
     root = Path(root)
-    listing = root / NAME
-    if not listing.is_file():
+    if not (root / NAME).is_file():
         return {}
     try:
-        sums = dict(json.loads(listing.read_text(encoding="utf-8")).items())
+        sums = _read(root)
     except (OSError, ValueError, AttributeError) as error:
-        return {listing: f"is no table of check sums: {error}"}
+        return {root / NAME: f"is not a table of check sums: {error}"}
     problems = {}
     for name, wanted in sums.items():
         path = root / name
@@ -50,8 +58,12 @@ def check(root: str | os.PathLike) -> dict[Path, str]:
             problems[path] = "is missing or cannot be read; copy the folder again"
             continue
         if found != wanted:
-            problems[path] = "is not the file that was packed: its check sum differs; copy the folder again"
+            problems[path] = "was changed since it was packed: its check sum differs; copy the folder again"
     return problems
+
+
+def _read(root: Path) -> dict[str, str]:
+    return dict(json.loads((root / NAME).read_text(encoding="utf-8")).items())
 
 
 def _sum(path: Path) -> str:

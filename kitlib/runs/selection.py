@@ -1,17 +1,103 @@
-"""Which run held which scan out: one fold, or all folds of a cross-validation read as one set of probabilities.
+"""Which runs answer: the run folders to predict with, their settings, and the probabilities that score a run.
 
-A score or a setting is honest only on scans that the network has not learned from. Each run keeps the probabilities of
-the scans it has held out; the folds of a cross-validation together keep those of every scan, each once.
+Every choice comes with (path, problem) pairs for what was left out because it is damaged or was trained on another kind
+of data; whoever asked decides whether a problem stops or is only listed.
 """
 
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kitlib.runs import folder
+from kitlib import contest
+from kitlib.postprocess.cleaning import DEFAULT, Settings
+from kitlib.runs import folder, manifest
+
+ARCHIVES = ("*.zip", "*.tar", "*.tar.gz", "*.tgz")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The run folders to predict with.
+
+    Attributes:
+        folders: the run folders.
+        problems: (path, problem) pairs: files that are damaged or missing, runs trained on another kind of data.
+        unfinished: runs that stopped within their first epoch; they are chosen only where there is no other.
+    """
+
+    folders: list[Path] = field(default_factory=list)
+    problems: list[tuple[Path, str]] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)
+
+
+def choose(root: str | os.PathLike, name: str = "", kind: str = folder.UNKNOWN, bundle: bool = False) -> Choice:
+    """Choose the run folders to predict with.
+
+    Args:
+        root: a folder of runs. Where it holds a manifest (`make bundle` writes one), every run in the manifest is
+            chosen; elsewhere the run that ended last, with the other folds of its cross-validation.
+        name: a run, or a cross-validation with all its folds, by its path below the root; empty chooses.
+        kind: kind of the data to predict, as `scans.describe` gives it; runs trained on another kind are left out.
+        bundle: `root` is an attached data set, whose runs have to be found first.
+
+    Returns:
+        The choice; without any folder where there is no such run.
+    """
+    root, problems = Path(root), []
+    if bundle:
+        root, problems = _in_bundle(root)
+    damaged = manifest.check(root)
+    problems += damaged.items()
+    whole = [run for run in _read_all(root, problems) if not any(_spoils(path, run.folder) for path in damaged)]
+    if name:
+        whole = [run for run in whole if root / name in (run.folder, *run.folder.parents)]
+    listed = {path.parent for path in manifest.files(root)}
+    if listed:
+        problems += [(run.folder, "is not in the manifest") for run in whole if run.folder not in listed]
+        whole = [run for run in whole if run.folder in listed]
+    unfinished = [run for run in whole if not run.trained]
+    whole = [run for run in whole if run.trained] or unfinished
+    if not name and not bundle and not (root / manifest.NAME).is_file():
+        whole = _newest(whole, kind, problems)
+    foreign = [run for run in whole if run.foreign(kind)]
+    problems += [(run.folder, _foreign(run, kind)) for run in foreign]
+    chosen = [run.folder for run in whole if run not in foreign]
+    return Choice(chosen, problems, [run.folder for run in unfinished])
+
+
+def choose_settings(run_folders: Sequence[str | os.PathLike]) -> tuple[Settings, list[tuple[Path, str]]]:
+    """Choose how probabilities become masks, from what was tuned with the runs.
+
+    Settings are tuned together and therefore never mixed. Several runs take the settings in their common folder, where
+    a cross-validation is tuned on all its folds; without those, and where the runs disagree, the settings of the run
+    with the best score. A single run's own settings come before those of its folder. DEFAULT is for runs never tuned.
+
+    Returns:
+        The settings, and (path, problem) pairs for settings that cannot be read.
+    """
+    folders = [Path(path) for path in run_folders]
+    common = {path.parent for path in folders}
+    damaged = {path for root in {*common, *(path.parent for path in common)} for path in manifest.check(root)}
+    found, problems = {}, []
+    for place in [*folders, *(common if len(common) == 1 else ())]:
+        path = place / "settings.json"
+        if path.is_file() and path not in damaged:
+            try:
+                found[place] = Settings.from_json(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, TypeError) as error:
+                problems.append((path, str(error)))
+    if len(folders) == 1 and folders[0] in found:
+        return found[folders[0]], problems
+    for place in common:
+        if place in found:
+            return found[place], problems
+    own = {path: found.get(path, DEFAULT) for path in folders}
+    best = max(folders, key=_score, default=None) if len(set(own.values())) > 1 else next(iter(folders), None)
+    return own.get(best, DEFAULT), problems
 
 
 class HeldOut:
@@ -19,12 +105,12 @@ class HeldOut:
 
     Args:
         found: the runs.
-        scans: names of scans to be content with, such as those that the data hold; None is all.
+        scans: names of the scans that count, such as those that the data hold; None is all.
 
     Attributes:
         scans: names of the scans, run by run.
         cases: names of their cases.
-        folder: where what belongs to all the runs is kept: the run's own folder, or the one that holds them.
+        folder: where files that belong to all the runs are kept: the run's own folder, or the one that holds them.
 
     Raises:
         ValueError: names a scan that two runs have held out, since either could answer for it.
@@ -38,7 +124,7 @@ class HeldOut:
                 if other is not run:
                     raise ValueError(f"{scan} is held out by {other.folder} and by {run.folder}: name one of them")
         self.scans = [scan for scan in self._owner if scans is None or scan in scans]
-        self.cases = list(dict.fromkeys(scan.split("_")[0] for scan in self.scans))
+        self.cases = list(dict.fromkeys(contest.case_of(scan) for scan in self.scans))
         first = self.runs[0].folder
         self.folder = first if len(self.runs) == 1 else first.parent
 
@@ -50,51 +136,109 @@ class HeldOut:
         return f"{self.folder.name}{many}: {len(self.scans)} scans of {len(self.cases)} cases held out"
 
 
-def choose(root: str | os.PathLike, name: str = "", scans: Collection[str] | None = None) -> HeldOut | None:
-    """Choose what to score below a folder of runs; the folds of one cross-validation go together.
+def choose_held_out(
+    root: str | os.PathLike, name: str = "", scans: Collection[str] | None = None, kind: str = folder.UNKNOWN
+) -> tuple[HeldOut | None, list[tuple[Path, str]]]:
+    """Choose the runs to score below a folder; the folds of one cross-validation go together.
 
     Args:
         root: folder of runs.
         name: folder of a run, or of a cross-validation (the one that holds its folds.csv); empty is the newest that
-            has held out two cases or more. One that was stopped in its first epoch counts for nothing: it has learned
-            too little to choose anything by.
+            has held out two cases or more.
         scans: names of the scans that the data hold; None is any.
+        kind: kind of the data, as `scans.describe` gives it; runs trained on another kind are left out.
 
     Returns:
-        None when nothing was named and there is nothing to choose.
+        The choice, or None when nothing was named and there is nothing to choose; and (path, problem) pairs for runs
+        that are left out, such as those that stopped within their first epoch.
 
     Raises:
-        ValueError: for a name that is none, or that has held out fewer than two cases of the data; lists what there is.
+        ValueError: for a name that is unknown, or that has held out fewer than two cases of the data; lists the runs.
     """
-    trained, raw = [], []
-    for run in folder.find(root):
-        (raw if run.record.get("best_weights") == folder.UNFINISHED else trained).append(run)
-    if raw:
-        names = ", ".join(str(run.folder) for run in raw)
-        print(f"left out, stopped in the first epoch: {names}; train on with the same call")
-    there = _choices(Path(root), trained, None if scans is None else set(scans))
-    enough = {key: one for key, one in there.items() if len(one.cases) > 1}
+    root, problems, whole = Path(root), [], []
+    for run in sorted(_read_all(root, problems), key=folder.age):
+        if not run.trained:
+            problems.append((run.folder, "stopped within its first epoch; train it further"))
+        elif run.foreign(kind):
+            problems.append((run.folder, _foreign(run, kind)))
+        else:
+            whole.append(run)
+    choices = _choices(root, whole, None if scans is None else set(scans))
+    enough = {key: choice for key, choice in choices.items() if len(choice.cases) > 1}
     if not name:
-        return list(enough.values())[-1] if enough else None
-    named = [key for key in there if name in (key, key.rsplit("/", 1)[-1])]
+        return (list(enough.values())[-1] if enough else None), problems
+    named = [key for key in choices if name in (key, key.rsplit("/", 1)[-1])]
     if named and named[-1] in enough:
-        return enough[named[-1]]
-    fault = f"holds out {len(there[named[-1]].cases)} of the data's cases, and needs two" if named else "is not there"
-    listed = "".join(f"\n  {key}: {len(one.scans)} scans of {len(one.cases)} cases" for key, one in there.items())
-    raise ValueError(f"run {name!r} {fault}; below {root} there is{listed or ' no finished run: train first'}")
+        return enough[named[-1]], problems
+    fault = f"holds out {len(choices[named[-1]].cases)} of the data's cases, and needs two" if named else "is not there"
+    lines = [f"  {key}: {len(choice.scans)} scans of {len(choice.cases)} cases" for key, choice in choices.items()]
+    lines += [f"  {path}: {problem}" for path, problem in problems]
+    listed = "\n".join(["", *lines]) if lines else " no finished run: train first"
+    raise ValueError(f"run {name!r} {fault}; below {root} there is{listed}")
 
 
 def thin(scans: Sequence[str], most: int) -> list[str]:
-    """Take at most so many scans, in their order: one of each case before a second of any; 0 is all, 1 counts as 2.
+    """Take at most `most` scans, in their order: one of each case before a second of any; 0 is all, 1 counts as 2.
 
     >>> thin(["case1_day0", "case1_day9", "case2_day0", "case3_day4"], 2)
     ['case1_day0', 'case2_day0']
     """
     most = min(max(2, most), len(scans)) if most else len(scans)
-    cases = pd.Series([scan.split("_")[0] for scan in scans])
+    cases = pd.Series([contest.case_of(scan) for scan in scans])
     by_turns = cases.groupby(cases).cumcount().sort_values(kind="stable").index
     pool = by_turns[: max(most, cases.nunique())]
-    return [scans[place] for place in sorted(pool[k * len(pool) // most] for k in range(most))]
+    return [scans[index] for index in sorted(pool[k * len(pool) // most] for k in range(most))]
+
+
+def _in_bundle(dataset: Path) -> tuple[Path, list[tuple[Path, str]]]:
+    """Find the folder of runs in an attached data set, however the upload has nested it."""
+    found = [path.parent for depth in range(4) for path in sorted(dataset.glob("*/" * depth + manifest.NAME))]
+    if found:
+        more = [(path / manifest.NAME, f"is a second manifest beside {found[0]}; remove one") for path in found[1:]]
+        return found[0], more
+    remedy = "upload the bundle again with --dir-mode zip"
+    packed = sorted(path for pattern in ARCHIVES for path in dataset.glob(pattern))
+    if packed:
+        return dataset, [(path, f"is not unpacked; {remedy}") for path in packed]
+    if any(True for depth in range(5) for _ in dataset.glob("*/" * depth + "run.json")):
+        return dataset, [(dataset, f"holds runs without {manifest.NAME}, so that some may be missing; {remedy}")]
+    return dataset, []
+
+
+def _read_all(root: Path, problems: list[tuple[Path, str]]) -> list[folder.Run]:
+    """Read the runs with a model below a folder; add those that cannot be read to the problems."""
+    found = []
+    for path in sorted(root.rglob("run.json")):
+        if (path.parent / "model.keras").is_file():
+            try:
+                found.append(folder.read(path.parent))
+            except (OSError, ValueError) as error:
+                if path not in dict(problems):
+                    problems.append((path, f"cannot be read: {error}"))
+    return found
+
+
+def _spoils(path: Path, run: Path) -> bool:
+    """Whether a damaged file costs a run: settings have a default."""
+    return path.parent == run and path.name != "settings.json"
+
+
+def _newest(found: list[folder.Run], kind: str, problems: list[tuple[Path, str]]) -> list[folder.Run]:
+    """Find the run that ended last, and the other folds of its cross-validation.
+
+    Newer runs on another kind of data are passed over, and added to the problems.
+    """
+    for newest in sorted(found, key=folder.age, reverse=True):
+        if not newest.foreign(kind):
+            family = (newest.folder.parent / "folds.csv").is_file()
+            return [run for run in found if run == newest or (family and run.folder.parent == newest.folder.parent)]
+        problems.append((newest.folder, _foreign(newest, kind)))
+    return []
+
+
+def _foreign(run: folder.Run, kind: str) -> str:
+    """Say that a run was trained on another kind of data."""
+    return f"was trained on {run.kind} data, not {kind} data; name another run, or set ANY_DATA = True (--any-data)"
 
 
 def _choices(root: Path, trained: Sequence[folder.Run], scans: Collection[str] | None) -> dict[str, HeldOut]:
@@ -107,3 +251,11 @@ def _choices(root: Path, trained: Sequence[folder.Run], scans: Collection[str] |
             key = place.parent.as_posix()
             found[key] = [*found.pop(key, []), run]
     return {key: HeldOut(group, scans) for key, group in found.items()}
+
+
+def _score(path: Path) -> float:
+    """Read the held-out score of a run; the worst where there is none."""
+    try:
+        return float(folder.read(path).score().get("score", -1.0))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return -1.0

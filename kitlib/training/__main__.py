@@ -88,7 +88,7 @@ def _submit(run: runs.Run, check: pd.DataFrame, path: Path) -> None:
     """Write the masks of the held-out scans, and say what is wrong with the file."""
     lines = [
         submission.encode(check[check["scan"] == name], postprocess.masks(probabilities, run.settings))
-        for name, probabilities in inference.predict([run.folder], check)
+        for name, probabilities in inference.predict([run.folder], check, inference.Faults())
     ]
     submission.write(path, pd.concat(lines), submission.expected_rows(check))
     problems = [f"{where}: {what}" for where, what in submission.check(path, check)]

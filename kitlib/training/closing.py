@@ -28,7 +28,8 @@ def close(run: runs.Run, end: EpochEnd, judge: Judge, started: float) -> runs.Ru
     if state.ended == "not finite":
         print(f"{run.folder} ends with {source}, since {lost(state.history[-1]['val_loss'], state.epoch)}")
     score = judge.write(weights, run.folder)
-    runs.write_text(run.folder / "score.json", json.dumps(score, indent=1))
+    with runs.replacing(run.folder / "score.json") as file:
+        file.write(json.dumps(score, indent=1))
     draft = run.folder / f"draft-{os.getpid()}.keras"
     judge.network.save(draft)
     os.replace(draft, run.model_path)

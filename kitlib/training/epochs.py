@@ -159,7 +159,7 @@ class EpochEnd(keras.callbacks.Callback):
             The weights, and "epoch 7", "mean of the last 5" or "unfinished epoch".
         """
         if not self.state.best_epoch:
-            return averages.weights(self.model, self.network), runs.UNFINISHED
+            return averages.weights(self.model, self.network), "unfinished epoch"
         self.judge.network.load_weights(checkpoints.best_path(self.place, self.state.best_epoch))
         best = self.judge.network.get_weights()
         if self.mean is not None and self._value(self.judge.measure(self.mean)) > self.state.best_value:

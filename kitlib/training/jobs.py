@@ -176,7 +176,8 @@ def fold_table(slices: pd.DataFrame, path: Path, count: int) -> pd.Series:
     """
     if not path.is_file():
         dealt = slices[["case"]].assign(fold=folds.by_case(slices, count)).drop_duplicates()
-        runs.write_text(path, dealt.to_csv(index=False))
+        with runs.replacing(path) as file:
+            file.write(dealt.to_csv(index=False))
     kept = pd.read_csv(path, encoding="utf-8").set_index("case")["fold"]
     missing = set(slices["case"]) - set(kept.index)
     if missing or kept.nunique() != count:

@@ -18,7 +18,7 @@ def finished_run():
     def write(folder, scan, depth, score):
         record = {"parameters": {}, "input_spec": json.loads(SPEC.to_json()), "wall_seconds": 1}
         runs.write_record(folder, record)
-        runs.write_text(folder / "score.json", json.dumps({"score": score}))
+        (folder / "score.json").write_text(json.dumps({"score": score}), encoding="utf-8")
         (folder / "model.keras").write_bytes(b"")
         row = dict.fromkeys(("loss", "dice", "iou", "val_loss", "val_dice", "val_iou", "score"), 0.1)
         runs.write_history(folder, [{"epoch": epoch, **row} for epoch in (1, 2)])

@@ -1,6 +1,6 @@
 import pytest
 
-from kitlib.inference.clock import Deadline, Pass, passes, process_seconds
+from kitlib.inference.clock import MARGIN, Deadline, Pass, passes, process_seconds
 
 
 class Watch:
@@ -16,8 +16,8 @@ class Watch:
 def run(hours, scans, cost, rest=1.0, models=3, flip=True, slices=10):
     """Walk a deadline through scans of equal size whose passes cost so many seconds each."""
     watch = Watch()
-    clock = Deadline(hours, margin=0.1, now=watch, spent=0.0)
-    plan, counts = passes(models, flip), []
+    clock = Deadline(hours, now=watch, spent=0.0)
+    plan, counts = passes([flip] * models), []
     for number in range(scans):
         plan = clock.plan(plan, (scans - number) * slices, f"scan {number}")
         if clock.over:
@@ -37,12 +37,12 @@ def test_with_time_enough_nothing_is_shed():
 
 def test_flips_go_first_then_models_and_the_first_model_stays():
     watch = Watch()
-    clock = Deadline(1, margin=0, now=watch, spent=0.0)
-    clock.record(1, 0.0, dict.fromkeys(passes(3, True), 600.0))
-    assert clock.plan(passes(3, True), 1) == passes(3, True)
-    assert clock.plan(passes(3, True), 2) == passes(3, False)
+    clock = Deadline(1.0001 / (1 - MARGIN), now=watch, spent=0.0)
+    clock.record(1, 0.0, dict.fromkeys(passes([True] * 3), 600.0))
+    assert clock.plan(passes([True] * 3), 1) == passes([True] * 3)
+    assert clock.plan(passes([True] * 3), 2) == passes([False] * 3)
     assert clock.shed == [Pass(2, True), Pass(1, True), Pass(0, True)]
-    assert clock.plan(passes(3, False), 3) == [Pass(0), Pass(1)]
+    assert clock.plan(passes([False] * 3), 3) == [Pass(0), Pass(1)]
     assert clock.plan([Pass(0), Pass(1)], 100) == [Pass(0)]
     assert clock.plan([Pass(0)], 100) == [Pass(0)]
 
@@ -76,7 +76,7 @@ def test_first_scan_is_forgotten_when_there_are_two_others():
 
 def test_hours_count_from_the_start_of_the_process():
     watch = Watch()
-    assert Deadline(1, margin=0, now=watch, spent=3601.0).over
+    assert Deadline(1, now=watch, spent=3601.0).over
     assert process_seconds() > 0
     assert not Deadline(None, now=watch).over
 
@@ -91,20 +91,19 @@ def test_log_has_a_row_per_scan():
 
 
 def test_impossible_hours_are_refused():
-    with pytest.raises(ValueError, match="no time at all"):
-        Deadline(0)
-    with pytest.raises(ValueError, match="margin"):
-        Deadline(1, margin=1.0)
+    for hours in (0, -1.5):
+        with pytest.raises(ValueError, match=f"a deadline of {hours} hours: hours must be positive"):
+            Deadline(hours)
 
 
 def test_one_slow_scan_does_not_cost_the_passes_of_all_that_follow():
     watch, counts = Watch(), []
-    clock = Deadline(1, margin=0, now=watch, spent=0.0)
+    clock = Deadline(1.0001 / (1 - MARGIN), now=watch, spent=0.0)
     for number in range(20):
-        counts.append(len(clock.plan(passes(3, True), (20 - number) * 10)))
+        counts.append(len(clock.plan(passes([True] * 3), (20 - number) * 10)))
         rest = 400.0 if number == 1 else 0.0
         watch.seconds += rest + 10 * counts[-1]
-        clock.record(10, rest, dict.fromkeys(passes(3, True)[: counts[-1]], 10.0))
+        clock.record(10, rest, dict.fromkeys(passes([True] * 3)[: counts[-1]], 10.0))
     assert min(counts) < 6, "the forecast after the slow scan is past the deadline"
     assert counts[-1] == 6
     assert clock.shed[0] == Pass(2, True)

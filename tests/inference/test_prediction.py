@@ -12,7 +12,6 @@ from kitlib.inference import networks, rescue
 from kitlib.inference.clock import Deadline
 from kitlib.inference.faults import Faults
 from kitlib.models import unet
-from kitlib.runs import manifest
 
 SPEC = inputs.InputSpec(32, 32, depth=3)
 
@@ -38,7 +37,7 @@ def hidden(competition):
 
 
 def test_each_scan_comes_once_at_the_size_of_its_files(folders, hidden):
-    found = dict(inference.predict(folders[:1], hidden, batch_size=4, progress=False))
+    found = dict(inference.predict(folders[:1], hidden, Faults(), batch_size=4, progress=False))
     assert list(found) == hidden["scan"].unique().tolist()
     for name, probabilities in found.items():
         rows = hidden[hidden["scan"] == name]
@@ -50,14 +49,17 @@ def test_each_scan_comes_once_at_the_size_of_its_files(folders, hidden):
 def test_runs_are_averaged(folders, hidden):
     some = hidden[hidden["scan"] == hidden["scan"].iloc[0]]
     one, other, both = (
-        next(inference.predict(chosen, some, 4, progress=False))[1] for chosen in (folders[:1], folders[1:], folders)
+        next(inference.predict(chosen, some, Faults(), batch_size=4, progress=False))[1]
+        for chosen in (folders[:1], folders[1:], folders)
     )
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-5)
 
 
 def test_batch_size_does_not_matter(folders, hidden):
     some = hidden[hidden["scan"] == hidden["scan"].iloc[0]]
-    one, other = (next(inference.predict(folders[:1], some, size, progress=False))[1] for size in (3, 16))
+    one, other = (
+        next(inference.predict(folders[:1], some, Faults(), batch_size=size, progress=False))[1] for size in (3, 16)
+    )
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -72,16 +74,16 @@ def test_prediction_of_a_slice_uses_its_own_stack(folders, hidden):
 
 def test_missing_runs_and_models_are_named(folders, hidden, tmp_path):
     with pytest.raises(ValueError, match="no run folder"):
-        next(inference.predict([], hidden))
-    with pytest.raises(FileNotFoundError, match=r"no run\.json"):
-        next(inference.predict([tmp_path], hidden))
+        next(inference.predict([], hidden, Faults()))
+    with pytest.raises(FileNotFoundError, match=r"is not a run folder"):
+        next(inference.predict([tmp_path], hidden, Faults()))
     runs.write_record(tmp_path, runs.read(folders[0]).record)
     with pytest.raises(FileNotFoundError, match=r"no model\.keras"):
-        next(inference.predict([tmp_path], hidden))
+        next(inference.predict([tmp_path], hidden, Faults()))
 
 
 def test_no_scans_give_no_predictions(folders, hidden):
-    assert list(inference.predict(folders[:1], hidden.iloc[:0], progress=False)) == []
+    assert list(inference.predict(folders[:1], hidden.iloc[:0], Faults(), progress=False)) == []
 
 
 class Standin:
@@ -105,25 +107,24 @@ def first_scan(hidden):
     return hidden[hidden["scan"] == hidden["scan"].iloc[0]]
 
 
+def test_networks_are_flipped_where_they_were_trained_so_unless_told(hidden):
+    some, runs_of = first_scan(hidden), {}
+    members = [networks.Member(name, SPEC, Standin(), flip) for name, flip in (("flips", True), ("plain", False))]
+    for flip in (None, True, False):
+        for one in members:
+            one.run.shapes.clear()
+        next(inference.predict(members, some, Faults(), flip=flip, batch_size=len(some), progress=False))
+        runs_of[flip] = [len(one.run.shapes) for one in members]
+    assert runs_of == {None: [2, 1], True: [2, 2], False: [1, 1]}
+
+
 def test_flip_averages_with_the_mirrored_slice(hidden):
     some = first_scan(hidden)
-    plain, both = (next(inference.predict([member()], some, flip=flip))[1] for flip in (False, True))
+    plain, both = (next(inference.predict([member()], some, flip=flip, faults=Faults()))[1] for flip in (False, True))
     mirrored = member(lambda images: Standin()(images[:, :, ::-1])[:, :, ::-1])
-    other = next(inference.predict([mirrored], some))[1]
+    other = next(inference.predict([mirrored], some, faults=Faults()))[1]
     np.testing.assert_allclose(both, (plain + other) / 2, atol=1e-5)
     assert np.abs(plain - other).max() > 0.1
-
-
-def test_a_larger_grid_is_covered_by_tiles_of_the_network(hidden):
-    some, run = first_scan(hidden), Standin()
-    whole = next(inference.predict([member(lambda images: images[..., :1].repeat(3, -1))], some, grid=(64, 80)))[1]
-    prepared = inputs.prepare(inputs.load(some["path"].tolist()), inputs.InputSpec(64, 80, depth=3))
-    before = prepared[np.maximum(np.arange(len(some)) - 1, 0)]
-    np.testing.assert_allclose(whole[..., 0], inputs.restore(before[..., None], whole.shape[1:3])[..., 0], atol=1e-4)
-    next(inference.predict([member(run)], some, grid=(64, 80)))
-    assert {shape[1:3] for shape in run.shapes} == {(32, 32)}
-    with pytest.raises(ValueError, match="smaller than a tile"):
-        next(inference.predict([member(run)], some, grid=(16, 16)))
 
 
 def test_submission_is_valid_before_the_first_network_opens_and_in_sample_order(hidden, tmp_path):
@@ -134,7 +135,7 @@ def test_submission_is_valid_before_the_first_network_opens_and_in_sample_order(
         seen.append(submission.check(target, hidden, sample))
         return Standin()(images)
 
-    rows = inference.submit([member(run)], hidden, sample, target, progress=False)
+    rows = inference.submit([member(run)], hidden, sample, target, progress=False, faults=Faults())
     assert seen[0] == []
     assert submission.check(target, hidden, sample) == []
     assert (submission.read(target)["predicted"] != "").sum() == (rows["predicted"] != "").sum() > 0
@@ -143,7 +144,9 @@ def test_submission_is_valid_before_the_first_network_opens_and_in_sample_order(
 def test_repeated_runs_write_the_same_bytes(folders, hidden, tmp_path):
     files = [tmp_path / "one.csv", tmp_path / "other.csv"]
     for target in files:
-        inference.submit(folders, hidden, submission.expected_rows(hidden), target, flip=True, progress=False)
+        inference.submit(
+            folders, hidden, submission.expected_rows(hidden), target, flip=True, progress=False, faults=Faults()
+        )
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -154,13 +157,13 @@ def test_a_model_that_fails_is_left_out_and_named(hidden, tmp_path):
     nan = member(lambda images: np.full((*images.shape[:3], 3), np.nan, np.float32), "blind")
     faults = Faults(strict=False)
     found = dict(inference.predict([member(), member(broken, "broken"), nan], hidden, faults=faults, progress=False))
-    alone = dict(inference.predict([member()], hidden, progress=False))
+    alone = dict(inference.predict([member()], hidden, progress=False, faults=Faults()))
     for name in alone:
         np.testing.assert_allclose(found[name], alone[name], atol=1e-6)
     named = [(name, one) for name in alone for one in ("broken", "blind")]
     assert [tuple(where.split(", ")) for where, *_ in faults.entries] == named
     with pytest.raises(ValueError, match="broken"):
-        next(inference.predict([member(broken, "broken")], hidden))
+        next(inference.predict([member(broken, "broken")], hidden, faults=Faults()))
 
 
 def test_a_pass_that_fails_on_one_scan_comes_back_on_the_next(hidden):
@@ -175,8 +178,8 @@ def test_a_pass_that_fails_on_one_scan_comes_back_on_the_next(hidden):
 
     faults, clock = Faults(strict=False), Deadline(None)
     members = [member(moody, "moody"), member()]
-    found = dict(inference.predict(members, hidden, 64, faults=faults, clock=clock, progress=False))
-    alone = dict(inference.predict([member()], hidden, 64, progress=False))
+    found = dict(inference.predict(members, hidden, batch_size=64, faults=faults, clock=clock, progress=False))
+    alone = dict(inference.predict([member()], hidden, batch_size=64, progress=False, faults=Faults()))
     for number, name in enumerate(alone):
         np.testing.assert_allclose(found[name], alone[name] * (0.75 if number else 1.0), atol=1e-6)
     first = (f"{next(iter(alone))}, moody", "RuntimeError: the device was busy", "this pass is left out of this scan")
@@ -190,12 +193,14 @@ def test_a_pass_that_never_fits_into_memory_is_left_out_for_good_and_one_alone_i
         raise MemoryError("too large")
 
     calls, faults, count = [], Faults(strict=False), hidden["scan"].nunique()
-    found = dict(inference.predict([member(huge, "huge"), member()], hidden, 4, faults=faults, progress=False))
+    found = dict(
+        inference.predict([member(huge, "huge"), member()], hidden, batch_size=4, faults=faults, progress=False)
+    )
     assert len(found) == count
     assert calls == [4, 2, 1]
     assert faults.entries[-1][::2] == ("huge", "left out from here on")
     calls, faults = [], Faults(strict=False)
-    assert not dict(inference.predict([member(huge, "huge")], hidden, 1, faults=faults, progress=False))
+    assert not dict(inference.predict([member(huge, "huge")], hidden, batch_size=1, faults=faults, progress=False))
     assert len(calls) == count
     assert [remedy for *_, remedy in faults.entries].count("left empty") == count
 
@@ -215,7 +220,7 @@ def test_what_has_failed_is_the_first_to_be_shed_until_it_works_again(hidden):
         return Standin()(images)
 
     options = {"faults": Faults(strict=False), "clock": Watched(None), "progress": False}
-    list(inference.predict([member(moody), member()], hidden, 64, **options))
+    list(inference.predict([member(moody), member()], hidden, batch_size=64, **options))
     assert orders == [[0, 1], [1, 0], *[[0, 1]] * (hidden["scan"].nunique() - 2)]
 
 
@@ -228,14 +233,14 @@ def test_memory_that_runs_out_costs_time_and_no_scan(hidden):
     faults = Faults(strict=False)
     some = first_scan(hidden)
     found = next(inference.predict([member(hungry)], some, faults=faults))[1]
-    np.testing.assert_allclose(found, next(inference.predict([member()], some))[1], atol=1e-6)
+    np.testing.assert_allclose(found, next(inference.predict([member()], some, faults=Faults()))[1], atol=1e-6)
     assert [remedy for *_, remedy in faults.entries] == [
         "again with 8 slices at a time",
         "again with 4 slices at a time",
         "again with 2 slices at a time",
     ]
     with pytest.raises(MemoryError):
-        next(inference.predict([member(hungry)], some))
+        next(inference.predict([member(hungry)], some, faults=Faults()))
 
 
 def test_a_scan_larger_than_memory_stays_empty(hidden, tmp_path, monkeypatch):
@@ -264,59 +269,12 @@ def test_settings_that_fail_give_way_to_a_plain_threshold(hidden, tmp_path):
     faults = Faults(strict=False)
     sample = submission.expected_rows(hidden)
     options = {"settings": needs_more, "progress": False}
-    rows = inference.submit([member()], hidden, sample, tmp_path / "a.csv", faults=faults, **options)
-    plain = inference.submit([member()], hidden, sample, tmp_path / "b.csv", settings=postprocess.Settings())
+    rows = inference.submit([member()], hidden, sample, tmp_path / "a.csv", faults, **options)
+    plain = inference.submit(
+        [member()], hidden, sample, tmp_path / "b.csv", settings=postprocess.Settings(), faults=Faults()
+    )
     pd.testing.assert_frame_equal(rows, plain)
     assert len(faults) == hidden["scan"].nunique()
-
-
-def test_settings_of_runs_that_disagree_are_those_of_the_best(tmp_path):
-    folders = [tmp_path / name for name in ("a", "b")]
-    for folder, score, gap in zip(folders, (0.7, 0.8), (1, 2), strict=True):
-        runs.write_record(folder, {"parameters": {}})
-        (folder / "score.json").write_text(f'{{"score": {score}}}', encoding="utf-8")
-        (folder / "settings.json").write_text(postprocess.Settings(gap=(gap, 0, 0)).to_json(), encoding="utf-8")
-    assert networks.choose_settings(folders).gap == (2, 0, 0)
-    assert networks.choose_settings(folders[:1]).gap == (1, 0, 0)
-    (tmp_path / "settings.json").write_text(postprocess.Settings(gap=(3, 0, 0)).to_json(), encoding="utf-8")
-    assert networks.choose_settings(folders).gap == (3, 0, 0)
-    assert networks.choose_settings(folders[:1]).gap == (1, 0, 0)
-    (folders[0] / "settings.json").unlink()
-    assert networks.choose_settings(folders[:1]).gap == (3, 0, 0), "one fold left of a cross-validation"
-    assert networks.choose_settings([]) == postprocess.DEFAULT
-
-
-def test_all_folds_of_the_newest_cross_validation_are_chosen(tmp_path):
-    for place, ended in (("alone", "1"), ("cv/fold0", "2"), ("cv/fold1", "3")):
-        runs.write_record(tmp_path / place, {"parameters": {}, "ended": ended})
-        (tmp_path / place / "model.keras").write_bytes(b"")
-    names = lambda *given: [path.relative_to(tmp_path).as_posix() for path in networks.choose(tmp_path, *given)]  # noqa: E731
-    assert names() == ["cv/fold1"]
-    (tmp_path / "cv/folds.csv").write_text("case,fold\n", encoding="utf-8")
-    assert names() == ["cv/fold0", "cv/fold1"]
-    assert names("alone") == ["alone"]
-    assert names("cv") == ["cv/fold0", "cv/fold1"]
-    manifest.write(tmp_path)
-    assert names() == ["alone", "cv/fold0", "cv/fold1"]
-    with pytest.raises(FileNotFoundError, match="no run 'none'"):
-        networks.choose(tmp_path, "none")
-
-
-def test_a_run_without_a_finished_epoch_is_left_out_by_name_unless_it_is_alone(tmp_path, capsys):
-    for place, weights in (("cv/fold0", "epoch 3"), ("cv/fold1", "unfinished epoch"), ("cv/fold2", "epoch 1")):
-        runs.write_record(tmp_path / place, {"parameters": {}, "ended": place, "best_weights": weights})
-        (tmp_path / place / "model.keras").write_bytes(b"")
-    (tmp_path / "cv/folds.csv").write_text("case,fold\n", encoding="utf-8")
-    trained = [tmp_path / "cv/fold0", tmp_path / "cv/fold2"]
-    assert networks.choose(tmp_path) == trained
-    assert f"left out: {tmp_path / 'cv/fold1'}, stopped before" in capsys.readouterr().out
-    assert networks.choose(tmp_path, "cv/fold1") == [tmp_path / "cv/fold1"]
-    assert "taken, as there is no other" in capsys.readouterr().out
-    manifest.write(tmp_path)
-    assert networks.choose(tmp_path) == trained
-    capsys.readouterr()
-    assert networks.choose(tmp_path, "cv/fold0") == trained[:1]
-    assert capsys.readouterr().out == ""
 
 
 def test_without_one_network_that_opens_there_is_an_error_in_the_rerun_too(hidden, tmp_path):
@@ -348,24 +306,13 @@ def newer(folder, target, value):
 
 
 def test_a_network_of_a_newer_keras_loads_where_its_new_settings_are_off(folders, hidden, tmp_path):
-    wanted = dict(inference.predict(folders[:1], first_scan(hidden), progress=False))
-    found = dict(inference.predict([newer(folders[0], tmp_path / "off", False)], first_scan(hidden), progress=False))
+    wanted = dict(inference.predict(folders[:1], first_scan(hidden), progress=False, faults=Faults()))
+    found = dict(
+        inference.predict(
+            [newer(folders[0], tmp_path / "off", False)], first_scan(hidden), progress=False, faults=Faults()
+        )
+    )
     for name in wanted:
         np.testing.assert_array_equal(found[name], wanted[name])
     with pytest.raises((TypeError, ValueError), match="swirl"):
         inference.load(newer(folders[0], tmp_path / "on", True))
-
-
-def test_a_record_that_cannot_be_read_costs_one_run_where_there_is_no_manifest(tmp_path):
-    for name in ("a", "b"):
-        runs.write_record(tmp_path / name, {"parameters": {}, "ended": "1"})
-        (tmp_path / name / "model.keras").write_bytes(b"")
-    (tmp_path / "b/run.json").write_text("{", encoding="utf-8")
-    faults = Faults(strict=False)
-    assert networks.choose(tmp_path, faults=faults) == [tmp_path / "a"]
-    assert "b/run.json" in str(faults)
-    with pytest.raises(ValueError, match=r"b/run\.json"):
-        networks.choose(tmp_path)
-    assert networks._held_out(tmp_path / "b") == -1
-    (tmp_path / "a/score.json").write_text('{"score": null}', encoding="utf-8")
-    assert networks._held_out(tmp_path / "a") == -1

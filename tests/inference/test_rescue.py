@@ -291,7 +291,7 @@ def test_forty_corrupted_run_folders_cost_one_network(root, tmp_path, monkeypatc
         (folder / name / "settings.json").write_text("{}", encoding="utf-8")
     manifest.write(folder)
     monkeypatch.setattr(networks, "load", lambda folder: None)
-    monkeypatch.setattr(networks, "Engine", type("Engine", (), {"kind": "", "__init__": lambda *_: None}))
+    monkeypatch.setattr(networks, "Engine", type("Engine", (), {"__init__": lambda *_: None}))
     monkeypatch.setattr(networks.Engine, "__call__", lambda self, images: standin(images), raising=False)
     for number in range(40):
         path = folder / "a" / ("run.json", "model.keras", "settings.json")[number % 3]
@@ -301,14 +301,12 @@ def test_forty_corrupted_run_folders_cost_one_network(root, tmp_path, monkeypatc
         path.write_bytes(bytes(changed) if number % 2 else data[: rng.randrange(len(data))])
         if path.read_bytes() != data:
             faults = Faults(strict=False)
-            chosen = networks.choose(folder, faults=faults)
-            assert [one.name for one in chosen] == (["a", "b"] if path.name == "settings.json" else ["b"])
-            assert str(path) in str(faults)
+            choice = runs.choose(folder)
+            assert [run.name for run in choice.folders] == (["a", "b"] if path.name == "settings.json" else ["b"])
+            assert path in dict(choice.problems)
             slices, sample = rescue.read(root, faults)
-            inference.submit(chosen, slices, sample, tmp_path / "b.csv", faults=faults, progress=False)
+            inference.submit(choice.folders, slices, sample, tmp_path / "b.csv", faults=faults, progress=False)
             assert submission.check(tmp_path / "b.csv", slices, sample) == []
-            with pytest.raises(ValueError, match=path.name):
-                networks.choose(folder)
         path.write_bytes(data)
 
 
@@ -344,7 +342,7 @@ def child(target, moment):
     os.replace, pd.DataFrame.to_csv = step(os.replace), step(pd.DataFrame.to_csv)
     run = step(standin)
     member = ensemble.Member("standin", MEMBER.spec, run)
-    inference.submit([member], slices, sample, target, settings=PLAIN, progress=False)
+    inference.submit([member], slices, sample, target, settings=PLAIN, progress=False, faults=Faults())
 
 killed = 0
 for moment in range(1, 60):

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ def record(ended="2026-01-01T00:00:00", **parameters):
 def finish(folder, score=0.5, **options):
     runs.write_record(folder, record(**options))
     (folder / "model.keras").write_bytes(b"")
-    runs.write_text(folder / "history.csv", "epoch,loss\n1,0.5\n2,0.25\n")
-    runs.write_text(folder / "score.json", json.dumps({"score": score}))
+    with runs.replacing(folder / "history.csv") as file:
+        file.write("epoch,loss\n1,0.5\n2,0.25\n")
+    with runs.replacing(folder / "score.json") as file:
+        file.write(json.dumps({"score": score}))
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -40,7 +43,7 @@ def test_probabilities_come_back_within_half_a_step(tmp_path):
 
 
 def test_folder_that_is_no_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no run\.json"):
+    with pytest.raises(FileNotFoundError, match=r"is not a run folder: it has no run\.json"):
         runs.read(tmp_path)
 
 
@@ -64,28 +67,31 @@ def test_comparison_has_a_row_per_run(tmp_path):
 
 def test_run_that_was_stopped_in_its_first_epoch_is_compared_like_any_other(tmp_path):
     finish(tmp_path / "a")
-    runs.write_text(tmp_path / "a/history.csv", "")
+    with runs.replacing(tmp_path / "a/history.csv") as file:
+        file.write("")
     assert runs.read(tmp_path / "a").history().empty
     assert runs.compare(tmp_path)["epochs run"].tolist() == [0]
 
 
-def test_settings_are_habits_until_they_are_tuned(tmp_path):
+def test_settings_are_the_default_until_they_are_tuned(tmp_path):
     runs.write_record(tmp_path, record())
     assert runs.read(tmp_path).settings == DEFAULT
     tuned = Settings(threshold=(0.3, 0.4, 0.5), stop="mean")
-    runs.write_text(tmp_path / "settings.json", tuned.to_json())
+    with runs.replacing(tmp_path / "settings.json") as file:
+        file.write(tuned.to_json())
     assert runs.read(tmp_path).settings == tuned
 
 
 def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    runs.write_text(tmp_path / "score.json", "old")
+    with runs.replacing(tmp_path / "score.json") as file:
+        file.write("old")
 
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        runs.write_text(tmp_path / "score.json", "new")
+    with pytest.raises(OSError, match="disk full"), runs.replacing(tmp_path / "score.json") as file:
+        file.write("new")
     assert (tmp_path / "score.json").read_text(encoding="utf-8") == "old"
 
 
@@ -99,3 +105,54 @@ def test_surroundings_name_versions():
     assert found["versions"]["keras"]
     assert found["versions"]["kitlib"]
     json.dumps(found)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[1]", '{"data": 3}'])
+def test_a_damaged_record_is_named(tmp_path, text):
+    (tmp_path / "run.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"run\.json is damaged: .*copy the run folder again"):
+        runs.read(tmp_path)
+
+
+def test_a_recipe_reads_as_flat_values_and_says_whether_slices_were_mirrored(tmp_path):
+    recipe = {
+        "epochs": 3,
+        "network_options": {"levels": 4},
+        "loss": {"class_name": "BCEDice", "config": {"dice_weight": 0.5}},
+        "augmentation": {"class_name": "Augment", "config": {"flip": 0.5}},
+    }
+    run = runs.Run(tmp_path, {"recipe": recipe})
+    assert run.parameters["epochs"] == 3
+    assert run.parameters["levels"] == 4
+    assert (run.parameters["loss"], run.parameters["loss_settings"]) == ("BCEDice", {"dice_weight": 0.5})
+    assert run.flipped
+    for other in (None, {"class_name": "Augment", "config": {"flip": 0}}):
+        assert not runs.Run(tmp_path, {"recipe": recipe | {"augmentation": other}}).flipped
+    assert runs.Run(tmp_path, {"parameters": {"augment_settings": {"flip": 0.5}}}).flipped
+    assert not runs.Run(tmp_path, {"parameters": {"augment": None}}).flipped
+
+
+@pytest.mark.parametrize(("size", "slices", "words"), [(384, 38496, "17.1 GB"), (128, 7700, "0.5 GB")])
+def test_the_disk_use_of_trainings_is_forecast(tmp_path, size, slices, words):
+    spec = InputSpec(size, size)
+    assert f"about {words}, and 20.0 GB are left" in runs.check_disk(tmp_path, slices, spec, 20 * 10**9)
+    with pytest.raises(OSError, match=rf"about {words}, and 0\.4 GB are left: remove files, train fewer folds"):
+        runs.check_disk(tmp_path, slices, spec, 4 * 10**8)
+
+
+SAVED = Path(__file__).parent / "saved-ae48e92"
+
+
+def test_a_run_folder_of_version_0_1_is_read():
+    run = runs.read(SAVED)
+    assert run.spec == InputSpec(16, 16)
+    assert run.state == "finished"
+    assert run.trained
+    assert run.kind == runs.UNKNOWN
+    assert run.flipped
+    assert run.parameters["epochs"] == 1
+    assert run.settings.threshold == (0.4, 0.5, 0.3)
+    assert len(run.history()) == 1
+    assert runs.compare(SAVED.parent).index.tolist() == [SAVED.name]
+    assert runs.choose(SAVED.parent, kind="competition").folders == [SAVED]
+    assert runs.choose_settings([SAVED])[0] == run.settings

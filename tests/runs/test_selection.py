@@ -1,4 +1,6 @@
-"""Which run held which scan out: folds that go together, names that are none, and thinning."""
+"""Which runs predict and score: folds that go together, unknown names, foreign data, broken bundles, thinning."""
+
+import shutil
 
 import numpy as np
 import pytest
@@ -6,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitlib import runs
-from kitlib.runs import selection
+from kitlib.postprocess.cleaning import DEFAULT, Settings
+from kitlib.runs import manifest, selection
 
 
 def make(root, place, scans, ended="2026-01-01", **record):
@@ -30,8 +33,12 @@ def root(tmp_path):
     return tmp_path
 
 
+def held_out(*given, **options):
+    return runs.choose_held_out(*given, **options)[0]
+
+
 def test_folds_of_a_cross_validation_answer_for_the_scans_they_held_out(root):
-    found = selection.choose(root, "cv")
+    found = held_out(root, "cv")
     assert found.scans == ["case1_day0", "case2_day0", "case3_day0", "case3_day4"]
     assert found.cases == ["case1", "case2", "case3"]
     assert found.folder == root / "cv"
@@ -40,47 +47,49 @@ def test_folds_of_a_cross_validation_answer_for_the_scans_they_held_out(root):
 
 
 def test_the_newest_with_two_cases_is_taken_and_a_cross_validation_is_as_new_as_its_last_fold(root):
-    assert selection.choose(root).folder == root / "cv"
+    assert held_out(root).folder == root / "cv"
     make(root, "new", ["case1_day0", "case2_day0"], "2026-01-05")
-    assert selection.choose(root).folder == root / "new"
+    assert held_out(root).folder == root / "new"
 
 
 @pytest.mark.parametrize("name", ["deep/single", "single"])
 def test_a_run_is_found_by_its_path_and_by_its_last_name(root, name):
-    assert selection.choose(root, name).folder == root / "deep" / "single"
+    assert held_out(root, name).folder == root / "deep" / "single"
 
 
 def test_a_name_that_is_none_lists_what_there_is(root):
     with pytest.raises(ValueError, match=r"run 'typo' is not there; below .*\n  cv/a: 2 scans of 2 cases\n") as error:
-        selection.choose(root, "typo")
+        held_out(root, "typo")
     assert "lonely: 2 scans of 1 case" in str(error.value)
 
 
 def test_a_named_run_with_one_case_is_refused_and_said(root):
     with pytest.raises(ValueError, match="run 'lonely' holds out 1 of the data's cases, and needs two"):
-        selection.choose(root, "lonely")
+        held_out(root, "lonely")
 
 
 def test_only_scans_of_the_data_count(root):
-    assert selection.choose(root, "single", ["case1_day0", "case3_day0", "case8_day0"]).cases == ["case1", "case3"]
+    assert held_out(root, "single", ["case1_day0", "case3_day0", "case8_day0"]).cases == ["case1", "case3"]
     with pytest.raises(ValueError, match="holds out 1 of the data's cases"):
-        selection.choose(root, "single", ["case1_day0"])
-    assert selection.choose(root, scans=["case9_day0"]) is None
+        held_out(root, "single", ["case1_day0"])
+    assert held_out(root, scans=["case9_day0"]) is None
 
 
-def test_a_run_without_a_finished_epoch_is_left_out_and_said(root, capsys):
+def test_a_run_without_a_finished_epoch_is_left_out_by_name(root):
     make(root, "raw", ["case1_day0", "case2_day0"], "2026-01-06", best_weights="unfinished epoch")
-    make(root, "cv/ccc", ["case4_day0"], "2026-01-07", best_weights="unfinished epoch")
-    assert str(selection.choose(root)) == "cv, 2 folds: 4 scans of 3 cases held out"
-    assert f"left out, stopped in the first epoch: {root / 'raw'}, {root / 'cv/ccc'};" in capsys.readouterr().out
+    make(root, "cv/ccc", ["case4_day0"], "2026-01-07", trained_epochs=0)
+    found, problems = runs.choose_held_out(root)
+    assert str(found) == "cv, 2 folds: 4 scans of 3 cases held out"
+    assert dict(problems).keys() == {root / "raw", root / "cv/ccc"}
+    assert "stopped within its first epoch" in dict(problems)[root / "raw"]
     with pytest.raises(ValueError, match="run 'raw' is not there"):
-        selection.choose(root, "raw")
+        held_out(root, "raw")
 
 
 def test_no_run_at_all_is_nothing_and_a_name_then_says_to_train(tmp_path):
-    assert selection.choose(tmp_path) is None
+    assert held_out(tmp_path) is None
     with pytest.raises(ValueError, match="no finished run: train first"):
-        selection.choose(tmp_path, "any")
+        held_out(tmp_path, "any")
 
 
 def test_two_runs_that_held_out_the_same_scan_are_named(root):
@@ -96,3 +105,193 @@ def test_thinning_keeps_the_order_the_number_and_as_many_cases_as_it_can(days, m
     assert kept == [scan for scan in scans if scan in set(kept)]
     assert len(kept) == (min(len(scans), max(2, most)) if most else len(scans))
     assert len({scan.split("_")[0] for scan in kept}) == min(len(days), len(kept))
+
+
+def tune(folder, gap):
+    (folder / "settings.json").write_text(Settings(gap=(gap, 0, 0)).to_json(), encoding="utf-8")
+
+
+def test_settings_of_runs_that_disagree_are_those_of_the_best(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder, score, gap in zip(folders, (0.7, 0.8), (1, 2), strict=True):
+        runs.write_record(folder, {"parameters": {}})
+        (folder / "score.json").write_text(f'{{"score": {score}}}', encoding="utf-8")
+        tune(folder, gap)
+    gap_of = lambda chosen: runs.choose_settings(chosen)[0].gap[0]  # noqa: E731
+    assert gap_of(folders) == 2
+    assert gap_of(folders[:1]) == 1
+    tune(tmp_path, 3)
+    assert gap_of(folders) == 3
+    assert gap_of(folders[:1]) == 1
+    (folders[0] / "settings.json").unlink()
+    assert gap_of(folders[:1]) == 3, "one fold left of a cross-validation"
+    assert runs.choose_settings([]) == (DEFAULT, [])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"gap": 1}', '{"unheard_of": 1}'])
+def test_settings_that_cannot_be_read_are_a_problem_and_the_default_is_used(tmp_path, text):
+    runs.write_record(tmp_path / "a", {})
+    (tmp_path / "a/settings.json").write_text(text, encoding="utf-8")
+    settings, problems = runs.choose_settings([tmp_path / "a"])
+    assert settings == DEFAULT
+    assert [path for path, _ in problems] == [tmp_path / "a/settings.json"]
+
+
+def predictor(root, place, ended="1", **record):
+    """A run folder with an empty model."""
+    runs.write_record(root / place, {"parameters": {}, "ended": ended} | record)
+    (root / place / "model.keras").write_bytes(b"")
+    return root / place
+
+
+def names(root, *given, **options):
+    return [path.relative_to(root).as_posix() for path in runs.choose(root, *given, **options).folders]
+
+
+def test_all_folds_of_the_newest_cross_validation_predict(tmp_path):
+    for place, ended in (("alone", "1"), ("cv/fold0", "2"), ("cv/fold1", "3")):
+        predictor(tmp_path, place, ended)
+    assert names(tmp_path) == ["cv/fold1"]
+    (tmp_path / "cv/folds.csv").write_text("case,fold\n", encoding="utf-8")
+    assert names(tmp_path) == ["cv/fold0", "cv/fold1"]
+    assert names(tmp_path, "alone") == ["alone"]
+    assert names(tmp_path, "cv") == ["cv/fold0", "cv/fold1"]
+    manifest.write(tmp_path)
+    assert names(tmp_path) == ["alone", "cv/fold0", "cv/fold1"]
+    assert runs.choose(tmp_path, "none") == runs.Choice()
+    assert runs.choose(tmp_path / "nowhere") == runs.Choice()
+
+
+@pytest.mark.parametrize("stopped", [{"best_weights": "unfinished epoch"}, {"trained_epochs": 0}])
+def test_a_run_without_a_finished_epoch_predicts_only_where_it_is_alone(tmp_path, stopped):
+    trained = [
+        predictor(tmp_path, "cv/fold0", trained_epochs=3),
+        predictor(tmp_path, "cv/fold2", best_weights="epoch 1"),
+    ]
+    raw = predictor(tmp_path, "cv/fold1", "2", **stopped)
+    (tmp_path / "cv/folds.csv").write_text("case,fold\n", encoding="utf-8")
+    assert runs.choose(tmp_path) == runs.Choice(trained, [], [raw])
+    assert runs.choose(tmp_path, "cv/fold1") == runs.Choice([raw], [], [raw])
+    manifest.write(tmp_path)
+    assert runs.choose(tmp_path) == runs.Choice(trained, [], [raw])
+    assert runs.choose(tmp_path, "cv/fold0") == runs.Choice(trained[:1], [], [])
+
+
+PHANTOM, REAL = {"data": {"kind": "phantom"}}, {"data": {"kind": "competition"}}
+
+
+@pytest.mark.parametrize(("kind", "foreign"), [("competition", PHANTOM), ("phantom", REAL)])
+def test_runs_trained_on_another_kind_of_data_are_left_out_by_name(tmp_path, kind, foreign):
+    own = REAL if foreign is PHANTOM else PHANTOM
+    places = [
+        predictor(tmp_path, "older", "1", **own),
+        predictor(tmp_path, "old", "0"),
+        predictor(tmp_path, "newest", "2", **foreign),
+    ]
+    choice = runs.choose(tmp_path, kind=kind)
+    assert choice.folders == places[:1]
+    ((path, problem),) = choice.problems
+    assert path == places[2]
+    assert f"was trained on {foreign['data']['kind']} data, not {kind} data" in problem
+    assert "ANY_DATA = True" in problem
+    assert runs.choose(tmp_path).folders == places[2:]
+    assert runs.choose(tmp_path, "newest", kind).folders == []
+    assert runs.choose(tmp_path, "old", kind) == runs.Choice(places[1:2]), "a record that does not say it"
+    manifest.write(tmp_path)
+    choice = runs.choose(tmp_path, kind=kind)
+    assert sorted(choice.folders) == sorted(places[:2])
+    assert [path for path, _ in choice.problems] == places[2:]
+
+
+def test_a_score_is_not_taken_from_runs_on_another_kind_of_data(root):
+    make(root, "new", ["case1_day0", "case2_day0"], "2026-01-05", **PHANTOM)
+    found, problems = runs.choose_held_out(root, kind="competition")
+    assert found.folder == root / "cv"
+    assert [path for path, _ in problems] == [root / "new"]
+    assert runs.choose_held_out(root, kind="phantom")[0].folder == root / "new"
+    with pytest.raises(ValueError, match=r"(?s)run 'new' is not there.*was trained on phantom data"):
+        runs.choose_held_out(root, "new", kind="competition")
+
+
+def test_a_record_that_cannot_be_read_costs_one_run_where_there_is_no_manifest(tmp_path):
+    places = [predictor(tmp_path, name) for name in ("a", "b", "c")]
+    for place, text in zip(places[1:], ("{", "[]"), strict=True):
+        (place / "run.json").write_text(text, encoding="utf-8")
+    choice = runs.choose(tmp_path)
+    assert choice.folders == places[:1]
+    assert [path for path, _ in choice.problems] == [place / "run.json" for place in places[1:]]
+    assert selection._score(places[1]) == -1
+    (places[0] / "score.json").write_text('{"score": null}', encoding="utf-8")
+    assert selection._score(places[0]) == -1
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A data set as `make bundle` writes it: a wheel, two runs and their manifest."""
+    root = tmp_path / "uwm-kit-bundle"
+    for name in ("a", "b"):
+        predictor(root / "runs", name)
+    manifest.write(root / "runs")
+    (root / "kitlib-0.2.0-py3-none-any.whl").touch()
+    return root
+
+
+def test_runs_of_a_bundle_are_found_where_the_upload_has_put_them(dataset):
+    assert names(dataset, bundle=True) == ["runs/a", "runs/b"]
+    (dataset / "runs").rename(dataset / "inner")
+    (dataset / "runs").mkdir()
+    (dataset / "inner").rename(dataset / "runs/runs")
+    assert names(dataset, bundle=True) == ["runs/runs/a", "runs/runs/b"]
+    assert names(dataset, "b", bundle=True) == ["runs/runs/b"]
+    assert runs.choose(dataset, bundle=True).problems == []
+
+
+def flattened(dataset):
+    for path in sorted((dataset / "runs").rglob("*.*")):
+        path.replace(dataset / path.name)
+
+
+def without_folders(dataset):
+    for name in ("a", "b"):
+        for path in (dataset / "runs" / name).iterdir():
+            path.replace(dataset / "runs" / f"{name}_{path.name}")
+
+
+def zipped(dataset):
+    shutil.make_archive(dataset / "runs", "zip", dataset / "runs")
+    shutil.rmtree(dataset / "runs")
+
+
+def no_manifest(dataset):
+    (dataset / "runs/manifest.json").unlink()
+
+
+def half(dataset):
+    shutil.rmtree(dataset / "runs/a")
+
+
+def added(dataset):
+    predictor(dataset / "runs", "c", "9")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "where", "words", "left"),
+    [
+        (flattened, "a/model.keras", "missing", []),
+        (without_folders, "runs/b/run.json", "missing", []),
+        (zipped, "runs.zip", "is not unpacked", []),
+        (no_manifest, "", "holds runs without manifest.json", ["runs/a", "runs/b"]),
+        (half, "runs/a/run.json", "missing", ["runs/b"]),
+        (added, "runs/c", "is not in the manifest", ["runs/a", "runs/b"]),
+    ],
+)
+def test_a_bundle_that_arrives_broken_is_named_and_never_half_used_in_silence(dataset, spoil, where, words, left):
+    spoil(dataset)
+    choice = runs.choose(dataset, bundle=True)
+    assert [path.relative_to(dataset).as_posix() for path in choice.folders] == left
+    assert words in dict(choice.problems)[dataset / where]
+
+
+def test_a_second_manifest_in_a_bundle_is_named(dataset):
+    shutil.copytree(dataset / "runs", dataset / "runs copy")
+    assert [path for path, _ in runs.choose(dataset, bundle=True).problems] == [dataset / "runs copy/manifest.json"]

@@ -84,7 +84,8 @@ def test_attached_run_with_a_checkpoint_is_gone_on_with_whatever_lies_beside_it(
     attach(stopped, tmp_path / "input/a-bundle/runs/fold0", "checkpoint", "oof")
     attach(finished, tmp_path / "input/b-bundle/runs/fold0", "oof")
     for name, text in (("c", "[1, 2]"), ("d", "no json"), ("e", '{"parameters": 1, "folds": [3]}')):
-        runs.write_text(tmp_path / "input" / name / "run.json", text)
+        with runs.replacing(tmp_path / "input" / name / "run.json") as file:
+            file.write(text)
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     monkeypatch.setattr("kitlib.contest.KAGGLE_INPUT", tmp_path / "input")
     run = training.fit_fold(slices, tmp_path / "working/run", **options)
@@ -154,8 +155,10 @@ def test_attached_table_of_folds_is_kept(slices, tmp_path):
     (tmp_path / "old/folds.csv").write_text(turned, encoding="utf-8")
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange/folds.csv").write_text("case,fold\n999,0\n998,1\n", encoding="utf-8")
-    runs.write_text(tmp_path / "another/folds.csv", "patient,part\n1,2\n")
-    runs.write_text(tmp_path / "empty/folds.csv", "")
+    with runs.replacing(tmp_path / "another/folds.csv") as file:
+        file.write("patient,part\n1,2\n")
+    with runs.replacing(tmp_path / "empty/folds.csv") as file:
+        file.write("")
     jobs.adopt_table(slices, tmp_path / "new/folds.csv", 2, contest.attached("folds.csv", [tmp_path]))
     assert (jobs.fold_table(slices, tmp_path / "new/folds.csv", 2) == 1 - dealt).all()
 

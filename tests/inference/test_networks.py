@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from kitlib.inference import networks
+from kitlib.inference.faults import Faults
+from kitlib.models import unet
+
+
+def network(**options):
+    """A small network whose batch norms have seen data."""
+    keras.utils.set_random_seed(0)
+    built = unet.build_unet((32, 48, 3), levels=2, base=4, **options)
+    rng = np.random.default_rng(0)
+    for layer in built.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    return built
+
+
+IMAGES = np.random.default_rng(1).random((5, 32, 48, 3), np.float32)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow's graphs are frozen")
+def test_engine_freezes_and_agrees_with_keras_to_rounding():
+    plain = network(window_stages=(0,))
+    made = networks.Engine(plain, batch_size=5)
+    assert made.frozen
+    assert str(made) == "frozen TensorFlow graph"
+    found = made(IMAGES)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, plain.predict_on_batch(IMAGES), atol=1e-5)
+    np.testing.assert_allclose(made(IMAGES[:2]), found[:2], atol=1e-5)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow" or bool(keras.distribution.list_devices("gpu")),
+    reason="only TensorFlow's graphs are frozen, and a GPU keeps 16 bits",
+)
+def test_network_trained_in_16_bits_runs_in_32_on_a_cpu():
+    plain = network(window_stages=(0,))
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        half = network(window_stages=(0,))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    half.set_weights(plain.get_weights())
+    found = networks.Engine(half, batch_size=5)(IMAGES)
+    np.testing.assert_allclose(found, plain.predict_on_batch(IMAGES), atol=1e-5)
+
+
+def test_engine_drops_a_graph_that_computes_something_else(monkeypatch):
+    freeze, other = networks._freeze, network(**unet.NO_ATTENTION)
+    monkeypatch.setattr(networks, "_freeze", lambda plain, size: freeze(other, size))
+    plain = network(window_stages=(0,))
+    made = networks.Engine(plain, batch_size=2)
+    assert not made.frozen
+    np.testing.assert_array_equal(made(IMAGES[:2]), plain.predict_on_batch(IMAGES[:2]))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow's graphs are frozen")
+def test_engine_that_cannot_freeze_runs_keras_and_says_when_memory_is_short(monkeypatch):
+    import tensorflow as tf
+
+    def fail(*_):
+        raise tf.errors.UnimplementedError(None, None, "no such kernel")
+
+    monkeypatch.setattr(networks, "_freeze", fail)
+    plain = network(window_stages=(0,))
+    made = networks.Engine(plain, batch_size=2)
+    assert not made.frozen
+    assert str(made) == "Keras on tensorflow"
+    np.testing.assert_array_equal(made(IMAGES[:2]), plain.predict_on_batch(IMAGES[:2]))
+
+    def too_large(images):
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    monkeypatch.setattr(plain, "predict_on_batch", too_large)
+    with pytest.raises(MemoryError, match="2 does not fit"):
+        made(IMAGES[:2])
+
+
+def test_the_network_of_a_run_of_version_0_1_predicts_what_it_did():
+    saved = Path(__file__).parents[1] / "runs/saved-ae48e92"
+    images = np.linspace(0, 2, 16 * 16 * 5, dtype=np.float32).reshape(1, 16, 16, 5)
+    (member,) = networks.open_members([saved], Faults(), batch_size=1)
+    assert member.flip
+    np.testing.assert_allclose(member.run(images), np.load(saved / "expected.npy"), atol=1e-5)
