@@ -50,7 +50,7 @@ import tempfile
 import pandas as pd
 from IPython.display import display
 
-from kitlib import postprocess, runs
+from kitlib import files, postprocess
 from kitlib.data import scans
 from kitlib.figures import scoring
 from kitlib.postprocess import rescoring, tuning
@@ -150,11 +150,10 @@ display(borders.clinical_means(clinical).round(3))
 # plain threshold from two csv files.
 
 # %%
-files = [Path(tempfile.mkdtemp(), name) for name in ("truth.csv", "submission.csv")]
-for path, table in zip(files, (truth, plain), strict=True):
+paths = [f"{tempfile.mkdtemp()}/{name}.csv" for name in ("truth", "submission")]
+for path, table in zip(paths, (truth, plain), strict=True):
     table.to_csv(path, index=False)
-# !python -m kitlib.scoring truth.csv submission.csv --data ROOT
-command.main([*map(str, files), "--data", str(root), "--worst", "3"])
+command.main([*paths, "--data", str(root), "--worst", "3"])
 
 # %% [markdown]
 # ## Tuning
@@ -202,7 +201,7 @@ display(pd.DataFrame({"before": panel["value"], "after": after, "gain": after - 
 
 # %%
 for path in [run.folder / "settings.json" for run in held_out.runs]:
-    with runs.replacing(path) as file:
+    with files.replacing(path) as file:
         file.write(tuned.settings.to_json())
     print(path)
 

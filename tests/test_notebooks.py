@@ -188,24 +188,20 @@ def test_eda_runs_on_the_small_competition(competition, tmp_path):
     assert (tmp_path / "01_eda.html").is_file()
 
 
-@pytest.fixture
-def untrained(competition, tmp_path):
-    """A cross-validation of two folds whose networks know nothing: three in ten everywhere."""
-    import numpy as np
-
+def cross_validation(competition, folder, probabilities):
+    """A cross-validation of two folds with given probabilities; the folder of runs that contains it as cv."""
     from kitlib import runs
     from kitlib.data import scans
 
-    names = scans.read(competition)["scan"].unique()
+    slices = scans.read(competition)
     for fold in range(2):
-        folder = tmp_path / "runs" / "cv" / f"fold{fold}"
-        runs.write_record(folder, {"ended": f"2026-01-0{fold + 1}"})
-        (folder / "model.keras").touch()
-        for name in names[fold::2]:
-            depth = (scans.read(competition)["scan"] == name).sum()
-            runs.write_probabilities(folder, name, np.full((depth, 8, 9, 3), 0.3))
-    (tmp_path / "runs" / "cv" / "folds.csv").write_text("case,fold\n", encoding="utf-8")
-    return tmp_path / "runs"
+        run = folder / "cv" / f"fold{fold}"
+        runs.write_record(run, {"ended": f"2026-01-0{fold + 1}"})
+        (run / "model.keras").touch()
+        for name in slices["scan"].unique()[fold::2]:
+            runs.write_probabilities(run, name, probabilities(slices[slices["scan"] == name]))
+    (folder / "cv" / "folds.csv").write_text("case,fold\n", encoding="utf-8")
+    return folder
 
 
 def printed(page):
@@ -218,23 +214,33 @@ def printed(page):
 
 
 @pytest.mark.slow
-def test_score_and_tuning_run_on_stand_in_probabilities(competition, tmp_path):
-    given = {"DATA": str(competition), "RUNS": str(tmp_path / "none"), "SCANS": 2, "GRID": "short", "FOLDS": 2}
+def test_score_and_tuning_read_all_folds_of_a_cross_validation(competition, tmp_path):
+    from phantom.standin import StandIn
+
+    folder = cross_validation(competition, tmp_path / "runs", lambda rows: StandIn(rows)(rows["scan"].iloc[0]))
+    given = {"DATA": str(competition), "RUNS": str(folder), "SCANS": 1, "GRID": "short", "FOLDS": 2}
     assert given.keys() <= parameters(ROOT / "notebooks" / "04_score.py").keys()
     load("execute").execute("04_score", given, tmp_path)
     text = printed(tmp_path / "04_score.ipynb")
-    for shown in ("STAND-IN", "slicewise", "hausdorff_95_mm", "tuned, held out", "not kept"):
+    for shown in ("cv, 2 folds", "2 scans of 2 cases", "slicewise", "hausdorff_95_mm", "tuned, held out"):
         assert shown in text
+    assert all((folder / "cv" / f"fold{fold}" / "settings.json").is_file() for fold in range(2))
 
 
 @pytest.mark.slow
-def test_score_and_tuning_read_all_folds_even_of_networks_that_find_nothing(competition, untrained, tmp_path):
-    given = {"DATA": str(competition), "RUNS": str(untrained), "RUN": "cv", "SCANS": 1, "GRID": "short"}
+def test_score_and_tuning_run_on_networks_that_find_nothing(competition, tmp_path):
+    import numpy as np
+
+    folder = cross_validation(competition, tmp_path / "runs", lambda rows: np.full((len(rows), 8, 9, 3), 0.3))
+    given = {"DATA": str(competition), "RUNS": str(folder), "RUN": "cv", "SCANS": 2, "GRID": "short"}
     load("execute").execute("04_score", given, tmp_path)
-    text = printed(tmp_path / "04_score.ipynb")
-    assert "cv, 2 folds" in text
-    assert "2 scans of 2 cases" in text
-    assert all((untrained / "cv" / f"fold{fold}" / "settings.json").is_file() for fold in range(2))
+    assert "2 scans of 2 cases" in printed(tmp_path / "04_score.ipynb")
+
+
+@pytest.mark.slow
+def test_score_without_a_run_names_the_notebook_that_trains_one(competition, tmp_path):
+    with pytest.raises(Exception, match="run 02_train first"):
+        load("execute").execute("04_score", {"DATA": str(competition), "RUNS": str(tmp_path / "none")}, tmp_path)
 
 
 def test_a_page_is_named_by_its_heading_and_its_pictures_by_the_text_above(tmp_path):
