@@ -1,7 +1,7 @@
-"""Facts of the competition: its organs, its weights, its names for scans and files.
+"""Facts of the competition: its organs, the weights of its score, its names for scans and files, Kaggle's folders.
 
-Nothing here changes, whatever a competitor decides. Height comes before width everywhere in this kit; file names have
-it the other way round, and `parse_file_name` is the one place that turns it.
+Height comes before width everywhere in this kit. File names have width first, and `parse_file_name` is the one place
+that swaps them.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SLUG = "uw-madison-gi-tract-image-segmentation"
-KAGGLE_INPUT = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))  # the variable is for imitations of Kaggle
+KAGGLE_INPUT = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))  # kaggle/check.py sets the variable
 
 ORGANS = ("large_bowel", "small_bowel", "stomach")  # the order of train.csv and of every mask channel
 
@@ -21,7 +21,7 @@ HAUSDORFF_WEIGHT = 0.6
 
 SLICE_THICKNESS_MM = 3.0
 
-# Scans that the hosts leave out of their own training because the annotation is wrong; seven are in the public set.
+# Scans that the hosts exclude because their annotation is wrong; seven of them are in the public training set.
 SUSPECT_SCANS = (
     "case7_day0",
     "case9_day27",
@@ -50,7 +50,7 @@ class SliceId(NamedTuple):
 
     @property
     def scan(self) -> str:
-        """One case on one day, as the folders name it: `case123_day20`."""
+        """The scan's name, one case on one day: `case123_day20`."""
         return f"case{self.case}_day{self.day}"
 
 
@@ -67,7 +67,7 @@ def parse_id(text: str) -> SliceId:
     """Split an id such as `case123_day20_slice_0001`; slices count from 1.
 
     Raises:
-        ValueError: quotes the text when it is not an id.
+        ValueError: quotes a text that is not an id.
 
     >>> parse_id("case123_day20_slice_0001")
     SliceId(case=123, day=20, slice=1)
@@ -79,10 +79,10 @@ def parse_id(text: str) -> SliceId:
 
 
 def parse_file_name(name: str) -> FileName:
-    """Split a file name `slice_NUMBER_WIDTH_HEIGHT_SPACING_SPACING.png` and turn its sides round to height, width.
+    """Split a file name `slice_NUMBER_WIDTH_HEIGHT_SPACING_SPACING.png`, and put height before width.
 
     Raises:
-        ValueError: quotes the name when it has another form, or pixels that are not square.
+        ValueError: quotes a name of another form, or one whose pixels are not square.
 
     >>> parse_file_name("slice_0007_360_310_1.50_1.50.png")
     FileName(slice=7, height=310, width=360, spacing_mm=1.5)
@@ -138,7 +138,8 @@ def attached(marker: str, roots: Sequence[str | os.PathLike] | None = None, dept
         if "train.csv" in names or "sample_submission.csv" in names or not levels:
             return
         for entry in entries:
-            if entry.is_dir() and entry.name not in ("scans", "oof", "checkpoint"):
+            hidden = entry.name.startswith((".", "__"))
+            if entry.is_dir() and not hidden and entry.name not in ("scans", "oof", "checkpoint"):
                 look(Path(entry.path), levels - 1)
 
     for root in (KAGGLE_INPUT,) if roots is None else map(Path, roots):

@@ -1,13 +1,41 @@
-"""Files: written whole or not at all, csv tables read as text, and the stray files of other programs passed over."""
+"""Files: written whole or not at all, csv tables read as text, and files that other programs leave in a folder."""
 
+import bz2
+import csv
+import gzip
+import io
+import lzma
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import pandas as pd
+
+# What else a column is called in files of the same content.
+_ALIASES = {"segmentation": "predicted", "predicted": "segmentation"}
+_ENCODINGS = {  # by the byte order mark; UTF-32 first, whose mark begins as that of UTF-16
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    b"\xef\xbb\xbf": "utf-8-sig",
+}
+_DELIMITERS = ",;\t|"
+_STRAY_PREFIXES = (".", "@", "#", "$", "~", "__MACOSX", "__pycache__")
+_STRAY_NAMES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "system volume information", "lost+found", "icon\r")
+
+
+class CsvError(ValueError):
+    """A csv file that cannot be read without a loss: `where` is the file, with a line where there is one."""
+
+    def __init__(self, where: str, what: str):
+        super().__init__(f"{where}: {what}")
+        self.where, self.what = where, what
 
 
 @contextmanager
@@ -18,11 +46,12 @@ def replacing(path: str | os.PathLike, mode: str | None = "w") -> Iterator[IO | 
     made.
 
     Args:
-        path: what to write or to replace.
+        path: the file or folder to write or to replace.
         mode: "w" gives an open text file (UTF-8, lines end with a line feed), "wb" a binary one. None gives a Path of
             the same name in a folder of its own, where a file or a folder is to be made.
 
-    >>> with replacing("/tmp/kitlib-doctest/notes.txt") as file:
+    >>> import tempfile
+    >>> with replacing(Path(tempfile.mkdtemp()) / "notes.txt") as file:
     ...     _ = file.write("one line")
     """
     path = Path(path)
@@ -33,7 +62,9 @@ def replacing(path: str | os.PathLike, mode: str | None = "w") -> Iterator[IO | 
         if mode is None:
             draft.mkdir()
             yield draft / path.name
-            _swap(draft / path.name, path, draft / "old")
+            if path.is_dir():  # a folder cannot be renamed over another one
+                os.replace(path, draft / "before")
+            os.replace(draft / path.name, path)
         else:
             text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
             with open(draft, mode, **text) as file:
@@ -43,44 +74,159 @@ def replacing(path: str | os.PathLike, mode: str | None = "w") -> Iterator[IO | 
         _remove(draft)
 
 
-def read_csv(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a csv file as text, empty fields as empty text; `columns` is what its first line should be.
+def read_csv(path: str | os.PathLike, columns: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+    """Read the named columns of a csv file as text, whatever program wrote it; empty fields are empty text.
+
+    Accepted, because nothing is lost: UTF-8, UTF-16 and UTF-32, with or without a byte order mark; Latin-1 where the
+    named columns are ASCII; a file compressed by gzip, zip, bzip2 or xz; semicolons, tabs or bars between the fields;
+    any line ends; blank lines; blanks around a field; capital letters in the first line; other columns, such as an
+    index; another order of the columns; `predicted` for `segmentation` and the reverse.
+
+    Args:
+        path: the file.
+        columns: names that the first line must hold.
+        optional: names to take along where the first line holds them.
+
+    Returns:
+        One column of text per name; the index, named "line", is each row's line in the file.
 
     Raises:
         FileNotFoundError: names the file that is missing.
-        ValueError: names the file, and the line where there is one, that is no such table.
+        CsvError: a ValueError that names the file, the line and the remedy.
     """
-    first = ",".join(columns)
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except pd.errors.EmptyDataError:
-        raise ValueError(f"{path} is empty; it begins with the line {first}") from None
-    except pd.errors.ParserError as error:
-        raise ValueError(f"{path}: {str(error).strip()}; a row has {len(columns)} fields: {first}") from None
-    except UnicodeDecodeError as error:
-        lines = Path(path).read_bytes().split(b"\n")
-        line = next(number for number, text in enumerate(lines, 1) if text != text.decode(errors="ignore").encode())
-        raise ValueError(f"{path}, line {line}: no UTF-8 text ({error.reason}); save it as UTF-8 csv") from None
-    if not isinstance(table.index, pd.RangeIndex):
-        row = ",".join(map(str, [table.index[0], *table.iloc[0]]))
-        raise ValueError(f"{path}: row {row!r} has more fields than the first line; runs are parted by spaces")
-    return table
+    text, guessed = _decode(path, _unpack(path, Path(path).read_bytes()))
+    expected = f"expected columns {','.join(columns)}"
+    lines = _lines(path, text, columns)
+    number, header = next(lines, (1, []))
+    if not any(map(str.strip, header)):
+        raise CsvError(str(path), f"the file is empty; {expected}")
+    places = _places(f"{path}, line {number}", header, columns, optional)
+    numbers, rows = [], []
+    for number, fields in lines:
+        if not any(fields):
+            continue
+        if len(fields) <= max(places.values()) or any(fields[len(header) :]):
+            raise CsvError(
+                f"{path}, line {number}",
+                f"has {len(fields)} fields, and the first line has {len(header)}: {_shorten(','.join(fields))}; "
+                "copy or save the file again, with spaces between the numbers of a mask",
+            )
+        numbers.append(number)
+        rows.append([fields[place].strip() for place in places.values()])
+    if guessed:
+        for number, fields in zip(numbers, rows, strict=True):
+            if not all(field.isascii() for field in fields):
+                what = f"is not UTF-8 text: {_shorten(','.join(fields))}; save the file as UTF-8 csv"
+                raise CsvError(f"{path}, line {number}", what)
+    return pd.DataFrame(rows, index=pd.Index(numbers, dtype=int, name="line"), columns=list(places), dtype=str)
 
 
 def is_stray(name: str) -> bool:
-    """Whether a file or folder of this name was left by another program, and is never part of a data set.
+    """Whether a file or folder of this name was left by another program, such as a file manager or a network drive.
 
     >>> is_stray("._slice_0001.png"), is_stray("__MACOSX"), is_stray("slice_0001.png")
     (True, True, False)
     """
-    return name.startswith((".", "@", "__MACOSX")) or name.lower() in ("thumbs.db", "desktop.ini")
+    return name.startswith(_STRAY_PREFIXES) or name.endswith("~") or name.lower() in _STRAY_NAMES
 
 
-def _swap(new: Path, path: Path, aside: Path) -> None:
-    """Put a file or folder in the place of another; a folder that is there is moved aside first."""
-    if path.is_dir():
-        os.replace(path, aside)
-    os.replace(new, path)
+def _unpack(path: str | os.PathLike, data: bytes) -> bytes:
+    """Undo the compression of a file, which its first bytes tell; its name may say nothing of it."""
+    readers: dict[bytes, Callable[[bytes], bytes]] = {
+        b"\x1f\x8b": gzip.decompress,
+        b"BZh": bz2.decompress,
+        b"\xfd7zXZ\x00": lzma.decompress,
+        b"PK\x03\x04": lambda data: _only_member(path, data),
+    }
+    for mark, reader in readers.items():
+        if data.startswith(mark):
+            try:
+                return reader(data)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError) as error:
+                raise CsvError(str(path), f"cannot be decompressed ({error}); copy the file again") from None
+    return data
+
+
+def _only_member(path: str | os.PathLike, data: bytes) -> bytes:
+    """Read the one file of a zip archive."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = [name for name in archive.namelist() if not any(map(is_stray, name.split("/"))) and name[-1] != "/"]
+        if len(names) != 1:
+            what = (
+                f"is an archive or workbook of {len(names)} files ({', '.join(names[:3])}, ...); give it as a csv file"
+            )
+            raise CsvError(str(path), what)
+        return archive.read(names[0])
+
+
+def _decode(path: str | os.PathLike, data: bytes) -> tuple[str, bool]:
+    """Turn bytes into text; True with it where Latin-1 had to be guessed."""
+    encoding = next((name for mark, name in _ENCODINGS.items() if data.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\x00" in data[:2]:  # UTF-16 without a mark: ASCII has a zero in each pair
+        encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
+    try:
+        return data.decode(encoding), False
+    except UnicodeDecodeError as error:
+        if encoding == "utf-8":
+            return data.decode("latin-1"), True
+        what = f"is not whole {encoding.upper()} text ({error.reason}); save the file as UTF-8 csv"
+        raise CsvError(str(path), what) from None
+
+
+def _lines(path: str | os.PathLike, text: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Split text into numbered lines of fields; the delimiter is the one that finds the columns in the first line."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    blank = len(text) - len(text.lstrip("\n"))
+    first, _, rest = text[blank:].partition("\n")
+    number = blank + 1
+    if first.lower().startswith("sep=") and len(first) == 5:  # a line that Excel reads and writes
+        delimiter, number = first[4], number + 1
+        text = rest
+    else:
+        found = {mark: len(set(columns) & set(map(_name, first.split(mark)))) for mark in _DELIMITERS}
+        delimiter, text = max(found, key=found.get), text[blank:]
+    if "\x00" in text:
+        line = number + text[: text.index("\x00")].count("\n")
+        raise CsvError(f"{path}, line {line}", "holds a zero byte; copy the file again")
+    if '"' not in text:
+        for line, fields in enumerate(text.split("\n"), number):
+            yield line, fields.split(delimiter)
+        return
+    limit = csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        last = 0
+        for fields in reader:
+            yield number + last, fields
+            last = reader.line_num
+    except csv.Error as error:
+        what = f"has a quotation mark in the wrong place ({error}); remove it"
+        raise CsvError(f"{path}, line {number + last}", what) from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _places(where: str, header: Sequence[str], columns: Sequence[str], optional: Sequence[str]) -> dict[str, int]:
+    """Find the position of each column in the first line."""
+    names, places = list(map(_name, header)), {}
+    for column in [*columns, *optional]:
+        name = column if column in names else _ALIASES.get(column, column)
+        if names.count(name) == 1:
+            places[column] = names.index(name)
+        elif names.count(name) > 1 or column in columns:
+            problem = "occurs twice" if name in names else "is missing"
+            what = f"column {column} {problem} in {_shorten(','.join(header))}; expected {','.join(columns)}"
+            raise CsvError(where, what)
+    return places
+
+
+def _name(field: str) -> str:
+    """A column's name without blanks, quotation marks and capital letters."""
+    return field.strip().strip('"').strip().lower()
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:80] + "...")
 
 
 def _remove(path: Path) -> None:

@@ -1,10 +1,10 @@
-"""Run-length text to masks and back, in the layout of the competition's files.
+"""Run-length text to masks and back, in the order of the competition's files.
 
 A mask is written as `start length start length ...`: pixels are counted from 1, ROW by row over (H, W), and an empty
-mask is the empty text. The competition page says column by column; the files themselves say otherwise: real masks
-re-encode byte for byte in this order, and in the other order they miss the organs on every slice that is not square.
+mask is the empty text. The competition page says column by column, which is wrong: real masks re-encode byte for byte
+in row order, and in column order they miss the organs on every slice that is not square.
 
-Both directions touch only the pixels of the mask: most slices hold none, and an organ covers some 2 % of a slice.
+Encoding and decoding touch only the pixels of the mask: most slices have none, and an organ covers about 2 % of one.
 """
 
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ import numpy as np
 
 Shape = tuple[int, int]
 
-_FAR = 2**40  # pixels: beyond any slice, where its size is not known
+_FAR = 2**40  # pixels: more than any slice has, for slices of unknown size
 
 
 def encode(mask: np.ndarray) -> str:
-    """Write a mask as runs: sorted, as long as they can be, so that no two of them touch.
+    """Write a mask as run-length text: sorted runs of maximal length, so that no two of them touch.
 
-    A run may go on from the end of one row into the next, as in the well-known public encoders; masks of the real data
-    never reach that far.
+    A run may continue from the end of one row into the next, as in the well-known public encoders; masks of the real
+    data never reach the end of a row.
 
     Args:
         mask: (H, W) bool.
 
     Raises:
-        ValueError: when the array is not a two-dimensional bool array.
+        ValueError: for an array of another type or number of dimensions.
 
     >>> encode(np.array([[False, True, True], [False, False, True]]))
     '2 2 6 1'
@@ -35,7 +35,7 @@ def encode(mask: np.ndarray) -> str:
         raise ValueError(
             f"expected a mask of shape (H, W) and type bool, got {mask.shape} {mask.dtype}; try `mask > 0`"
         )
-    raw = mask.tobytes()  # searching bytes is the fastest way past the empty pixels
+    raw = mask.tobytes()  # searching bytes is the fastest way to skip empty pixels
     first, last = raw.find(1), raw.rfind(1)
     if first < 0:
         return ""
@@ -53,7 +53,7 @@ def encode(mask: np.ndarray) -> str:
 
 
 def decode(text: str, shape: Shape) -> np.ndarray:
-    """Read runs as a mask.
+    """Read run-length text as a mask.
 
     Args:
         text: runs, or the empty text.
@@ -63,7 +63,7 @@ def decode(text: str, shape: Shape) -> np.ndarray:
         (H, W) bool.
 
     Raises:
-        ValueError: quotes the text when it is not a list of sorted runs that lie apart inside the slice.
+        ValueError: quotes a text whose runs are malformed, unsorted, overlapping or outside the slice.
 
     >>> decode("2 2 6 1", (2, 3)).astype(int)
     array([[0, 1, 1],
@@ -101,7 +101,7 @@ def decode_stack(texts: Sequence[str], shape: Shape) -> np.ndarray:
     masks = np.zeros(len(texts) * size, bool)
     if not starts.size:
         return masks.reshape(-1, height, width)
-    # Pixel i of a run that begins at s lies at s + i: one range and one repeat give the pixels of all runs.
+    # Pixel i of a run that starts at s is s + i: one arange and one repeat give the pixels of all runs.
     ends = lengths.cumsum()
     starts += rows * size
     starts -= ends - lengths
@@ -112,15 +112,15 @@ def decode_stack(texts: Sequence[str], shape: Shape) -> np.ndarray:
 
 
 def parse(texts: Sequence[str], size: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read many texts as runs, without making masks of them; all numbers are parsed in one go.
+    """Read many texts as runs, without making masks; all numbers are parsed at once.
 
     Args:
         texts: run-length texts.
-        size: pixels in a slice, H * W; None leaves the end unchecked.
+        size: pixels in a slice, H * W; None does not check the end.
 
     Returns:
         Three int64 arrays with one entry per run: its first pixel counted from 0, its length in pixels, and the
-        position of its text among `texts`.
+        index of its text in `texts`.
 
     Raises:
         ValueError: quotes the first text that is malformed.
@@ -146,7 +146,7 @@ def parse(texts: Sequence[str], size: int | None = None) -> tuple[np.ndarray, np
     starts = numbers[::2] - 1
     lengths = numbers[1::2].copy()
     ends = starts + lengths
-    # Slices laid end to end make one line: there, runs are in order exactly if they are in each text.
+    # With all slices put end to end, the runs are in order exactly if they are in order within each text.
     shift = rows * limit
     if (
         starts.min() < 0
@@ -169,17 +169,17 @@ def area(text: str) -> int:
 
 
 def _fault(texts: Sequence[str], size: int) -> ValueError:
-    """Find the first malformed text and say what is wrong with it."""
+    """Find the first malformed text and explain it."""
     for text in texts:
         reason = _reason(text, size)
         if reason:
             quoted = repr(text) if len(str(text)) <= 120 else repr(str(text)[:120]) + "..."
             return ValueError(f"run-length text {quoted}: {reason}")
-    raise AssertionError("a text was refused that nothing is wrong with")
+    raise AssertionError("a well-formed run-length text was refused")
 
 
 def _reason(text: object, size: int) -> str:
-    """Say what is wrong with a text, or nothing."""
+    """Explain what is wrong with a text; the empty text when it is well-formed."""
     if not isinstance(text, str):
         return f"is a {type(text).__name__}, not text; an empty mask is the empty text"
     if not text:
@@ -187,25 +187,21 @@ def _reason(text: object, size: int) -> str:
     words = text.split(" ")
     for word in words:
         if not word or word.isspace():
-            return "numbers must be parted by single spaces, with none at the ends"
+            return "numbers must be separated by single spaces, without spaces at the ends"
         if not (word.isascii() and word.isdigit()):
-            return f"{word!r} is not a whole number from 1 up"
+            return f"{word!r} is not a whole number of 1 or more"
     if len(words) % 2:
-        return f"has {len(words)} numbers, and runs are pairs of start and length"
+        return f"has {len(words)} numbers; runs are pairs of start and length"
     numbers = list(map(int, words))
     end = 0
     for start, length in zip(numbers[::2], numbers[1::2], strict=True):
         if start < 1:
-            return f"start {start} lies before the first pixel, which is 1"
+            return f"a run starts at {start}; the first pixel is 1"
         if length < 1:
             return f"the run at {start} has length {length}"
         if start <= end:
-            return (
-                f"the run at {start} begins before the previous run has ended at {end}; runs are sorted and lie apart"
-            )
+            return f"the run at {start} starts before the previous run ends at {end}; sort the runs and merge overlaps"
         end = start + length - 1
         if end > size:
-            return (
-                f"the run at {start} ends at pixel {end}, beyond the {size} of the slice; are height and width swapped?"
-            )
+            return f"the run at {start} ends at {end}, beyond the slice's {size} pixels; are height and width swapped?"
     return ""

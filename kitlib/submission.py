@@ -1,7 +1,7 @@
-"""The file that is handed in: one row per slice and organ, in the order of the sample.
+"""The submission file: one row per slice and organ, in the order of the sample.
 
-A submission is built by a left join on the sample's rows, so that a slice nobody predicted is an empty field and not a
-missing row. The file is written under another name and put in place when it is whole.
+A submission is built by a left join on the sample's rows, so that a slice without a prediction has an empty field, and
+no row is missing.
 """
 
 import os
@@ -18,20 +18,17 @@ COLUMNS = ["id", "class", "predicted"]
 
 
 def read(path: str | os.PathLike) -> pd.DataFrame:
-    """Read a submission, or a sample of one, as text columns id, class and predicted; an empty field stays empty.
+    """Read a submission or a sample as text columns id, class and predicted; an empty mask is the empty text.
 
     Raises:
         FileNotFoundError: names the file that is missing.
-        ValueError: names the file and its columns when they are not the three of a submission.
+        ValueError: names the file, the line and the remedy (`files.read_csv`).
     """
-    table = files.read_csv(path, COLUMNS)
-    if list(table.columns) != COLUMNS:
-        raise ValueError(f"{path}: columns are {list(table.columns)}, expected {COLUMNS}")
-    return table
+    return files.read_csv(path, COLUMNS).reset_index(drop=True)
 
 
 def expected_rows(slices: pd.DataFrame) -> pd.DataFrame:
-    """List the rows that the slices call for: id and class, three rows per slice in the order of the table."""
+    """List the rows that a submission of these slices needs: id and class, three rows per slice, in their order."""
     ids = slices["id"].repeat(len(contest.ORGANS)).to_numpy()
     return pd.DataFrame({"id": ids, "class": np.tile(np.array(contest.ORGANS, object), len(slices))})
 
@@ -60,16 +57,16 @@ def encode(slices: pd.DataFrame, masks: np.ndarray) -> pd.DataFrame:
 def write(
     path: str | os.PathLike, masks: Mapping[tuple[str, str], str] | pd.DataFrame, order: pd.DataFrame | None = None
 ) -> Path:
-    """Write a submission whole or not at all.
+    """Write a submission; an error leaves the file that was there before.
 
     Args:
         path: the file to write or replace.
         masks: run-length text by (id, organ), or a table with columns id, class, predicted.
-        order: table whose columns id and class give the rows to write, as the sample has them; rows without a mask
-            become empty fields. None writes the masks in their own order.
+        order: the sample, whose columns id and class are the rows to write; rows without a mask get empty fields. None
+            writes the masks in their own order.
 
     Raises:
-        ValueError: names masks that are not among the rows of `order`, rather than dropping them.
+        ValueError: names masks that have no row in `order` or are given twice.
     """
     if not isinstance(masks, pd.DataFrame):
         keys = pd.MultiIndex.from_tuples(masks, names=["id", "class"]) if masks else []
@@ -78,74 +75,83 @@ def write(
     if order is not None:
         doubled = table[table.duplicated(["id", "class"])]
         if len(doubled):
-            raise ValueError(f"{len(doubled)} masks are given twice, {_name(doubled.iloc[0])} among them")
+            raise ValueError(f"{len(doubled)} masks are given twice, first {_name(doubled.iloc[0])}")
         table = order[["id", "class"]].merge(table, on=["id", "class"], how="left", validate="many_to_one")
         if table["predicted"].notna().sum() < len(masks):
             known = pd.MultiIndex.from_frame(order[["id", "class"]])
             lost = masks[~pd.MultiIndex.from_frame(masks[["id", "class"]]).isin(known)]
-            raise ValueError(f"{len(lost)} masks have no row in the sample, {_name(lost.iloc[0])} among them")
+            raise ValueError(f"{len(lost)} masks have no row in the sample, first {_name(lost.iloc[0])}")
     with files.replacing(path) as file:
         table.fillna({"predicted": ""}).to_csv(file, index=False, lineterminator="\n")
     return Path(path)
 
 
 def check(
-    path: str | os.PathLike, slices: pd.DataFrame, order: pd.DataFrame | None = None, any_order: bool = False
+    path: str | os.PathLike, slices: pd.DataFrame, order: pd.DataFrame | None = None, strict: bool = True
 ) -> list[tuple[str, str]]:
-    """List what is wrong with a submission; an empty list means that the competition would take it.
+    """List the problems of a submission; an empty list means that the competition would take it.
 
     Args:
         path: the file.
         slices: the slices it must cover, with columns id, height and width.
         order: the sample, whose columns id and class give the rows in order; None expects the order of `slices`.
-        any_order: take the rows in any order.
+        strict: False accepts any order of the rows, and every csv file that `files.read_csv` reads.
 
     Returns:
-        Pairs (where, what), one per kind of problem, with an example and how often it occurs. Where is the file, or the
-        file and its first line at fault. Problems are: unreadable files, rows that are missing, extra, doubled or out
-        of order, unknown organs, NaN, and malformed masks.
+        Pairs (where, what), one per kind of problem, with an example and how often it occurs; where is the file, with
+        the first line concerned if there is one. The kinds are: a file that cannot be read, another first line, rows
+        that are missing, extra, doubled or out of order, unknown organs, NaN, and malformed masks.
     """
     try:
-        table = read(path)
-    except (OSError, ValueError) as error:
-        return [(str(path), str(error))]
+        table = files.read_csv(path, COLUMNS)
+    except files.CsvError as error:
+        return [(error.where, error.what)]
+    except OSError as error:
+        return [(str(path), f"cannot be read: {error.strerror}")]
     wanted = expected_rows(slices) if order is None else order[["id", "class"]].reset_index(drop=True)
-    found = pd.MultiIndex.from_frame(table[["id", "class"]])
-    needed = pd.MultiIndex.from_frame(wanted)
-    strange = ~table["class"].isin(contest.ORGANS)
-    doubled = found.duplicated()
-    nan = table["predicted"].str.strip().str.lower().isin(["nan", "none", "null", "na", "<na>"])
-    problems = []
+    given, needed = (pd.MultiIndex.from_frame(rows[["id", "class"]]) for rows in (table, wanted))
+    strange, doubled = ~table["class"].isin(contest.ORGANS), given.duplicated()
+    nan = table["predicted"].str.lower().isin(["nan", "none", "null", "na", "<na>"])
+    problems = _form(path) if strict else []
 
     def report(rows: pd.DataFrame, what: str, where: str = "") -> None:
         if len(rows):
-            where = where or f"{path}, line {rows.index[0] + 2}"
+            where = where or f"{path}, line {rows.index[0]}"
             problems.append((where, f"{_count(len(rows))} {what}: {_name(rows.iloc[0])}"))
 
     report(table[strange], "of an unknown organ")
-    report(wanted[~needed.isin(found)], "missing", str(path))
-    report(table[~found.isin(needed) & ~strange], "extra: no such slice is asked for")
+    report(wanted[~needed.isin(given)], "missing", where=str(path))
+    report(table[~given.isin(needed) & ~strange], "not asked for")
     report(table[doubled], "doubled")
-    kept = table[found.isin(needed) & ~doubled]
-    asked = wanted[needed.isin(found)]
+    kept, asked = table[given.isin(needed) & ~doubled], wanted[needed.isin(given)]
     moved = np.flatnonzero((kept[["id", "class"]].to_numpy() != asked.to_numpy()).any(axis=1))
-    if len(moved) and not any_order:
-        line, expected = kept.index[moved[0]] + 2, asked.iloc[moved[0]]
-        what = f"rows are out of order from {_name(kept.iloc[moved[0]])} on; expected {_name(expected)}"
-        problems.append((f"{path}, line {line}", what))
-    report(table[nan], "NaN: an empty mask is an empty field")
+    if len(moved) and strict:
+        actual, expected = kept.iloc[moved[0]], asked.iloc[moved[0]]
+        what = f"rows are out of order: {_name(actual)} is here, expected {_name(expected)}"
+        problems.append((f"{path}, line {actual.name}", what))
+    report(table[nan], "with the text NaN, where an empty mask is an empty field")
     sizes = dict(zip(slices["id"], slices["height"] * slices["width"], strict=True))
-    faults = []
+    malformed = []
     for line, name, organ, text in table[(table["predicted"] != "") & ~nan].itertuples():
-        if name in sizes:
-            try:
-                rle.parse([text], sizes[name])
-            except ValueError as error:
-                faults.append((line + 2, f"{name} {organ}: {error}"))
-    if faults:
-        line, what = faults[0]
-        problems.append((f"{path}, line {line}", f"{_count(len(faults))} with a malformed mask: {what}"))
+        try:
+            rle.parse([text], sizes.get(name))
+        except ValueError as error:
+            malformed.append((line, f"{name} {organ}: {error}"))
+    if malformed:
+        line, what = malformed[0]
+        problems.append((f"{path}, line {line}", f"{_count(len(malformed))} with a malformed mask: {what}"))
     return problems
+
+
+def _form(path: str | os.PathLike) -> list[tuple[str, str]]:
+    """Check the first line byte by byte, because Kaggle reads less than `files.read_csv` does."""
+    with open(path, "rb") as file:
+        first = file.readline(200)
+    names = first.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n").replace(b'"', b"")
+    if names == ",".join(COLUMNS).encode():
+        return []
+    what = f"is {first[:60]!r}, expected {','.join(COLUMNS)}; write the file with kitlib.submission.write"
+    return [(f"{path}, line 1", what)]
 
 
 def _count(rows: int) -> str:

@@ -42,3 +42,19 @@ def test_every_suspect_is_a_scan():
     assert len(set(contest.SUSPECT_SCANS)) == 12
     for scan in contest.SUSPECT_SCANS:
         assert contest.parse_id(f"{scan}_slice_0001").scan == scan
+
+
+def test_ids_scans_and_cases_name_each_other():
+    assert contest.scan_of("case7_day0_slice_0144") == "case7_day0"
+    assert contest.case_of("case7_day0") == "case7"
+
+
+def test_folders_with_a_marker_are_found_but_not_among_images(tmp_path, monkeypatch):
+    for name in ("a/b/run", "a/scans/run", "competitions/uw/train/run", "__MACOSX/run", ".ipynb_checkpoints/run"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").touch()
+    (tmp_path / "competitions/uw/train.csv").touch()
+    assert contest.attached("run.json", [tmp_path, tmp_path / "nothing"]) == [tmp_path / "a/b/run"]
+    monkeypatch.setattr(contest, "KAGGLE_INPUT", tmp_path)
+    assert contest.attached("r*.json") == [tmp_path / "a/b/run"]
+    assert contest.attached("run.json", depth=2) == []

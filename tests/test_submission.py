@@ -94,11 +94,11 @@ SPOILED = {
     "missing": (lambda rows: rows.drop(index=4), "1 row missing: case1_day0_slice_0002 small_bowel"),
     "extra": (
         lambda rows: pd.concat([rows, rows.iloc[[0]].assign(id="case2_day0_slice_0001")]),
-        "1 row extra: no such slice is asked for: case2_day0_slice_0001 large_bowel",
+        "1 row not asked for: case2_day0_slice_0001 large_bowel",
     ),
     "order": (
         lambda rows: rows.iloc[[1, 0, *range(2, 9)]],
-        "rows are out of order from case1_day0_slice_0001 small_bowel",
+        "rows are out of order: case1_day0_slice_0001 small_bowel is here, expected case1_day0_slice_0001 large_bowel",
     ),
     "doubled": (lambda rows: pd.concat([rows, rows.iloc[[8]]]), "1 row doubled: case1_day0_slice_0003 stomach"),
     "organ": (lambda rows: rows.replace({"class": {"stomach": "liver"}}), "3 rows of an unknown organ"),
@@ -107,9 +107,11 @@ SPOILED = {
         lambda rows: rows.replace({"predicted": {"1 2": "1 3 2 1"}}),
         "1 row with a malformed mask: case1_day0_slice_0001",
     ),
-    "nan": (lambda rows: rows.replace({"predicted": {"": "nan"}}), "6 rows NaN: an empty mask is an empty field"),
+    "nan": (lambda rows: rows.replace({"predicted": {"": "nan"}}), "6 rows with the text NaN"),
     "words": (lambda rows: rows.replace({"predicted": {"1 2": "one two"}}), "'one' is not a whole number"),
-    "columns": (lambda rows: rows.rename(columns={"predicted": "segmentation"}), "columns are"),
+    "another name": (lambda rows: rows.rename(columns={"predicted": "segmentation"}), "expected id,class,predicted"),
+    "another column": (lambda rows: rows.assign(score=1), "expected id,class,predicted"),
+    "columns": (lambda rows: rows.drop(columns="class"), "column class is missing"),
 }
 
 
@@ -128,7 +130,7 @@ def test_files_that_are_no_tables_are_named(slices, tmp_path):
     path.write_text("", encoding="utf-8")
     assert "is empty" in " ".join(submission.check(path, slices)[0])
     path.write_text("id,class,predicted\na,b,c\na,b,c,d\n", encoding="utf-8")
-    assert "a row has 3 fields" in " ".join(submission.check(path, slices)[0])
+    assert "line 3 has 4 fields" in " ".join(submission.check(path, slices)[0])
 
 
 def test_masks_become_rows_in_order():
@@ -139,3 +141,26 @@ def test_masks_become_rows_in_order():
     for row in rows.itertuples(index=False):
         place = slices["id"].tolist().index(row.id), ..., contest.ORGANS.index(row[1])
         np.testing.assert_array_equal(rle.decode(row.predicted, (3, 5)), masks[place])
+
+
+@pytest.mark.parametrize("spoil", [lambda text: text.encode("utf-16"), lambda text: text.replace(",", ";").encode()])
+def test_files_that_kaggle_does_not_read_are_read_here_and_named(spoil, good, slices, tmp_path):
+    path = save(good.iloc[::-1], tmp_path)
+    path.write_bytes(spoil(path.read_text(encoding="utf-8")))
+    assert submission.read(path)["predicted"].tolist() == good["predicted"].tolist()[::-1]
+    assert submission.check(path, slices, strict=False) == []
+    (where, what), order = submission.check(path, slices)
+    assert where == f"{path}, line 1"
+    assert "kitlib.submission.write" in what
+    assert order[0] == f"{path}, line 2"
+
+
+def test_masks_of_slices_of_another_size_are_stretched():
+    ids = ["case1_day0_slice_0001", "case1_day0_slice_0002"]
+    slices = pd.DataFrame({"id": ids, "height": [3, 6], "width": [5, 10]})
+    masks = np.random.default_rng(0).random((2, 3, 5, 3)) > 0.5
+    rows = submission.encode(slices, masks)["predicted"].to_numpy().reshape(2, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(rle.decode(rows[0, channel], (3, 5)), masks[0, ..., channel])
+        wide = masks[1, ..., channel].repeat(2, axis=0).repeat(2, axis=1)
+        np.testing.assert_array_equal(rle.decode(rows[1, channel], (6, 10)), wide)

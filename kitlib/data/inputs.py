@@ -1,19 +1,20 @@
-"""What the network sees of a scan: the record that training and inference share, and the way there and back.
+"""From PNG files to the network's grid and back: InputSpec, which training and inference share, prepare and restore.
 
-A scan is divided by its own scale, because scanners differ tenfold, and stretched to the network's grid. Stretching
-keeps the whole slice, uses the whole grid, and is undone by stretching back; pixel centres stay where they are.
+Each scan is scaled by its own percentiles, because grey values differ tenfold between scans, and resized to the
+network's grid. Resizing keeps the whole slice and uses the whole grid; `restore` resizes back to the slice.
 """
 
+import io
 import json
 import os
 import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class InputSpec:
         height, width: pixels of the network's grid.
         depth: slices in a stack, odd; the paper takes 5 (section II.B).
         stride: slices from one neighbour of a stack to the next.
-        low, high: percentiles of the scan that become 0 and 1. The arms shine at the edge of wide fields, so that a
-            scan's maximum says nothing about its tissue.
-        ceiling: values above it are cut off, in units of the high percentile.
+        low, high: percentiles of the scan that become 0 and 1. The arms are bright at the edge of wide fields, so a
+            scan's maximum does not measure its tissue.
+        ceiling: larger values are clipped to it, in units of the high percentile.
     """
 
     height: int = 128
@@ -41,9 +42,9 @@ class InputSpec:
         for name in ("height", "width", "depth", "stride"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"InputSpec {name}={value!r}: expected a whole number from 1 up")
+                raise ValueError(f"InputSpec {name}={value!r}: expected a whole number of 1 or more")
         if self.depth % 2 == 0:
-            raise ValueError(f"InputSpec depth={self.depth}: a stack has a middle slice, so its depth is odd")
+            raise ValueError(f"InputSpec depth={self.depth}: choose an odd number, so that a stack has a middle slice")
         if not 0 <= self.low < self.high <= 100:
             raise ValueError(f"InputSpec low={self.low}, high={self.high}: expected percentiles, low below high")
 
@@ -62,7 +63,7 @@ class InputSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "InputSpec":
-        """Read the record; a field that this version does not know is an error that names it."""
+        """Read the record; an unknown field is an error that names it."""
         values = json.loads(text)
         strange = set(values) - {field.name for field in fields(cls)}
         if strange:
@@ -74,78 +75,64 @@ def load(paths: Sequence[str]) -> np.ndarray:
     """Read the slices of one scan.
 
     Returns:
-        (D, H, W) uint16, as the files have it.
+        (D, H, W) uint16, the grey values of the files.
 
     Raises:
         ValueError: names the file that cannot be decoded, is not 16-bit grey, or has another size than the first.
     """
     if not len(paths):
-        raise ValueError("a scan without slices cannot be loaded")
+        raise ValueError("a scan has no slices; expected at least one path")
     scan = None
-    for place, path in enumerate(paths):
-        picture = read_picture(path)
+    for index, path in enumerate(paths):
+        image = read_picture(path)
         if scan is None:
-            scan = np.empty((len(paths), *picture.shape), np.uint16)
-        if picture.shape != scan.shape[1:]:
-            raise ValueError(f"{path} is {_size(picture.shape)}, and {paths[0]} is {_size(scan.shape[1:])}")
-        scan[place] = picture
+            scan = np.empty((len(paths), *image.shape), np.uint16)
+        if image.shape != scan.shape[1:]:
+            raise ValueError(f"{path} is {_size(image.shape)}, and {paths[0]} is {_size(scan.shape[1:])}")
+        scan[index] = image
     return scan
 
 
 def read_picture(path: str | os.PathLike) -> np.ndarray:
-    """Read one slice, and make sure that the file is whole: OpenCV would hand out half a picture without a word.
+    """Read one slice, and check that the file is whole: OpenCV silently returns a truncated or altered image.
 
     Returns:
         (H, W) uint16.
 
     Raises:
-        ValueError: names the file that is missing, cut off, altered (a chunk's check sum tells) or not 16-bit grey.
+        ValueError: names the file that is missing, truncated, altered (by a chunk's check sum) or not 16-bit grey.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} cannot be decoded: {error.strerror}; copy the file again") from None
-    why = _png_fault(data)
+        raise ValueError(f"{path} cannot be read: {error.strerror}; copy the file again") from None
     try:
-        picture = None if why else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        picture, why = None, str(error.err)
-    if picture is None:
-        raise ValueError(f"{path} cannot be decoded: {why or 'its pixels are damaged'}; copy the file again")
-    if picture.ndim != 2 or picture.dtype != np.uint16:
-        raise ValueError(f"{path} holds {picture.shape} {picture.dtype}; slices are 16-bit grey pictures")
-    return picture
-
-
-def _png_fault(data: bytes) -> str:
-    """Say what is wrong with a PNG by its chunks (length, name, content, CRC-32); empty when nothing is."""
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "it does not begin as a PNG does"
-    place, name = 8, b""
-    while name != b"IEND":
-        if place + 12 > len(data):
-            return "it is cut off"
-        length, name = struct.unpack_from(">I4s", data, place)
-        end = place + 12 + length
-        if end > len(data):
-            return "it is cut off"
-        if zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
-            return "a check sum differs"
-        place = end
-    return ""
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as png:
+            png.verify()
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} cannot be decoded: it is not a PNG file; copy the file again") from None
+    except (OSError, SyntaxError, ValueError, struct.error, cv2.error) as error:
+        raise ValueError(f"{path} cannot be decoded: {error}; copy the file again") from None
+    if image is None:
+        raise ValueError(f"{path} cannot be decoded: its pixels are damaged; copy the file again")
+    if image.ndim != 2 or image.dtype != np.uint16:
+        raise ValueError(f"{path} is {_size(image.shape)} {image.dtype}; slices are 16-bit grey images")
+    return image
 
 
 def prepare(scan: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """Bring a scan to the network's scale and grid.
+    """Scale a scan and resize it to the network's grid.
 
-    value -> (value - p_low) / (p_high - p_low), cut to [0, ceiling]; then area averaging where the grid is coarser than
-    the slice both ways, and linear interpolation otherwise.
+    value -> (value - p_low) / (p_high - p_low), clipped to [0, ceiling]. Resizing averages areas where the grid is
+    coarser than the slice in both directions, and interpolates linearly otherwise.
 
     Args:
         scan: (D, H, W) grey values of one scan, uint16 in the files.
+        spec: grid, percentiles and ceiling.
 
     Returns:
-        (D, height, width) float32. A scan of one single value becomes zeros.
+        (D, height, width) float32. A scan of a single value becomes zeros.
     """
     if scan.ndim != 3:
         raise ValueError(f"expected a scan of shape (D, H, W), got {scan.shape}")
@@ -163,16 +150,16 @@ def percentiles(scan: np.ndarray, spec: InputSpec) -> tuple[float, float]:
 
 
 def prepare_masks(masks: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """Bring masks (D, H, W) bool to the grid: a pixel belongs to an organ when at least half of its area does.
+    """Resize masks (D, H, W) or (D, H, W, organs) bool to the grid: a pixel is True when half of its area is.
 
     Returns:
-        (D, height, width) bool.
+        (D, height, width) or (D, height, width, organs) bool.
     """
     return _resize(masks, (spec.height, spec.width)) >= 0.5
 
 
 def restore(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Bring probabilities (D, height, width, C) back to slices of shape (H, W): `prepare`'s grid undone.
+    """Resize probabilities (D, height, width, C) from the grid to slices of shape (H, W).
 
     Returns:
         (D, H, W, C) float32.
@@ -183,16 +170,15 @@ def restore(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _resize(slices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize each slice (H, W) or (H, W, C) of a stack to float32; pixels are areas: their edges stay together."""
+    """Resize each slice (H, W) or (H, W, C) to float32; pixels are areas, so the edges of the slice stay in place."""
     height, width = shape
     if slices.shape[1:3] == (height, width):
         return slices.astype(np.float32)
     shrinks = height <= slices.shape[1] and width <= slices.shape[2]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     resized = np.empty((len(slices), height, width, *slices.shape[3:]), np.float32)
-    for place, picture in enumerate(slices):
-        # slice after slice in 32 bits: a whole scan of them would leave the processor's cache
-        cv2.resize(picture.astype(np.float32), (width, height), dst=resized[place], interpolation=method)
+    for index, one in enumerate(slices):  # one slice in 32 bits fits into the processor's cache, a scan does not
+        cv2.resize(one.astype(np.float32), (width, height), dst=resized[index], interpolation=method)
     return resized
 
 

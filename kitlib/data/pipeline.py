@@ -1,8 +1,7 @@
-"""From packed scans to batches; the only module that knows tf.data.
+"""From scans to packed arrays, and from packed arrays to tf.data batches.
 
-Each scan is decoded once, brought to the network's grid and kept packed, so that an epoch is array slicing: half floats
-for the pictures and one bit per organ for the masks make 48 KiB a slice, 1.8 GiB for the full training set at 128 x
-128.
+Each scan is decoded once, resized to the network's grid and packed, so that an epoch only slices arrays. Images are
+half floats and masks one bit per organ: 48 KiB a slice, 1.8 GiB for the full training set at 128 x 128.
 """
 
 import hashlib
@@ -16,11 +15,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import contest, rle
+from kitlib import contest, files
 from kitlib.data import inputs, scans
 
 _BITS = np.arange(len(contest.ORGANS), dtype=np.uint8)
-_ALIGNMENT = 64  # bytes that TensorFlow wants memory to start at
+_ALIGNMENT = 64  # bytes; TensorFlow shares memory that starts at a multiple of it
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,11 @@ class Packed:
     """Scans on the network's grid.
 
     Attributes:
-        slices: the table that was packed, one row per slice.
+        slices: the slice table that was packed.
         spec: the grid and the stack.
         images: (rows, height, width) float16.
-        masks: (rows, height, width) uint8; bit k is organ k of contest.ORGANS.
-        stacks: (rows, depth) positions of the neighbours of each slice.
+        masks: (rows, height, width) uint8; bit k is organ k of contest.ORGANS. Read them with `truth`.
+        stacks: (rows, depth) row numbers of the neighbours of each slice.
     """
 
     slices: pd.DataFrame
@@ -51,8 +50,8 @@ class Packed:
 
     @cached_property
     def tensors(self):
-        """Images and masks as tf.Variable on the CPU, which share the arrays' memory where that is aligned."""
-        with ThreadPoolExecutor(1) as outside:  # a thread of its own is outside the scope of any strategy
+        """Images and masks as tf.Variable on the CPU; they share the arrays' memory where that is aligned."""
+        with ThreadPoolExecutor(1) as outside:  # another thread is outside the scope of any strategy
             return tuple(outside.map(_variable, (self.images, self.masks)))
 
     def restacked(self, spec: inputs.InputSpec) -> "Packed":
@@ -62,7 +61,7 @@ class Packed:
             ValueError: when anything else differs.
         """
         if replace(spec, depth=self.spec.depth, stride=self.spec.stride) != self.spec:
-            raise ValueError(f"the scans were packed for {self.spec}, which is more than a stack away from {spec}")
+            raise ValueError(f"the scans were packed for {self.spec}; {spec} differs in more than depth and stride")
         if spec == self.spec:
             return self
         return replace(self, spec=spec, stacks=scans.stacks(self.slices, spec.depth, spec.stride))
@@ -73,25 +72,27 @@ class Packed:
             raise ValueError(f"expected the {len(self.slices)} packed slices in their order, got {len(slices)} others")
         slices, masks = slices.reset_index(drop=True), _aligned(self.masks.shape, np.uint8)
         for _, rows in slices.groupby("scan", sort=False):
-            _draw(rows, self.spec, (int(rows["height"].iloc[0]), int(rows["width"].iloc[0])), masks)
+            masks[rows.index] = _bits(rows, self.spec)
         return replace(self, slices=slices, masks=masks)
 
     def rows(self, slices: pd.DataFrame) -> np.ndarray:
         """Find the row numbers of some slices among the packed ones, by id."""
         rows = pd.Index(self.slices["id"]).get_indexer(slices["id"])
         if (rows < 0).any():
-            raise ValueError(f"{slices['id'].iloc[np.argmax(rows < 0)]} is not among the packed slices")
+            raise ValueError(
+                f"{slices['id'].iloc[np.argmax(rows < 0)]} is not among the packed slices; pack its scan too"
+            )
         return rows
 
 
 def pack(slices: pd.DataFrame, spec: inputs.InputSpec, folder: str | os.PathLike | None = None) -> Packed:
-    """Decode every scan once and bring it to the network's grid; shows a progress bar.
+    """Decode every scan once and resize it to the network's grid; shows a progress bar.
 
     Args:
-        slices: whole scans, as scans.read gives them; without columns of organs the masks are empty.
+        slices: whole scans from `scans.read`; without columns of organs the masks are empty.
         spec: grid and stack.
-        folder: where to keep the packed arrays as memory-mapped files, to be found again by the next run on the same
-            slices, grid and masks; None keeps them in memory.
+        folder: where to keep the packed arrays as memory-mapped files. The next call with the same slices, masks, image
+            files (by size and time) and grid finds them again. None keeps the arrays in memory.
 
     Raises:
         ValueError: names a file that cannot be decoded or a mask that is malformed.
@@ -103,25 +104,16 @@ def pack(slices: pd.DataFrame, spec: inputs.InputSpec, folder: str | os.PathLike
         images, masks = _aligned(shape, np.float16), _aligned(shape, np.uint8)
         _fill(slices, spec, images, masks)
         return Packed(slices, spec, images, masks, stacks)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     stem = _fingerprint(slices, spec)
-    files = [folder / f"{stem}-images.npy", folder / f"{stem}-masks.npy"]
-    if not all(file.exists() for file in files):
-        drafts = [file.with_suffix(f".{os.getpid()}.part") for file in files]
-        types = (np.float16, np.uint8)
-        opened = [
-            np.lib.format.open_memmap(draft, "w+", dtype, shape) for draft, dtype in zip(drafts, types, strict=True)
-        ]
-        try:
-            _fill(slices, spec, *opened)
-            for array, draft, file in zip(opened, drafts, files, strict=True):
-                array.flush()
-                os.replace(draft, file)
-        finally:
-            for draft in drafts:
-                draft.unlink(missing_ok=True)
-    images, masks = (np.load(file, mmap_mode="c") for file in files)  # TensorFlow shares writable memory only
+    paths = [Path(folder) / f"{stem}-images.npy", Path(folder) / f"{stem}-masks.npy"]
+    if not all(path.exists() for path in paths):
+        with files.replacing(paths[0], None) as first, files.replacing(paths[1], None) as second:
+            images = np.lib.format.open_memmap(first, "w+", np.float16, shape)
+            masks = np.lib.format.open_memmap(second, "w+", np.uint8, shape)
+            _fill(slices, spec, images, masks)
+            images.flush()
+            masks.flush()
+    images, masks = (np.load(path, mmap_mode="c") for path in paths)  # TensorFlow shares writable memory only
     return Packed(slices, spec, images, masks, stacks)
 
 
@@ -139,15 +131,15 @@ def dataset(
     """Make a tf.data.Dataset of batches of static shape.
 
     A batch is a dict: "images" (B, height, width, depth) float32, "masks" (B, height, width, organs) uint8, "seed" (B,)
-    int32 and "weight" (B,) float32. Order and seeds are functions of (seed, epoch, row) alone, so that a run resumed at
-    `first_epoch` goes on as if it had never stopped.
+    int32 and "weight" (B,) float32. Order and seeds depend on (seed, epoch, row) alone, so a run that is resumed at
+    `first_epoch` sees the same batches as one that never stopped.
 
     Args:
         slices: the slices to draw; their neighbours come from the whole scans in `packed`.
         spec: grid and stack.
         batch_size: B.
-        training: True shuffles, drops what is left over and goes on for ever, epoch after epoch; False gives every
-            slice once, in order, and fills the last batch up with slices of weight 0.
+        training: True shuffles, drops the remainder, and repeats for ever, epoch after epoch; False gives every slice
+            once, in order, and pads the last batch with slices of weight 0.
         packed: packed scans that hold the slices; None packs them here.
         seed: of the run.
         first_epoch: number of the first epoch to deliver, in training.
@@ -192,7 +184,7 @@ def dataset(
     turn = _turn()
 
     def load(rows, seeds, weight):
-        # No Python in here: tf.data would wait for the interpreter, and for ever where the interpreter waits for it.
+        # No Python in here: it can deadlock, as tf.data waits for the interpreter and the interpreter for tf.data.
         cut = tf.gather(tf.convert_to_tensor(images), tf.gather(stacks, rows))
         bits = tf.gather(tf.convert_to_tensor(masks), tf.gather(middles, rows))
         turned, unpacked = turn(cut, bits)
@@ -210,7 +202,7 @@ def dataset(
 
 @cache
 def _turn():
-    """Make the function that puts slices and organs last; XLA fuses it into two loops, a third of the graph's time."""
+    """Make the function that moves slices and organs to the last axis; XLA makes it three times as fast."""
     import tensorflow as tf
 
     def turn(stacks, bits):
@@ -221,7 +213,7 @@ def _turn():
 
 
 def _variable(array: np.ndarray):
-    """Give TensorFlow an array without copying it: as a variable, because tf.data writes captured tensors out."""
+    """Hand an array to TensorFlow without copying it; as a variable, because tf.data copies captured tensors."""
     import tensorflow as tf
 
     with tf.device("CPU:0"):
@@ -238,7 +230,7 @@ def steps(slices: pd.DataFrame, batch_size: int) -> int:
 
 
 def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
-    """Make an array of zeros that starts where TensorFlow can share it."""
+    """Make an array of zeros that TensorFlow can share, by its alignment."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + _ALIGNMENT, np.uint8)
     first = -memory.ctypes.data % _ALIGNMENT
@@ -246,14 +238,17 @@ def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
 
 
 def _fill(slices: pd.DataFrame, spec: inputs.InputSpec, images: np.ndarray, masks: np.ndarray) -> None:
-    """Decode scan after scan, several at a time (OpenCV lets other threads run), and write each where it belongs."""
+    """Decode the scans, several at a time (OpenCV releases the interpreter), and write each to its rows."""
     annotated = set(contest.ORGANS) <= set(slices.columns)
 
-    def one(rows: pd.DataFrame) -> int:
-        scan = inputs.load(rows["path"].tolist())
+    def pack_scan(rows: pd.DataFrame) -> int:
+        scan, size = inputs.load(rows["path"].tolist()), scans.common_size(rows)
+        if scan.shape[1:] != size:
+            size, real = (f"{height}x{width}" for height, width in (size, scan.shape[1:]))
+            raise ValueError(f"{rows['path'].iloc[0]} is {real}, and its name says {size}; copy the file again")
         images[rows.index] = inputs.prepare(scan, spec)
         if annotated:
-            _draw(rows, spec, scan.shape[1:], masks)
+            masks[rows.index] = _bits(rows, spec)
         return len(rows)
 
     groups = [rows for _, rows in slices.groupby("scan", sort=False)]
@@ -261,22 +256,28 @@ def _fill(slices: pd.DataFrame, spec: inputs.InputSpec, images: np.ndarray, mask
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(slices), desc="packing", unit=" slices") as bar,
     ):
-        for done in pool.map(one, groups):
-            bar.update(done)
+        for count in pool.map(pack_scan, groups):
+            bar.update(count)
 
 
-def _draw(rows: pd.DataFrame, spec: inputs.InputSpec, shape: tuple[int, int], masks: np.ndarray) -> None:
-    """Decode the masks of one scan and set their bits at the rows' places."""
-    for bit, organ in enumerate(contest.ORGANS):
-        filled = rows.index[rows[organ] != ""]
-        if len(filled):
-            full = rle.decode_stack(rows.loc[filled, organ].tolist(), shape)
-            masks[filled] |= inputs.prepare_masks(full, spec).astype(np.uint8) << bit
+def _bits(rows: pd.DataFrame, spec: inputs.InputSpec) -> np.ndarray:
+    """Decode the masks of one scan on the grid: (D, height, width) uint8, one bit per organ."""
+    bits = np.zeros((len(rows), spec.height, spec.width), np.uint8)
+    filled = (scans.organ_count(rows) > 0).to_numpy()
+    if filled.any():
+        bits[filled] = (inputs.prepare_masks(scans.masks(rows[filled]), spec) << _BITS).sum(axis=-1, dtype=np.uint8)
+    return bits
 
 
 def _fingerprint(slices: pd.DataFrame, spec: inputs.InputSpec) -> str:
-    """Name a packed data set by what is in it, whatever the stack that is cut from it."""
+    """Name packed arrays by their contents: slices, masks, sizes and times of the image files, and the grid."""
     columns = [name for name in ("id", "path", *contest.ORGANS) if name in slices.columns]
     digest = hashlib.sha256(replace(spec, depth=1, stride=1).to_json().encode())
     digest.update(pd.util.hash_pandas_object(slices[columns], index=False).to_numpy().tobytes())
+    for path in slices["path"]:
+        try:
+            found = os.stat(path)
+        except OSError:  # packing names the missing file
+            continue
+        digest.update(f"{found.st_size} {found.st_mtime_ns} ".encode())
     return f"packed-{digest.hexdigest()[:16]}"

@@ -1,56 +1,63 @@
-"""From a folder in the official layout to one table of slices; stacks and folds as columns of it.
-
-What a model may see beside a slice, and which cases it may learn from, is decided here once, as numbers that can be
-printed, so that leakage and the ends of scans are nobody else's concern.
-"""
+"""From a folder in the official layout to one table with a row per slice, and from its rows to masks and stacks."""
 
 import os
 import zlib
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kitlib import contest, rle
+from kitlib import contest, files, rle
 
 _KAGGLE = (contest.SLUG, f"competitions/{contest.SLUG}")
 _LOCAL = (f"data/{contest.SLUG}", "data", "data/phantom")
+_TABLES = ("train.csv", "sample_submission.csv")
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_IMAGE = "case123/case123_day20/scans/slice_0001_266_266_1.50_1.50.png"
 _SMALLEST_PNG = 67  # bytes: signature, header, one empty block of data and the end
 
 COLUMNS = ["id", "case", "day", "slice", "path", "height", "width", "spacing_mm", "scan"]
 
 
-def find_root(path: str | os.PathLike | None = None) -> Path:
-    """Find the folder that holds the competition: the one with a `train.csv` or a `sample_submission.csv`.
+def find_root(path: str | os.PathLike | None = None, name: str = "DATA") -> Path:
+    """Find the folder of the competition: the one that holds `train.csv` or `sample_submission.csv`.
 
-    Looked at, in order: `path`; the environment variable KITLIB_DATA; Kaggle's two mount points; `data/` with the
-    competition's name, `data/` itself and `data/phantom`, each below this folder, the one above and the checkout. A
-    path or a variable that is given must be right: nothing else is tried then.
+    The first of these that is given is the folder, and nothing else is tried: `path`; the environment variable
+    KITLIB_DATA. Both may begin with ~; a relative one is looked up in the current folder, then in the checkout. Without
+    them, the folders searched are Kaggle's two mount points and `data/<competition>`, `data/` and `data/phantom`, each
+    below the current folder, the folder above it and the checkout.
+
+    Args:
+        path: the folder; None or empty searches.
+        name: what the user calls that argument, for the error.
 
     Raises:
-        FileNotFoundError: lists every folder that was looked at.
+        FileNotFoundError: names the argument or the variable, what is there, and what to do; or lists every folder
+            that was searched, and gives the command that writes a synthetic competition.
     """
-    given = path or os.environ.get("KITLIB_DATA")
-    if given:
-        places = [Path(given)]
-    else:
-        checkout = Path(__file__).resolve().parents[2]
-        bases = dict.fromkeys([Path.cwd(), Path.cwd().parent, checkout])
-        places = [contest.KAGGLE_INPUT / folder for folder in _KAGGLE]
-        places += [base / folder for folder in _LOCAL for base in bases]
-    for place in places:
-        if (place / "train.csv").is_file() or (place / "sample_submission.csv").is_file():
-            return place
-    looked = "\n  ".join(map(str, places))
+    variable = os.environ.get("KITLIB_DATA", "").strip()
+    if path or variable:
+        name, given = (name, os.fspath(path)) if path else ("KITLIB_DATA", variable)
+        return _given_root(name, given)
+    bases = dict.fromkeys([Path.cwd(), Path.cwd().parent, _CHECKOUT])
+    folders = [contest.KAGGLE_INPUT / folder for folder in _KAGGLE]
+    folders += [base / folder for folder in _LOCAL for base in bases]
+    for folder in folders:
+        if _holds_tables(folder):
+            return folder
+    lines = [f"  {folder}" + (f": {_zips(folder)}" if _zips(folder) else "") for folder in folders]
     raise FileNotFoundError(
-        f"no train.csv or sample_submission.csv in any of\n  {looked}\n"
-        "Attach the competition on Kaggle, set KITLIB_DATA to its folder, or write a synthetic one: "
-        "python -m phantom data/phantom"
+        "The competition was not found: no train.csv or sample_submission.csv in any of\n"
+        + "\n".join(lines)
+        + "\nAttach the competition on Kaggle, or give its folder as DATA or in the environment variable KITLIB_DATA, "
+        "or write a synthetic one: python -m phantom data/phantom"
     )
 
 
 def is_phantom(root: str | os.PathLike) -> bool:
-    """Tell whether a competition is a synthetic one, by the mark that its writer leaves."""
+    """Whether a competition is synthetic, by the file phantom.json that its writer leaves."""
     return (Path(root) / "phantom.json").is_file()
 
 
@@ -62,12 +69,14 @@ def read(
 ) -> pd.DataFrame:
     """Read a split as one table with a row per slice; no image is opened.
 
+    Files and folders that other programs leave behind (`files.is_stray`) are passed over, and named once.
+
     Args:
         root: folder in the official layout.
         split: "train", whose rows carry the run-length text of each organ, or "test", which may be absent or empty.
-        problems: faults are appended to this list as pairs (where, what), and the slices they touch are left out (a
-            slice that lacks one organ's row stays, without that mask); None raises them instead.
-        index: csv with columns id and image_path that stands for the folder of images when only tables are at hand.
+        problems: problems are appended to this list as pairs (where, what), and the slices they concern are left out
+            (a slice that lacks one organ's row stays, without that mask); None raises them instead.
+        index: csv with columns id and image_path, in place of the folder of images, when only tables are at hand.
 
     Returns:
         Columns id, case, day, slice, path, height, width (pixels), spacing_mm (of the pixels), scan, and for "train"
@@ -75,35 +84,42 @@ def read(
 
     Raises:
         ValueError: names every missing, doubled or unreadable file and every id without a file or a row.
-        FileNotFoundError: names the train.csv that is missing.
+        FileNotFoundError: names the train.csv that is missing, or the folder train/ that is missing or has no images.
     """
-    root = Path(root)
+    root, found = Path(root), [] if problems is None else problems
     if split not in ("train", "test"):
-        raise ValueError(f"split {split!r} is neither 'train' nor 'test'")
-    faults: list[tuple[str, str]] = []
-    records = _from_index(Path(index), faults) if index else _from_folder(root / split, faults)
+        raise ValueError(f"split is {split!r}; expected 'train' or 'test'")
+    masks = _read_masks(root / "train.csv", found) if split == "train" else None
+    records = _from_index(Path(index), found) if index else _from_folder(root / split, found)
+    if masks is not None and len(masks) and not records:
+        folder = root / split
+        what = f"it holds {_listing(folder)}" if folder.is_dir() else f"{root} holds {_listing(root)}"
+        what = f"has no images, such as {_IMAGE}; {what}. Unpack the competition's images there"
+        if problems is None:
+            raise FileNotFoundError(f"{folder} {what}")
+        found.append((str(folder), what))
+        masks = masks.iloc[:0]
     slices = pd.DataFrame(records, columns=COLUMNS)
     slices = slices.sort_values(["case", "day", "slice"], ignore_index=True)
     doubled = slices["id"].duplicated()
-    faults += [(path, "a second file for this slice") for path in slices.loc[doubled, "path"]]
+    found += [(path, "is a second file for this slice") for path in slices.loc[doubled, "path"]]
     slices = slices[~slices["id"].duplicated(keep=False)]
-    if split == "train":
-        masks = _read_masks(root / "train.csv", faults)
+    if masks is not None:
         known = {record[0] for record in records}
         lost = [name for name in masks.index if name not in known]
-        faults += [(str(root / "train.csv"), f"id {name} has no image below {root / split}") for name in lost]
+        found += [(str(root / "train.csv"), f"id {name} has no image below {root / split}") for name in lost]
         rowless = ~slices["id"].isin(masks.index)
-        faults += [(path, "train.csv has no row for this slice") for path in slices.loc[rowless, "path"]]
+        found += [(path, "has no row in train.csv") for path in slices.loc[rowless, "path"]]
         slices = slices[~rowless].join(masks, on="id")
-    if faults and problems is None:
-        raise ValueError(f"{root}: {len(faults)} faults in the {split} data\n  " + _shorten(faults))
-    if problems is not None:
-        problems += faults
+    if found and problems is None:
+        lines = [f"{where}: {what}" for where, what in found[:20]]
+        lines += [f"... and {len(found) - 20} more"] if len(found) > 20 else []
+        raise ValueError(f"{root}: {len(found)} problems in the {split} data\n  " + "\n  ".join(lines))
     return slices.reset_index(drop=True)
 
 
 def rows(slices: pd.DataFrame) -> pd.DataFrame:
-    """Turn a table of slices into rows as train.csv has them: id, class, segmentation; three rows per slice."""
+    """Turn a slice table into the rows of train.csv: id, class, segmentation; three rows per slice."""
     texts = slices[list(contest.ORGANS)].to_numpy(object)
     return pd.DataFrame(
         {
@@ -115,7 +131,7 @@ def rows(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_masks(slices: pd.DataFrame, masks: pd.DataFrame) -> pd.DataFrame:
-    """Put rows (id, class, and segmentation or predicted) beside the slices they belong to: the reverse of `rows`.
+    """Add rows (id, class, and segmentation or predicted) to their slices as one column per organ; reverses `rows`.
 
     Slices without rows get empty masks.
     """
@@ -180,7 +196,7 @@ def fingerprint(slices: pd.DataFrame) -> str:
 
 
 def organ_count(slices: pd.DataFrame) -> pd.Series:
-    """Count the organs on each slice, 0 to 3: the label that folds are stratified by."""
+    """Count the organs on each slice, 0 to 3; folds are stratified by it."""
     return (slices[list(contest.ORGANS)] != "").sum(axis=1).rename("organs")
 
 
@@ -188,43 +204,123 @@ def stacks(slices: pd.DataFrame, depth: int = 5, stride: int = 1) -> np.ndarray:
     """Find the neighbours of each slice: the 2.5D input of the paper (section II.B, where depth is 5).
 
     Args:
-        slices: table of slices; the rows of a scan lie together, in order.
+        slices: slice table; the rows of a scan are adjacent and in order.
         depth: slices in a stack, odd; the middle one is the slice itself.
         stride: rows from one neighbour to the next.
 
     Returns:
-        (rows, depth) int64: positions of rows. At the ends of a scan the last row is repeated; no stack leaves it.
+        (rows, depth) int64: row numbers. At the ends of a scan its last row is repeated; no stack leaves its scan.
 
     >>> table = pd.DataFrame({"scan": ["a", "a", "a", "b"]})
     >>> stacks(table, depth=3).tolist()
     [[0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 3]]
     """
     if depth < 1 or depth % 2 == 0:
-        raise ValueError(f"a stack of {depth} slices has no middle; choose an odd depth")
+        raise ValueError(f"depth is {depth}; choose an odd number, so that a stack has a middle slice")
     if stride < 1:
-        raise ValueError(f"stride is {stride}; neighbours lie at least 1 row apart")
+        raise ValueError(f"stride is {stride}; choose 1 or more rows")
     scan, names = pd.factorize(slices["scan"])
     if np.count_nonzero(np.diff(scan)) + 1 > max(len(names), 1):
-        raise ValueError("the rows of a scan do not lie together; sort the table by case, day and slice")
+        raise ValueError("the rows of a scan are not adjacent; sort the table by case, day and slice")
     first = np.searchsorted(scan, scan, side="left")
     last = np.searchsorted(scan, scan, side="right") - 1
     steps = (np.arange(depth) - depth // 2) * stride
     return np.clip(np.arange(len(slices))[:, None] + steps, first[:, None], last[:, None])
 
 
-def _from_folder(folder: Path, faults: list[tuple[str, str]]) -> list[tuple]:
-    """List folder/case*/case*_day*/scans/*.png as records; what does not fit is a fault."""
-    records = []
-    for case in _subfolders(folder, faults):
-        for scan in _subfolders(case.path, faults):
-            pictures = Path(scan.path) / "scans"
-            if not pictures.is_dir():
-                faults.append((scan.path, "has no folder scans/"))
-                continue
-            for entry in _entries(pictures, faults):
+def _given_root(name: str, given: str) -> Path:
+    """Check the folder that an argument or a variable names, or say what is there instead."""
+    folder = Path(os.path.expanduser(given))
+    tried = [folder] if folder.is_absolute() else [Path.cwd() / folder, _CHECKOUT / folder]
+    for place in tried:
+        if (place / "train.csv").is_file() and not (place / "train").is_dir():
+            what = f"{place} has a train.csv, but no folder train/ with the images; it holds {_listing(place)}"
+            remedy = f"It {_zips(place)}" if _zips(place) else "Unpack the images there"
+            raise FileNotFoundError(f"{name}={given}: {what}. {remedy}")
+        if _holds_tables(place):
+            return place
+    place = next((place for place in tried if place.exists()), tried[0])
+    also = f" (nor does {tried[1]})" if len(tried) > 1 and not place.exists() else ""
+    raise FileNotFoundError(f"{name}={given}: {_diagnose(name, place, also)}")
+
+
+def _holds_tables(folder: Path) -> bool:
+    return any((folder / table).is_file() for table in _TABLES)
+
+
+def _diagnose(name: str, place: Path, also: str) -> str:
+    """Say why a place is not the competition's folder, and what to do."""
+    if not place.exists():
+        parent = next(folder for folder in place.parents if folder.is_dir())
+        return f"{place} does not exist{also}; {parent} holds {_listing(parent)}. Give the folder that holds train.csv"
+    if place.is_file():
+        if place.suffix.lower() == ".zip":
+            return f"{place} is a zip file. {_unzip(place)}"
+        return f"{place} is a file. Give the folder that holds train.csv: {name}={place.parent}"
+    for above in place.parents[:4]:
+        if _holds_tables(above):
+            return f"{place} has no train.csv, which lies above it. Set {name}={above}"
+    for below in (place / folder for folder in _folders_below(place)):
+        if _holds_tables(below):
+            return f"{place} has no train.csv, which lies below it. Set {name}={below}"
+    if zips := _zips(place):
+        return f"{place} {zips}"
+    return (
+        f"{place} has neither train.csv nor sample_submission.csv; it holds {_listing(place)}. Give the folder that "
+        "the competition's files were unpacked to, or write a synthetic competition: python -m phantom data/phantom"
+    )
+
+
+def _folders_below(place: Path, levels: int = 3) -> list[str]:
+    """List the folders below a place that may hold a competition; those of cases and scans are not entered."""
+    found, level = [], [""]
+    for _ in range(levels):
+        level = [
+            os.path.join(above, entry.name)
+            for above in level
+            for entry in _entries(place / above, [])
+            if entry.is_dir() and not entry.name.startswith("case")
+        ]
+        found += level
+    return found
+
+
+def _zips(folder: Path) -> str:
+    """Say which zip file waits in a folder, and how to unpack it."""
+    entries = _entries(folder, []) if folder.is_dir() else []
+    zips = sorted((entry.path for entry in entries if entry.name.endswith(".zip")), key=lambda path: "train" in path)
+    return f"holds {Path(zips[0]).name}, which is not unpacked. {_unzip(Path(zips[0]))}" if zips else ""
+
+
+def _unzip(path: Path) -> str:
+    return f"Unpack it: unzip -q '{path}' -d '{path.with_suffix('')}', and give that folder"
+
+
+def _listing(folder: Path, most: int = 6) -> str:
+    """Name the first entries of a folder."""
+    names = sorted(entry.name for entry in _entries(folder, []))
+    return ", ".join(names[:most] + ["..."] * (len(names) > most)) or "nothing"
+
+
+def _from_folder(folder: Path, problems: list[tuple[str, str]]) -> list[tuple]:
+    """List folder/case*/case*_day*/scans/*.png as records; whatever does not fit is a problem."""
+    records, strays = [], []
+    for case in _subfolders(folder, problems, strays):
+        for scan in _subfolders(case.path, problems, strays):
+            images = [entry for entry in _subfolders(scan.path, problems, strays) if entry.name == "scans"]
+            if not images:
+                problems.append((scan.path, "has no folder scans/"))
+            for entry in _entries(images[0].path, problems, strays) if images else ():
                 if entry.name.endswith(".png"):
-                    _add(records, faults, scan.name, entry.name, entry.path, _size(entry))
+                    _add(records, problems, scan.name, entry.name, entry.path, _size(entry))
+    if strays:
+        _say_once(f"{folder}: passed over {len(strays)} files and folders of other programs, such as {strays[0]}")
     return records
+
+
+@cache
+def _say_once(text: str) -> None:
+    print(text)
 
 
 def _size(entry: os.DirEntry) -> int:
@@ -235,70 +331,68 @@ def _size(entry: os.DirEntry) -> int:
         return 0
 
 
-def _from_index(index: Path, faults: list[tuple[str, str]]) -> list[tuple]:
-    """List the images that a table names, with no path, because there is no image."""
+def _from_index(index: Path, problems: list[tuple[str, str]]) -> list[tuple]:
+    """List the images that a table names; their paths are empty, because there are no files."""
     records = []
-    for name, image in pd.read_csv(index)[["id", "image_path"]].itertuples(index=False):
-        _add(records, faults, name.rsplit("_slice_", 1)[0], image.rsplit("/", 1)[-1], "", _SMALLEST_PNG)
+    for name, image in files.read_csv(index, ["id", "image_path"]).itertuples(index=False):
+        _add(records, problems, contest.scan_of(name), image.rsplit("/", 1)[-1], "", _SMALLEST_PNG)
     return records
 
 
-def _add(records: list[tuple], faults: list[tuple[str, str]], scan: str, name: str, path: str, size: int) -> None:
-    """Append the record of one image, or say why there is none."""
+def _add(records: list[tuple], problems: list[tuple[str, str]], scan: str, name: str, path: str, size: int) -> None:
+    """Append the record of one image, or a problem."""
     where = path or f"{scan}/{name}"
     try:
         number, height, width, spacing_mm = contest.parse_file_name(name)
         parts = contest.parse_id(f"{scan}_slice_{number:04d}")
     except ValueError as error:
-        faults.append((where, str(error)))
+        problems.append((where, str(error)))
         return
     if size < _SMALLEST_PNG:
-        faults.append((where, f"{size} bytes are too few for a PNG; copy the file again"))
+        problems.append((where, f"has {size} bytes, which are too few for a PNG; copy the file again"))
         return
     identity = f"{scan}_slice_{number:04d}"
     records.append((identity, parts.case, parts.day, number, path, height, width, spacing_mm, scan))
 
 
-def _read_masks(path: Path, faults: list[tuple[str, str]]) -> pd.DataFrame:
+def _read_masks(path: Path, problems: list[tuple[str, str]]) -> pd.DataFrame:
     """Read train.csv as one row per id and one column per organ."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; the folder of the competition holds it")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    wanted = ["id", "class", "segmentation"]
-    if list(table.columns) != wanted:
-        raise ValueError(f"{path}: columns are {list(table.columns)}, expected {wanted}")
+        raise FileNotFoundError(f"{path} is missing; {path.parent} holds {_listing(path.parent)}")
+    table = files.read_csv(path, ["id", "class", "segmentation"])
+    table["segmentation"] = table["segmentation"].where(table["segmentation"].str.lower() != "nan", "")
     strange = ~table["class"].isin(contest.ORGANS)
     doubled = table.duplicated(["id", "class"])
-    for wrong, what in ((strange, "is no organ of the competition"), (doubled, "has a second row for this slice")):
-        faults += [
-            (f"{path}, line {line + 2}", f"{organ} {what} ({name})")
+    for wrong, what in ((strange, "is not an organ of the competition"), (doubled, "has a second row for this slice")):
+        problems += [
+            (f"{path}, line {line}", f"{organ} {what} ({name})")
             for line, name, organ in table.loc[wrong, ["id", "class"]].itertuples()
         ]
     masks = table[~strange & ~doubled].pivot(index="id", columns="class", values="segmentation")
     masks = masks.reindex(columns=list(contest.ORGANS))
     for name, organ in masks.isna().stack().loc[lambda missing: missing].index:
-        faults.append((str(path), f"{name} has no row for {organ}"))
+        problems.append((str(path), f"{name} has no row for {organ}"))
     return masks.fillna("").rename_axis(columns=None)
 
 
-def _subfolders(folder: str | os.PathLike, faults: list[tuple[str, str]]) -> list[os.DirEntry]:
+def _subfolders(folder: str | os.PathLike, problems: list[tuple[str, str]], strays: list[str]) -> Sequence[os.DirEntry]:
     """List the folders in a folder by name; none when it does not exist."""
     if not os.path.isdir(folder):
         return []
-    return sorted((entry for entry in _entries(folder, faults) if entry.is_dir()), key=lambda entry: entry.name)
+    entries = _entries(folder, problems, strays)
+    return sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: entry.name)
 
 
-def _entries(folder: str | os.PathLike, faults: list[tuple[str, str]]) -> list[os.DirEntry]:
-    """List what is in a folder; one that cannot be read is a fault, and costs what is in it."""
+def _entries(
+    folder: str | os.PathLike, problems: list[tuple[str, str]], strays: list[str] | None = None
+) -> list[os.DirEntry]:
+    """List the contents of a folder without stray files; a folder that cannot be read is a problem."""
     try:
         with os.scandir(folder) as entries:
-            return list(entries)
+            entries = list(entries)
     except OSError as error:
-        faults.append((str(folder), f"cannot be read: {error.strerror}"))
+        problems.append((str(folder), f"cannot be read: {error.strerror}"))
         return []
-
-
-def _shorten(faults: list[tuple[str, str]], most: int = 20) -> str:
-    """Join the first faults, and count the rest."""
-    rest = [f"... and {len(faults) - most} more"] if len(faults) > most else []
-    return "\n  ".join([f"{where}: {what}" for where, what in faults[:most]] + rest)
+    if strays is not None:
+        strays += [entry.path for entry in entries if files.is_stray(entry.name)]
+    return [entry for entry in entries if not files.is_stray(entry.name)]

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "--data instead, or leave --millimetres out"
             )
         prediction = submission.read(options.submission)
-        problems = submission.check(options.submission, slices, any_order=True)
+        problems = submission.check(options.submission, slices, strict=False)
     except (OSError, ValueError) as error:
         print(error)
         return 1
@@ -69,17 +69,8 @@ def ledger_report(found: ledger.Ledger, rows: int = 0) -> str:
 
 
 def read_truth(path: str | Path) -> pd.DataFrame:
-    """Read rows `id class segmentation`; a column `predicted` may stand for `segmentation`.
-
-    Raises:
-        ValueError: names the file and its missing column.
-    """
-    table = files.read_csv(path, ["id", "class", "segmentation"])
-    table = table.rename(columns={"predicted": "segmentation"})
-    absent = {"id", "class", "segmentation"} - set(table.columns)
-    if absent:
-        raise ValueError(f"{path} has no column {', '.join(sorted(absent))}; it has {list(table.columns)}")
-    return table
+    """Read rows `id class segmentation`; a column `predicted` is taken for `segmentation` (`files.read_csv`)."""
+    return files.read_csv(path, ["id", "class", "segmentation"])
 
 
 def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path | None = None) -> pd.DataFrame:
@@ -123,18 +114,15 @@ def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path
 
 
 def _read_sizes(path: str | Path) -> pd.DataFrame:
-    """Read a table of sizes and check its numbers."""
-    known = files.read_csv(path, ["id", "height", "width"])
-    absent = {"id", "height", "width"} - set(known.columns)
-    if absent:
-        raise ValueError(f"{path} has no column {', '.join(sorted(absent))}; it has {list(known.columns)}")
+    """Read a table of sizes, and check its numbers."""
+    known = files.read_csv(path, ["id", "height", "width"], optional=["spacing_mm"])
     for name in [name for name in ("height", "width", "spacing_mm") if name in known]:
         numbers = pd.to_numeric(known[name], errors="coerce")
         whole = name != "spacing_mm"
         wrong = known[~((numbers > 0) & (numbers < np.inf) & ((numbers % 1 == 0) | (not whole)))]
         if len(wrong):
             raise ValueError(
-                f"{path}: {wrong['id'].iloc[0]} has {name} {wrong[name].iloc[0]!r}; expected a "
+                f"{path}, line {wrong.index[0]}: {wrong['id'].iloc[0]} has {name} {wrong[name].iloc[0]!r}; expected a "
                 f"{'whole ' if whole else ''}number above 0"
             )
         known[name] = numbers if name == "spacing_mm" else numbers.astype(int)

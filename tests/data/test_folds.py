@@ -24,7 +24,7 @@ def test_folds_keep_cases_together_and_organs_even():
 
 
 def test_fewer_cases_than_folds_is_an_error_that_names_both():
-    with pytest.raises(ValueError, match="4 cases cannot fill 5 folds"):
+    with pytest.raises(ValueError, match="5 folds need at least 5 cases, got 4"):
         folds.by_case(table(4))
 
 

@@ -92,5 +92,22 @@ def test_unreadable_slices_are_named(tmp_path):
         with pytest.raises(ValueError, match=reason) as error:
             inputs.load([good, bad])
         assert bad.name in str(error.value)
-    with pytest.raises(ValueError, match="without slices"):
+    with pytest.raises(ValueError, match="has no slices"):
         inputs.load([])
+
+
+def test_altered_truncated_and_other_files_are_found(tmp_path):
+    path = tmp_path / "slice.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 9999, (40, 50)).astype(np.uint16))
+    data = path.read_bytes()
+    assert inputs.read_picture(path).shape == (40, 50)
+    wrong = [data[:cut] for cut in (0, 7, 30, 60, len(data) // 2, len(data) - 13)]
+    for place in (1, 18, 30, data.index(b"IDAT") + 20, len(data) // 2, len(data) - 20):
+        wrong.append(data[:place] + bytes([data[place] ^ 64]) + data[place + 1 :])
+    wrong.append(cv2.imencode(".jpg", np.zeros((40, 50), np.uint8))[1].tobytes())
+    for spoiled in wrong:
+        path.write_bytes(spoiled)
+        with pytest.raises(ValueError, match=r"slice\.png cannot be decoded: .*; copy the file again"):
+            inputs.read_picture(path)
+    with pytest.raises(ValueError, match=r"nothing\.png cannot be read"):
+        inputs.read_picture(tmp_path / "nothing.png")

@@ -1,3 +1,7 @@
+import os
+import shutil
+
+import cv2
 import numpy as np
 import pytest
 
@@ -29,7 +33,7 @@ def test_new_masks_leave_the_packed_images_alone(packed, slices):
     np.testing.assert_array_equal(bare.masks, packed.masks & 3)
     with pytest.raises(ValueError, match="packed slices in their order"):
         packed.remasked(slices.iloc[::-1])
-    with pytest.raises(ValueError, match="more than a stack away"):
+    with pytest.raises(ValueError, match="more than depth and stride"):
         packed.restacked(inputs.InputSpec(64, 64))
 
 
@@ -164,3 +168,37 @@ def test_wrong_calls_are_explained(packed, slices):
         pipeline.dataset(slices, inputs.InputSpec(), 4, True, packed=packed)
     with pytest.raises(ValueError, match="is not among the packed slices"):
         pipeline.dataset(slices.assign(id="case1_day99_slice_0001"), SPEC, 4, True, packed=packed)
+
+
+def test_altered_images_under_the_same_names_are_packed_anew(slices, tmp_path):
+    rows = slices[slices["scan"] == slices["scan"].iloc[0]].copy()
+    for index, path in rows["path"].items():
+        rows.loc[index, "path"] = shutil.copy2(path, tmp_path)
+    before = pipeline.pack(rows, SPEC, tmp_path / "packed")
+    path = rows["path"].iloc[2]
+    assert cv2.imwrite(path, inputs.read_picture(path)[::-1])
+    after = pipeline.pack(rows, SPEC, tmp_path / "packed")
+    assert (before.images[2] != after.images[2]).any()
+    stored = os.stat(path)
+    os.utime(path, ns=(stored.st_atime_ns, stored.st_mtime_ns + 1))
+    pipeline.pack(rows, SPEC, tmp_path / "packed")
+    assert len(os.listdir(tmp_path / "packed")) == 6
+
+
+def test_an_image_of_another_size_than_its_name_is_named(slices, tmp_path):
+    rows = slices[slices["scan"] == slices["scan"].iloc[0]].copy()
+    rows[["height", "width"]] = rows[["width", "height"]].to_numpy() + 1
+    with pytest.raises(ValueError, match="and its name says"):
+        pipeline.pack(rows, SPEC)
+
+
+def test_truth_is_what_was_packed_and_the_stack_what_the_network_gets(packed, slices):
+    some = slices.iloc[[7, 3, 30]]
+    truth = packed.truth(some)
+    assert truth.dtype == bool
+    assert truth.shape == (3, 32, 24, 3)
+    bits = (truth << np.arange(3)).sum(axis=-1)
+    np.testing.assert_array_equal(bits, packed.masks[[7, 3, 30]])
+    batch = next(pipeline.dataset(some, SPEC, 3, False, packed=packed).as_numpy_iterator())
+    np.testing.assert_array_equal(batch["images"][0], packed.stack(7))
+    np.testing.assert_array_equal(batch["masks"], truth)

@@ -1,10 +1,11 @@
+import gzip
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import contest
+from kitlib import contest, rle
 from kitlib.data import scans
 
 
@@ -88,7 +89,7 @@ def test_second_file_for_a_slice_is_named(copy):
     first = sorted(some_scan(copy).iterdir())[0]
     number = first.name[:10]
     double = shutil.copy(first, first.with_name(f"{number}_99_99_1.50_1.50.png"))
-    with pytest.raises(ValueError, match="a second file for this slice") as error:
+    with pytest.raises(ValueError, match="is a second file for this slice") as error:
         scans.read(copy)
     assert number in str(error.value)
     problems = []
@@ -110,10 +111,10 @@ def test_doubled_row_and_unknown_organ_are_named(copy):
     rows = pd.read_csv(copy / "train.csv", keep_default_na=False)
     bad = pd.concat([rows, rows.iloc[[0]], rows.iloc[[1]].assign(**{"class": "liver"})])
     bad.to_csv(copy / "train.csv", index=False)
-    with pytest.raises(ValueError, match="2 faults") as error:
+    with pytest.raises(ValueError, match="2 problems") as error:
         scans.read(copy)
     assert f"line {len(rows) + 2}: {rows['class'][0]} has a second row" in str(error.value)
-    assert f"line {len(rows) + 3}: liver is no organ" in str(error.value)
+    assert f"line {len(rows) + 3}: liver is not an organ" in str(error.value)
 
 
 def test_problems_are_listed_when_asked(copy):
@@ -126,7 +127,7 @@ def test_problems_are_listed_when_asked(copy):
 
 def test_wrong_columns_and_missing_tables_are_named(copy):
     (copy / "train.csv").write_text("id,segmentation\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="columns are"):
+    with pytest.raises(ValueError, match=r"train\.csv, line 1: column class is missing"):
         scans.read(copy)
     (copy / "train.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"train\.csv is missing"):
@@ -141,7 +142,8 @@ def test_split_is_train_or_test(competition):
 def test_root_is_found_by_argument_then_variable(competition, tmp_path, monkeypatch):
     monkeypatch.setenv("KITLIB_DATA", str(competition))
     assert scans.find_root() == competition
-    with pytest.raises(FileNotFoundError, match="elsewhere"):
+    assert scans.find_root("") == competition
+    with pytest.raises(FileNotFoundError, match=r"DATA=.*elsewhere does not exist"):
         scans.find_root(tmp_path / "elsewhere")
 
 
@@ -191,9 +193,166 @@ def test_no_stack_leaves_its_scan(slices):
 
 def test_bad_stacks_are_refused():
     slices = pd.DataFrame({"scan": ["a", "b", "a"]})
-    with pytest.raises(ValueError, match="odd depth"):
+    with pytest.raises(ValueError, match="depth is 4; choose an odd number"):
         scans.stacks(slices, depth=4)
     with pytest.raises(ValueError, match="stride is 0"):
         scans.stacks(slices, stride=0)
-    with pytest.raises(ValueError, match="do not lie together"):
+    with pytest.raises(ValueError, match="are not adjacent"):
         scans.stacks(slices)
+
+
+def test_masks_of_a_scan_are_its_texts(slices):
+    for _, rows in list(slices.groupby("scan"))[:3]:
+        masks = scans.masks(rows)
+        assert masks.shape == (len(rows), *scans.common_size(rows), 3)
+        assert masks.dtype == bool
+        for channel, organ in enumerate(contest.ORGANS):
+            assert rle.encode_stack(masks[..., channel]) == rows[organ].tolist()
+
+
+def test_masks_name_slice_and_organ_of_a_malformed_text_and_other_sizes(slices):
+    rows = slices[slices["scan"] == slices["scan"].iloc[0]].copy()
+    rows.loc[rows.index[3], "small_bowel"] = "3 1 2"
+    with pytest.raises(ValueError, match=f"{rows['id'].iloc[3]} small_bowel: run-length text '3 1 2'"):
+        scans.masks(rows)
+    rows.loc[rows.index[3], "height"] += 1
+    with pytest.raises(ValueError, match="differ in size"):
+        scans.masks(rows)
+
+
+def test_data_are_described_by_kind_counts_and_fingerprint(slices, copy):
+    found = scans.describe(slices)
+    assert found["kind"] == "phantom"
+    assert (found["slices"], found["scans"], found["cases"]) == (
+        len(slices),
+        slices["scan"].nunique(),
+        slices["case"].nunique(),
+    )
+    assert scans.describe(slices.iloc[1:])["fingerprint"] != found["fingerprint"]
+    assert scans.describe(slices.assign(stomach=""))["fingerprint"] != found["fingerprint"]
+    (copy / "phantom.json").unlink()
+    assert scans.describe(scans.read(copy)) == found | {"kind": "competition"}
+    assert scans.describe(slices.assign(path=""))["kind"] == "unknown"
+
+
+STRAYS = {
+    "": ("__MACOSX/train/case1/x", ".DS_Store", "._train.csv"),
+    "train": (".ipynb_checkpoints/case1-checkpoint", "@eaDir/x", "Thumbs.db", "__MACOSX/case1/case1_day0/scans/x.png"),
+    "train/case": ("._case_day0", ".ipynb_checkpoints/x", "@eaDir/scans/x.png", ".DS_Store"),
+    "train/case/day": ("@eaDir/x", "._scans", "Thumbs.db"),
+    "train/case/day/scans": ("._{first}", ".ipynb_checkpoints/{first}", "@eaDir/{first}", "desktop.ini", "~{first}"),
+}
+
+
+@pytest.mark.parametrize("level", STRAYS)
+def test_stray_files_are_passed_over_and_named_once(level, copy, capsys):
+    clean = scans.read(copy)
+    folder = some_scan(copy)
+    folders = {0: copy, 1: copy / "train", 2: folder.parents[1], 3: folder.parent, 4: folder}
+    below = folders[len(level.split("/")) if level else 0]
+    first = sorted(path.name for path in folder.iterdir())[0]
+    for name in STRAYS[level]:
+        path = below / name.format(first=first)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    capsys.readouterr()
+    for _ in range(2):
+        pd.testing.assert_frame_equal(scans.read(copy), clean)
+        scans.read(copy, "test")
+    printed = capsys.readouterr().out
+    assert printed.count("passed over") == (1 if level else 0)
+    if level:
+        assert f"passed over {len(STRAYS[level])} files and folders of other programs, such as {below}" in printed
+    (folder / first).write_bytes(b"")
+    with pytest.raises(ValueError, match="too few for a PNG"):
+        scans.read(copy)
+
+
+CSVS = {
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "gzip": lambda text: gzip.compress(text.encode()),
+    "semicolons and CRLF": lambda text: text.replace(",", ";").replace("\n", "\r\n").encode(),
+    "predicted": lambda text: text.replace("segmentation", "predicted").encode("utf-8-sig"),
+    "the word nan": lambda text: text.replace(",\n", ",NaN\n").encode(),
+    "an index": lambda text: "".join(f"{k},{line}\n" for k, line in enumerate(text.splitlines())).encode(),
+}
+
+
+@pytest.mark.parametrize("kind", CSVS)
+def test_train_csv_is_read_in_other_forms(kind, copy, slices):
+    text = (copy / "train.csv").read_text(encoding="utf-8")
+    (copy / "train.csv").write_bytes(CSVS[kind](text))
+    assert scans.read(copy)[list(contest.ORGANS)].equals(slices[list(contest.ORGANS)])
+
+
+def named(monkeypatch, here, **given):
+    """The error of find_root with a parameter or a variable."""
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("KITLIB_DATA", raising=False)
+    if "variable" in given:
+        monkeypatch.setenv("KITLIB_DATA", str(given["variable"]))
+    with pytest.raises(FileNotFoundError) as error:
+        scans.find_root(given.get("path"))
+    return str(error.value)
+
+
+def test_home_and_relative_paths_are_followed(copy, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KITLIB_DATA", "~/copy")
+    monkeypatch.chdir(tmp_path)
+    assert scans.find_root() == copy
+    monkeypatch.delenv("KITLIB_DATA")
+    for given in ("~/copy", "copy", "./copy/", copy):
+        assert scans.find_root(given).resolve() == copy.resolve()
+    monkeypatch.setattr(scans, "_CHECKOUT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert scans.find_root("copy").resolve() == copy.resolve()
+    text = named(monkeypatch, tmp_path / "notebooks", path="nowhere")
+    assert f"DATA=nowhere: {tmp_path}/notebooks/nowhere does not exist (nor does {tmp_path}/nowhere)" in text
+    assert "KITLIB_DATA=~/nowhere" in named(monkeypatch, tmp_path, variable="~/nowhere")
+
+
+@pytest.mark.parametrize("by", ["path", "variable"])
+def test_wrong_folders_are_named_with_what_is_there_and_what_to_do(by, copy, monkeypatch, tmp_path):
+    name = {"path": "DATA", "variable": "KITLIB_DATA"}[by]
+    (tmp_path / "zip").mkdir()
+    (tmp_path / "zip/uw-madison.zip").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "deep/er").mkdir(parents=True)
+    shutil.move(copy, tmp_path / "deep/er/copy")
+    copy = tmp_path / "deep/er/copy"
+    cases = {
+        tmp_path / "deep": f"Set {name}={copy}",
+        tmp_path / "deep/er": f"Set {name}={copy}",
+        copy / "train": f"Set {name}={copy}",
+        some_scan(copy): f"Set {name}={copy}",
+        copy / "train.csv": f"is a file. Give the folder that holds train.csv: {name}={copy}",
+        tmp_path / "zip/uw-madison.zip": f"is a zip file. Unpack it: unzip -q '{tmp_path}/zip/uw-madison.zip' -d",
+        tmp_path / "zip": "holds uw-madison.zip, which is not unpacked. Unpack it: unzip -q",
+        tmp_path / "empty": "it holds nothing. Give the folder that",
+        tmp_path / "none/at/all": f"does not exist; {tmp_path} holds deep, empty, zip",
+    }
+    for place, answer in cases.items():
+        text = named(monkeypatch, tmp_path, **{by: place})
+        assert text.startswith(f"{name}={place}: ")
+        assert answer in text
+    shutil.move(copy / "train", tmp_path / "kept")
+    text = named(monkeypatch, tmp_path, **{by: copy})
+    assert "has a train.csv, but no folder train/ with the images; it holds " in text
+    assert text.endswith("Unpack the images there")
+    with pytest.raises(FileNotFoundError, match="train has no images, such as case123"):
+        scans.read(copy)
+    (copy / "train").mkdir()
+    problems = []
+    assert scans.read(copy, problems=problems).empty
+    assert len(problems) == 1
+
+
+def test_a_zip_in_the_usual_place_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(scans, "_CHECKOUT", tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / f"data/{contest.SLUG}.zip").touch()
+    text = named(monkeypatch, tmp_path)
+    assert f"{tmp_path}/data: holds {contest.SLUG}.zip, which is not unpacked" in text
+    assert "python -m phantom data/phantom" in text
