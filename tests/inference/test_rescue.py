@@ -94,7 +94,7 @@ def test_a_broken_slice_is_filled_and_the_others_scans_stay(pristine, root, tmp_
     scan = path.parent.parent.name
     assert same[~found["id"].str.startswith(scan)].all()
     assert str(path) in str(faults)
-    assert "cut off" in str(faults)
+    assert "Truncated" in str(faults)
 
 
 def test_a_missing_slice_is_filled_and_a_missing_scan_stays_empty(pristine, root, tmp_path):

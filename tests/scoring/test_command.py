@@ -46,10 +46,10 @@ def test_command_prints_the_panel_and_the_worst_scans(files, capsys):
             lambda text: text.replace("slice_0001,stomach,", "slice_0001,stomach,1 2 3", 1),
             "slice_0001 stomach: run-length",
         ),
-        (lambda text: text.replace("predicted", "rle", 1), "columns are"),
+        (lambda text: text.replace("predicted", "rle", 1), "column predicted is missing"),
         (lambda text: "", "is empty"),
-        (lambda text: text.replace("stomach,", "stomach,1,2", 1), "line 4, saw 4"),
-        (lambda text: text.replace("stomach", "m\udce4gen", 1), "line 4: no UTF-8 text"),
+        (lambda text: text.replace("stomach,", "stomach,1,2", 1), "line 4: has 4 fields"),
+        (lambda text: text.replace("stomach", "m\udce4gen", 1), "line 4: is not UTF-8 text"),
     ],
 )
 def test_command_names_the_row_and_the_fault(files, capsys, fault, named):
@@ -72,7 +72,9 @@ def test_command_names_a_size_that_is_none(files, capsys, size):
 def test_command_names_a_truth_row_with_too_many_fields(files, capsys):
     files["truth"].write_text("id,class,segmentation\ncase1_day0_slice_0001,stomach,1,2\n", encoding="utf-8")
     assert run(files) == 1
-    assert "row 'case1_day0_slice_0001,stomach,1,2' has more fields" in capsys.readouterr().out
+    assert (
+        "line 2: has 4 fields, and the first line has 3: 'case1_day0_slice_0001,stomach,1,2'" in capsys.readouterr().out
+    )
 
 
 def test_command_says_what_millimetres_need(files, capsys):
@@ -101,4 +103,4 @@ def test_command_refuses_a_truth_that_leaves_slices_out(files, capsys):
 def test_command_names_a_truth_without_masks(files, capsys):
     files["truth"].write_text("id,class\n", encoding="utf-8")
     assert run(files) == 1
-    assert "has no column segmentation" in capsys.readouterr().out
+    assert "column segmentation is missing" in capsys.readouterr().out
