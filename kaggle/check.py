@@ -3,10 +3,11 @@
 From an environment on the versions of Kaggle's image, with package index and network off, the bundle is mounted as
 Kaggle mounts it, and 03_inference runs as it would there:
 
-    public    the folders of before 2026, an empty test folder, a sample without rows
-    rerun     today's folders, hidden cases; twice, since a repeated run has to write the same bytes
-    hostile   hidden cases with faults in them: files cut off, altered, missing, of a strange size, and a broken network
-              (where there are several)
+    public    the mount points before 2026, an empty test folder, a sample without rows
+    rerun     today's mount points, hidden cases; twice, since a repeated run has to write the same bytes
+    foreign   a network trained on a phantom: refused in a saved version, left out of the rerun (of several networks)
+    hostile   hidden cases with faults in them: files cut off, altered, missing, of a strange size, a broken network (of
+              several), and wrong parameters
 
 Each run must end with a file that submission.check accepts, and the rerun with the score of the same networks here.
 """
@@ -32,25 +33,25 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kaggle")]
 
 import bundle  # noqa: E402
 
-import phantom
-from kitlib import contest, inference, postprocess, runs, submission
-from kitlib.data import folds, inputs, scans
-from kitlib.inference import rescue
-from kitlib.inference.faults import Faults  # noqa: E402
+import phantom  # noqa: E402
+from kitlib import contest, inference, postprocess, runs, submission  # noqa: E402
+from kitlib.data import folds, inputs, scans  # noqa: E402
+from kitlib.inference import Faults, rescue  # noqa: E402
+from kitlib.runs import manifest  # noqa: E402
 from kitlib.scoring import metric  # noqa: E402
 
 ISOLATED = "KITLIB_CHECK_ISOLATED"
 RUN_SCRIPT = (
-    "import sys, papermill; papermill.execute_notebook(sys.argv[1], sys.argv[2], {}, cwd=sys.argv[3], "
-    "kernel_name='python3', progress_bar=False)"
+    "import json, sys, papermill; papermill.execute_notebook(sys.argv[1], sys.argv[2], json.loads(sys.argv[4]), "
+    "cwd=sys.argv[3], kernel_name='python3', progress_bar=False)"
 )
 
 
 def isolate() -> str:
-    """Start this program again without a network, where the system permits it; say what was done."""
+    """Start this program again without a network, where the system permits it; return a line on what was done."""
     if os.environ.get(ISOLATED):
         _raise_loopback()
-        return "a network of its own, with nothing in it"
+        return "none"
     for options in (["-n"], ["-rn"]):
         if (
             shutil.which("unshare")
@@ -59,7 +60,7 @@ def isolate() -> str:
             os.environ[ISOLATED] = "1"
             sys.stdout.flush()
             os.execvp("unshare", ["unshare", *options, sys.executable, *sys.argv])
-    return "proxies that lead nowhere (this system does not permit a network of its own)"
+    return "proxies that lead nowhere (this system does not permit a network namespace)"
 
 
 def _raise_loopback() -> None:
@@ -69,7 +70,7 @@ def _raise_loopback() -> None:
 
 
 def make_environment(folder: Path) -> Path:
-    """Make an environment that sees this one's packages and none of its kit; give its Python."""
+    """Make an environment with this one's packages and without the kit; return its Python."""
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     own = next(folder.glob("lib/python*/site-packages"))
@@ -89,7 +90,7 @@ def kaggle_variables(mounts: Path) -> dict[str, str]:
 
 
 def mount(folder: Path, competition: Path, dataset: Path, new: bool) -> Path:
-    """Lay out /kaggle/input as it was (new=False) or is; give the competition's place in it."""
+    """Lay out /kaggle/input as before 2026 (new=False) or as today; return the competition's folder in it."""
     shutil.rmtree(folder, ignore_errors=True)
     place = folder / ("competitions" if new else ".") / contest.SLUG
     attached = folder / ("datasets/somebody" if new else ".") / bundle.SLUG
@@ -98,20 +99,26 @@ def mount(folder: Path, competition: Path, dataset: Path, new: bool) -> Path:
     return place
 
 
-def run_notebook(python: Path, notebook: Path, mounts: Path, working: Path) -> tuple[Path, float]:
-    """Run a notebook in a working folder of its own; give the submission, and the seconds."""
+def execute(python: Path, notebook: Path, mounts: Path, working: Path, **parameters) -> subprocess.CompletedProcess:
+    """Run a notebook in a working folder of its own, whatever comes of it."""
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
+    arguments = [notebook, working / "executed.ipynb", working, json.dumps(parameters)]
+    command = [str(python), "-c", RUN_SCRIPT, *map(str, arguments)]
+    return subprocess.run(command, env=kaggle_variables(mounts), capture_output=True, text=True, check=False)
+
+
+def run_notebook(*given, **parameters) -> tuple[Path, float]:
+    """Run a notebook that has to succeed; give the submission, and the seconds."""
     started = time.perf_counter()
-    command = [str(python), "-c", RUN_SCRIPT, str(notebook), str(working / "executed.ipynb"), str(working)]
-    done = subprocess.run(command, env=kaggle_variables(mounts), capture_output=True, text=True, check=False)
+    done, working = execute(*given, **parameters), given[-1]
     if done.returncode:
-        raise SystemExit(f"{notebook.stem} failed in {working}:\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}")
+        raise SystemExit(f"the notebook failed in {working}:\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}")
     return working / "submission.csv", time.perf_counter() - started
 
 
 def printed(working: Path) -> str:
-    """All that an executed notebook printed."""
+    """Return the text that an executed notebook printed."""
     notebook = json.loads((working / "executed.ipynb").read_text(encoding="utf-8"))
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
@@ -119,10 +126,9 @@ def printed(working: Path) -> str:
 
 
 def break_things(place: Path, dataset: Path) -> list[str]:
-    """Break one thing of every kind; give what each report line has to hold."""
-    pictures = sorted((place / "test").rglob("*.png"))
+    """Break one thing of every kind; return a name that the list of faults has to hold for each."""
     per_scan: dict[Path, list[Path]] = {}
-    for path in pictures:
+    for path in sorted((place / "test").rglob("*.png")):
         per_scan.setdefault(path.parent, []).append(path)
     first, second, third, *_ = per_scan.values()
     first[2].write_bytes(first[2].read_bytes()[:-300])
@@ -144,6 +150,15 @@ def break_things(place: Path, dataset: Path) -> list[str]:
     return [*names, *(model.parent.name for model in models[1:][-1:]), third[0].parent.parent.name]
 
 
+def make_foreign(dataset: Path) -> list[Path]:
+    """Turn the last run of a bundle into one that was trained on a phantom; return all its run folders."""
+    folders = sorted(path.parent for path in (dataset / "runs").rglob("run.json"))
+    record = runs.read(folders[-1]).record
+    runs.write_record(folders[-1], record | {"data": record.get("data", {}) | {"kind": "phantom"}})
+    manifest.write(dataset / "runs")
+    return folders
+
+
 def tiny_runs(root: Path, folder: Path) -> list[Path]:
     """Train two small networks for an epoch each, unless that was done before."""
     from kitlib import training
@@ -156,7 +171,7 @@ def tiny_runs(root: Path, folder: Path) -> list[Path]:
         if not (place / "run.json").is_file():
             held_out = folds.by_case(slices, 2) == fold
             training.fit_fold(slices, place, held_out=held_out, spec=spec, network_options=options, epochs=1)
-    # After one epoch nothing reaches a half: thresholds that let the brightest tenth through make masks to compare.
+    # After one epoch no probability reaches 0.5: thresholds at the brightest tenth give masks to compare.
     run = runs.read(folder / "fold0")
     probabilities = np.concatenate([run.probabilities(name).reshape(-1, 3) for name in run.scans])
     levels = tuple(float(level) for level in np.quantile(probabilities, 0.9, axis=0))
@@ -164,80 +179,131 @@ def tiny_runs(root: Path, folder: Path) -> list[Path]:
     return [folder]
 
 
+class Check:
+    """The runs of 03_inference, one method each; each prints a line or fails.
+
+    Args:
+        out: folder for everything that is made here.
+        python: interpreter of an environment as Kaggle has it.
+    """
+
+    def __init__(self, out: Path, python: Path):
+        self.out, self.python, self.hidden = out, python, out / "hidden"
+        self.dataset, self.notebook = out / "bundle/dataset", out / "bundle/kernels/03_inference/03_inference.ipynb"
+        self.truth = pd.read_csv(self.hidden / "truth.csv", dtype=str, keep_default_na=False, encoding="utf-8")
+        self.slices = scans.read(self.hidden, "test")
+
+    def mount(self, competition: str, new: bool = True) -> Path:
+        """Mount the competition and the bundle; give the competition's folder."""
+        return mount(self.out / "input", self.out / competition, self.dataset, new)
+
+    def attached(self) -> Path:
+        """The mounted bundle, today's folders."""
+        return self.out / "input/datasets/somebody" / bundle.SLUG
+
+    def run(self, name: str, **parameters) -> tuple[Path, float, str]:
+        """Run the notebook; give the submission, the seconds and the printed text."""
+        file, seconds = run_notebook(self.python, self.notebook, self.out / "input", self.out / name, **parameters)
+        return file, seconds, printed(file.parent)
+
+    def score(self, file: Path) -> float:
+        """Score a submission that has to be valid."""
+        problems = submission.check(file, self.slices, submission.read(self.out / "competition/sample_submission.csv"))
+        assert not problems, problems
+        return metric.score(self.truth, submission.read(file), self.slices).value
+
+    def public(self) -> None:
+        """A saved version: it writes a header, and rehearses."""
+        self.mount("public", new=False)
+        file, seconds, text = self.run("working-public")
+        content = file.read_text(encoding="utf-8")
+        assert content == "id,class,predicted\n", content[:200]
+        assert str(self.out / "environment") in text, "the kit did not come from the bundle"
+        assert "batch:" in text
+        assert "no faults met" in text
+        print(f"public   {seconds:5.0f} s  header only, one training scan rehearsed, no faults", flush=True)
+
+    def rerun(self) -> None:
+        """The scoring rerun, twice: the score of the same networks here, and the same bytes."""
+        local, faults = self.out / "local.csv", Faults()
+        slices, sample = rescue.read(self.out / "competition", faults)
+        chosen = runs.choose(self.dataset / "runs").folders
+        settings, _ = runs.choose_settings(chosen)
+        inference.submit(chosen, slices, sample, local, faults, settings=settings, progress=False)
+        expected, written = self.score(local), []
+        for new in (True, False):
+            self.mount("competition", new)
+            file, seconds, text = self.run(f"working-rerun{len(written)}")
+            assert "rerun:" in text
+            assert "shed: nothing" in text
+            score = self.score(file)
+            assert score == expected, f"scored {score} in the rerun and {expected} here"
+            written.append(file.read_bytes())
+            folders = f"{'new' if new else 'old'} folders"
+            print(f"rerun    {seconds:5.0f} s  {folders}, valid, score {score:.6f}, here {expected:.6f}", flush=True)
+        assert written[0] == written[1], "a repeated run wrote another file"
+        assert expected > 0, "these networks draw nothing, so that equal scores say nothing"
+
+    def foreign(self) -> None:
+        """A network that was trained on a phantom: refused in a saved version, left out in the rerun."""
+        self.mount("public")
+        *others, last = make_foreign(self.attached())
+        working = self.out / "working-foreign"
+        done = execute(self.python, self.notebook, self.out / "input", working)
+        error = done.stderr.strip().splitlines()[-1]
+        assert done.returncode, "a network that was trained on a phantom was not refused"
+        assert last.name in error, error
+        assert "was trained on phantom data" in error, error
+        if others:
+            self.mount("competition")
+            make_foreign(self.attached())
+            file, _, text = self.run("working-foreign")
+            self.score(file)
+            assert f"{last}: was trained on phantom data" in text, text
+        print("foreign            refused in a saved version, left out in the rerun", flush=True)
+
+    def hostile(self) -> None:
+        """The rerun on broken files, a broken network and wrong parameters: valid, and every fault is listed."""
+        place = self.mount("competition")
+        wanted = [*break_things(place, self.attached()), "BATCH", "FLIP"]
+        file, seconds, text = self.run("working-hostile", BATCH="16", FLIP="false")
+        score, report = self.score(file), (file.parent / "faults.csv").read_text(encoding="utf-8")
+        missing = [name for name in wanted if name not in report]
+        assert not missing, f"not reported: {missing}\n{text}"
+        print(
+            f"hostile  {seconds:5.0f} s  valid, score {score:.6f}, {report.count(chr(10)) - 1} faults listed",
+            flush=True,
+        )
+
+
 def main() -> int:
     """Run the check and print what each run gave."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", type=Path, help="run folders to bundle; two tiny ones are trained without")
+    parser.add_argument(
+        "runs", nargs="*", type=Path, help="run folders to bundle; by default two tiny ones are trained"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "build/kaggle-check")
     given = parser.parse_args()
     out = given.out.resolve()
-    hidden = out / "hidden"
-    if not (hidden / "train.csv").is_file():
-        phantom.write(hidden, cases=5, slices=12, sizes=[(96, 80), (61, 75)])
-    if not os.environ.get(ISOLATED):  # anew each time, and with a network still, which building a wheel needs
-        chosen = given.runs or tiny_runs(hidden, out / "runs")
+    if not os.environ.get(ISOLATED):  # everything that needs a network: building a wheel does
+        if not (out / "hidden/train.csv").is_file():
+            phantom.write(out / "hidden", cases=5, slices=12, sizes=[(96, 80), (61, 75)])
+        marks = ("truth.csv", "phantom.json", "faults.csv")  # without them it is a competition
+        for name, left_out in (("competition", marks), ("public", (*marks, "test"))):
+            shutil.rmtree(out / name, ignore_errors=True)
+            shutil.copytree(out / "hidden", out / name, ignore=shutil.ignore_patterns(*left_out))
+        (out / "public/sample_submission.csv").write_text("id,class,predicted\n", encoding="utf-8")
+        shutil.rmtree(out / "bundle", ignore_errors=True)
+        chosen = given.runs or tiny_runs(out / "competition", out / "runs")
         bundle.build(chosen, "somebody", out / "bundle")
     network = isolate()
     print(f"Python {sys.version.split()[0]}, {runs.surroundings()['versions']}\nnetwork: {network}", flush=True)
-
     shutil.rmtree(out / "environment", ignore_errors=True)
-    python = make_environment(out / "environment")
-    dataset, notebook = out / "bundle/dataset", out / "bundle/kernels/03_inference/03_inference.ipynb"
-    truth = pd.read_csv(hidden / "truth.csv", dtype=str, keep_default_na=False)
-    whole, public, competition = scans.read(hidden, "test"), out / "public", out / "competition"
-    for folder in (public, competition):
-        shutil.rmtree(folder, ignore_errors=True)
-    keep = shutil.ignore_patterns("truth.csv", "phantom.json", "faults.csv")
-    shutil.copytree(hidden, competition, ignore=keep)
-    shutil.copytree(hidden, public, ignore=shutil.ignore_patterns("truth.csv", "phantom.json", "faults.csv", "test"))
-    (public / "sample_submission.csv").write_text("id,class,predicted\n", encoding="utf-8")
-
-    place = mount(out / "input", public, dataset, new=False)
-    file, seconds = run_notebook(python, notebook, out / "input", out / "working-public")
-    assert file.read_text(encoding="utf-8") == "id,class,predicted\n", file.read_text(encoding="utf-8")[:200]
-    text = printed(file.parent)
-    assert str(out / "environment") in text, "the kit did not come from the bundle"
-    assert "batch:" in text
-    assert "no faults met" in text
-    print(f"public   {seconds:5.0f} s  header only, one training scan rehearsed, no faults", flush=True)
-
-    local = out / "local.csv"
-    slices, sample = rescue.read(competition, Faults())
-    chosen = runs.choose(dataset / "runs").folders
-    inference.submit(chosen, slices, sample, local, flip=True, progress=False, faults=Faults())
-    expected = metric.score(truth, submission.read(local), whole).value
-    written = []
-    for new in (True, False):
-        place = mount(out / "input", competition, dataset, new)
-        file, seconds = run_notebook(python, notebook, out / "input", out / f"working-rerun{len(written)}")
-        order = submission.read(place / "sample_submission.csv")
-        problems = submission.check(file, whole, order)
-        assert not problems, problems
-        text = printed(file.parent)
-        assert "rerun:" in text
-        assert "shed: nothing" in text
-        score = metric.score(truth, submission.read(file), whole).value
-        assert score == expected, f"scored {score} in the rerun and {expected} here"
-        written.append(file.read_bytes())
-        folders = "new" if new else "old"
-        print(
-            f"rerun    {seconds:5.0f} s  {folders} folders, valid, score {score:.6f}, here {expected:.6f}", flush=True
-        )
-    assert written[0] == written[1], "a repeated run wrote another file"
-    assert expected > 0, "these networks draw nothing, so that equal scores say nothing"
-
-    place = mount(out / "input", competition, dataset, new=True)
-    wanted = break_things(place, out / "input/datasets/somebody" / bundle.SLUG)
-    file, seconds = run_notebook(python, notebook, out / "input", out / "working-hostile")
-    problems = submission.check(file, whole, submission.read(competition / "sample_submission.csv"))
-    assert not problems, problems
-    text = printed(file.parent)
-    report = (file.parent / "faults.csv").read_text(encoding="utf-8")
-    missing = [name for name in wanted if name not in report]
-    assert not missing, f"not reported: {missing}\n{text}"
-    score = metric.score(truth, submission.read(file), whole).value
-    print(f"hostile  {seconds:5.0f} s  valid, score {score:.6f}, {report.count(chr(10)) - 1} faults listed", flush=True)
-    print(f"passed: {len(contest.ORGANS) * len(whole)} rows, {whole['scan'].nunique()} scans; pages in {out}")
+    check = Check(out, make_environment(out / "environment"))
+    for run in (check.public, check.rerun, check.foreign, check.hostile):
+        run()
+    slices = check.slices
+    print(f"passed: {len(contest.ORGANS) * len(slices)} rows, {slices['scan'].nunique()} scans; pages in {out}")
     return 0
 
 

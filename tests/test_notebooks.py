@@ -33,6 +33,12 @@ def cells(path):
     return [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
 
 
+def code_of(script):
+    """The syntax tree of a notebook's code, without lines for the shell."""
+    lines = [line for kind, source in cells(script) if kind == "code" for line in source.splitlines()]
+    return ast.parse("\n".join(line for line in lines if not line.startswith("!")))
+
+
 def parameters(script):
     """The tagged cell of a notebook, which has to hold literals and nothing else."""
     tagged = [cell for cell in jupytext.read(script).cells if "parameters" in cell.metadata.get("tags", [])]
@@ -67,8 +73,7 @@ def test_cells_are_short_and_say_why(script):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_logic_lives_in_the_package(script):
-    code = "\n".join(cell.source for cell in jupytext.read(script).cells if cell.cell_type == "code")
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(code_of(script)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 8, f"{script.name}: {node.name} belongs in kitlib"
 
@@ -76,7 +81,7 @@ def test_logic_lives_in_the_package(script):
 @pytest.mark.parametrize("name", ["02_train", "05_experiments"])
 def test_all_trainings_of_a_notebook_end_by_one_deadline_and_lie_where_kaggle_keeps_them(name):
     script = ROOT / "notebooks" / f"{name}.py"
-    code = ast.parse("\n".join(source for kind, source in cells(script) if kind == "code"))
+    code = code_of(script)
     calls = [node for node in ast.walk(code) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     trains = [node for node in calls if ast.unparse(node.func) in TRAINS]
     assert len(trains) == 2
@@ -322,7 +327,7 @@ CHECKS = {
 
 def check_of(script):
     """Return the call of `session.parameters` in a notebook as code that evaluates."""
-    code = ast.parse("\n".join(source for kind, source in cells(script) if kind == "code"))
+    code = code_of(script)
     calls = [node for node in ast.walk(code) if isinstance(node, ast.Call)]
     (call,) = [call for call in calls if ast.unparse(call.func) == "session.parameters"]
     return call
