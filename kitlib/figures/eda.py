@@ -57,11 +57,7 @@ def cooccurrence(slices: pd.DataFrame) -> Figure:
             axis.text(column, row + 0.22, text, ha="center", color=ink, size=9)
     names = [LABELS[organ] for organ in ORGANS]
     axis.set(xticks=range(3), yticks=range(3), xticklabels=names, yticklabels=names)
-    axis.set(
-        title="Slices with both organs",
-        ylabel="of the slices with this organ ...",
-        xlabel="... this share has this one too",
-    )
+    axis.set(title="Slices with both organs", ylabel="of the slices with", xlabel="share with")
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
     return figure
@@ -107,7 +103,7 @@ def overlap_areas(slices: pd.DataFrame) -> Figure:
     top = max(0.05, totals["share"].max())
     ticks = [tick for tick in MaxNLocator(4).tick_values(0, top) if tick <= 1]
     bars.set(xlim=(0, top * 1.6), xticks=ticks, xticklabels=[f"{tick:.0%}" for tick in ticks])
-    bars.set_title("Slices with an overlap, of those with the organs")
+    bars.set_title("Slices with an overlap")
     for name, label, color in zip(COMBINATIONS, names, colors, strict=True):
         pixels = np.sort(table[name][table[name] > 0])
         if len(pixels):
@@ -205,12 +201,14 @@ def intensities(samples: pd.DataFrame) -> Figure:
         shade = str(0.75 - 0.6 * order.get_loc(scan) / max(len(order) - 1, 1))
         along = (np.arange(len(part)) + 0.5) / len(part) * 100
         profiles.plot(along, part["p99"].clip(lower=1), color=shade, linewidth=1)
+    ranges.set(xscale="log")
     profiles.set(yscale="log", xlabel="% of the scan, from head to feet", ylabel="99th percentile of the slice")
     profiles.set_title("Brightness along the body, a line per scan")
     profiles.grid(True)
-    profiles.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    profiles.yaxis.set_minor_formatter(NullFormatter())
-    profiles.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    for axis in (profiles.yaxis, ranges.xaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter(NullFormatter())
+        axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     groups = samples.groupby("scan")
     rows = np.arange(len(order))
     for column, how, color, label in (
@@ -220,7 +218,7 @@ def intensities(samples: pd.DataFrame) -> Figure:
     ):
         values = groups[column].agg(how).reindex(order).clip(lower=1)
         ranges.plot(values, rows, "o", color=color, markersize=4 if len(order) < 60 else 2, label=label)
-    ranges.set(xscale="log", yticks=[], ylabel=f"{len(order)} scans, dark to bright", xlabel="grey value")
+    ranges.set(yticks=[], ylabel=f"{len(order)} scans, dark to bright", xlabel="grey value")
     ranges.set_title("Range of grey values, a row per scan")
     ranges.grid(True, axis="x")
     ranges.legend(loc="upper left", fontsize=8)
