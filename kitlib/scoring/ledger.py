@@ -232,7 +232,7 @@ class _Volume:
         self.truth, self.prediction, self.classes, self.size = truth, prediction, classes, size
         self.known: dict[frozenset, np.ndarray] = {}
         index = np.flatnonzero(classes)
-        kinds, depth = classes.ravel()[index], index // classes[0].size
+        kinds, depth = classes.ravel()[index].astype(int), index // classes[0].size
         lost = truth.ravel()[index]
         counts = [
             np.bincount(kinds[which] * len(classes) + depth[which], minlength=len(CLASSES) * len(classes))
