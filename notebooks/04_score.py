@@ -29,8 +29,8 @@ if links:  # on Kaggle: the newest attached wheel; no other package changes
 elif Path("../kitlib").is_dir():  # in the notebooks folder of a checkout
     sys.path.insert(0, str(Path.cwd().parent))
 elif not importlib.util.find_spec("kitlib"):
-    there = ", ".join(sorted(path.name for path in mount.glob("*"))) or "nothing"
-    text = f"No data set with a kitlib wheel is attached: {mount} holds {there}, no kitlib-*.whl within 4 folders."
+    there = ", ".join(path.name for place in ("*", "datasets/*/*") for path in sorted(mount.glob(place))) or "nothing"
+    text = f"No data set with a kitlib wheel is attached: {mount} holds {there}, and no kitlib-*.whl outside a zip."
     raise ModuleNotFoundError(f"{text} Run `make bundle`, upload it (kaggle/README.md) and attach it with Add Input.")
 from kitlib import session
 
@@ -50,7 +50,7 @@ import tempfile
 import pandas as pd
 from IPython.display import display
 
-from kitlib import files, postprocess
+from kitlib import files, postprocess, runs
 from kitlib.data import scans
 from kitlib.figures import scoring
 from kitlib.postprocess import rescoring, tuning

@@ -404,7 +404,7 @@ def test_first_cell_installs_the_newest_of_several_bundles_and_runs_come_from_th
     assert session.bundle() == tmp_path / "datasets/x/b"
 
 
-@pytest.mark.parametrize("attached", [(), ("some-data",)])
+@pytest.mark.parametrize("attached", [(), ("some-data",), ("datasets/jane/uwm-kit-bundle",)])
 def test_first_cell_without_a_bundle_says_what_is_there_and_how_to_attach_one(tmp_path, monkeypatch, attached):
     for name in attached:
         (tmp_path / "input" / name).mkdir(parents=True)
@@ -414,5 +414,6 @@ def test_first_cell_without_a_bundle_says_what_is_there_and_how_to_attach_one(tm
     cell = next(source for kind, source in cells(SCRIPTS[0]) if kind == "code")
     with pytest.raises(ModuleNotFoundError, match="No data set with a kitlib wheel is attached") as error:
         exec(cell, {})
-    assert (attached[0] if attached else "nothing") in str(error.value)
+    assert f"holds {attached[0].split('/')[0] if attached else 'nothing'}" in str(error.value)
+    assert attached == () or Path(attached[0]).name in str(error.value)
     assert "Add Input" in str(error.value)
