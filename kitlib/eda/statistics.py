@@ -38,16 +38,17 @@ def read(
     if index is None:
         slices = scans.read(scans.find_root(root))
         return slices, slices
-    slices = scans.read(Path(index).parent, split="test", index=index)
-    listed = files.read_csv(index, ["id", "image_path", "has_mask"])
+    index = Path(index).expanduser()
+    slices = scans.read(index.parent, split="test", index=index)
+    listed = files.read_csv(index, ["id"], optional=["has_mask"])
     if "has_mask" in listed:
         answers = listed["has_mask"].str.lower().map({"true": True, "1": True, "false": False, "0": False})
         if answers.isna().any():
-            row = int(answers.isna().argmax())
-            raise ValueError(f"{index} line {row + 2}: has_mask is {listed['has_mask'][row]!r}; write True or False")
+            line = answers.index[answers.isna()][0]
+            raise ValueError(f"{index}, line {line}: has_mask is {listed['has_mask'][line]!r}; write True or False")
         slices = slices.join(listed.assign(has_mask=answers.astype(bool)).set_index("id")["has_mask"], on="id")
-    if root is not None and (Path(root) / "train.csv").is_file():
-        return slices, scans.read(root, problems=[], index=index)
+    if root is not None and (Path(root).expanduser() / "train.csv").is_file():
+        return slices, scans.read(Path(root).expanduser(), problems=[], index=index)
     return slices, slices.iloc[:0].assign(**dict.fromkeys(ORGANS, ""))
 
 

@@ -178,7 +178,7 @@ def test_an_index_stands_for_the_images(tmp_path):
     rows = [(name, organ, "1 2" if organ == "stomach" else "") for name in index["id"][:1] for organ in ORGANS]
     pd.DataFrame(rows, columns=["id", "class", "segmentation"]).to_csv(tmp_path / "train.csv", index=False)
     index.assign(has_mask=["yes", "0"]).to_csv(tmp_path / "index.csv", index=False)
-    with pytest.raises(ValueError, match=r"index.csv line 2: has_mask is 'yes'; write True or False"):
+    with pytest.raises(ValueError, match=r"index.csv, line 2: has_mask is 'yes'; write True or False"):
         statistics.read(index=tmp_path / "index.csv")
     _, masked = statistics.read(tmp_path, tmp_path / "index.csv.gz")
     assert masked["id"].tolist() == ["case5_day2_slice_0001"]
