@@ -278,8 +278,7 @@ by_organ.describe(percentiles=[0.1, 0.5, 0.9]).T if len(changes) else print("No 
 # with the most mask pixels, at one scale.
 
 # %%
-days = masked.groupby("case")["scan"].nunique()
-case = CASE or (int(days.idxmax()) if len(days) else 0)
+case = annotators.case_to_follow(masked, CASE)
 with_masks(eda.case_over_days, measured, case)
 
 # %%

@@ -112,6 +112,18 @@ def days(slices: pd.DataFrame) -> pd.DataFrame:
     return table.rename_axis("case").astype({"shortest": "Int64", "longest": "Int64"})
 
 
+def case_to_follow(slices: pd.DataFrame, case: int = 0) -> int:
+    """Choose a case to follow from day to day: the given one, or the first with the most days; 0 for an empty table.
+
+    Raises:
+        ValueError: the case is not in the table.
+    """
+    scans = slices.groupby("case")["scan"].nunique()
+    if case and case not in scans.index:
+        raise ValueError(f"CASE={case}: no such case here; choose one of {', '.join(map(str, scans.index))}")
+    return case or (int(scans.idxmax()) if len(scans) else 0)
+
+
 def volumes(slices: pd.DataFrame) -> pd.DataFrame:
     """Measure the volume and the centre of each organ in each scan, to follow a case from day to day.
 

@@ -66,6 +66,14 @@ def test_days_and_gaps_by_hand(two_days):
     assert annotators.days(wider).at[7, "sizes"] == 2
 
 
+def test_a_case_is_followed_that_is_there(two_days):
+    assert annotators.case_to_follow(two_days) == 7
+    assert annotators.case_to_follow(two_days, 9) == 9
+    assert annotators.case_to_follow(two_days.iloc[:0]) == 0
+    with pytest.raises(ValueError, match="CASE=8: no such case here; choose one of 7, 9"):
+        annotators.case_to_follow(two_days, 8)
+
+
 def test_volumes_and_daily_changes_by_hand(two_days):
     volume = annotators.volumes(two_days)
     voxel_cm3 = 1.5 * 1.5 * 3 / 1000
