@@ -1,15 +1,10 @@
-"""Images per second that reach a training step: from PNG files, and from packed scans, beside two usual ways.
+"""Images per second that reach a training step, from packed scans and from two common alternatives.
 
 `python -P benchmarks/pipeline.py [--data FOLDER] [--save]`. A sample is five neighbouring slices on 128 x 128 pixels
-with three masks; batches of 16 in a new order every epoch. Peers: the tf.data of many notebooks, which decodes five PNG
-files and the run-length text for every sample, and a PyTorch DataLoader with two workers that reads stacks saved before
-with np.load, then resizes and augments with albumentations. Each row runs in a process of its own.
+with three masks; batches of 16 in a new order every epoch. Alternatives: the tf.data of many notebooks, which decodes
+five PNG files and the run-length text for every sample, and a PyTorch DataLoader with two workers that reads saved
+stacks with np.load, then resizes and augments them with albumentations. Each row runs in a process of its own.
 """
-
-import sys
-
-if __name__ == "__main__":
-    sys.path.pop(0)  # this folder's statistics.py would hide Python's own module
 
 import argparse
 import importlib.metadata
@@ -18,6 +13,7 @@ import os
 import platform
 import resource
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -52,7 +48,7 @@ def rate(iterator, started, seconds=4.0):
 
 
 def usual_tf_data(data, folder):
-    """(a) Five PNG files and three masks are decoded for every sample, as often as it comes."""
+    """(a) Decodes five PNG files and three masks for every sample, in every epoch."""
     import tensorflow as tf
 
     from kitlib import contest
@@ -90,21 +86,20 @@ def usual_tf_data(data, folder):
 
 
 def torch_loader(data, folder, elastic=False):
-    """(b) Stacks and masks lie as .npy files at full size; two workers read, resize and, if asked, augment them."""
+    """(b) Two workers read stacks and masks from .npy files of full size, resize and, if asked, augment them."""
     import albumentations
     import torch
 
-    from kitlib import contest, rle
     from kitlib.data import inputs, scans
 
     slices = table(data)
     for _, rows in slices.groupby("scan", sort=False):  # the preparation, which is not counted
         scan = inputs.load(rows["path"].tolist())
         neighbours = scans.stacks(rows, DEPTH)
-        masks = [rle.decode_stack(rows[organ].tolist(), scan.shape[1:]) for organ in contest.ORGANS]
-        for place, row in enumerate(rows.index):
-            np.save(folder / f"{row}-image.npy", scan[neighbours[place]].transpose(1, 2, 0))
-            np.save(folder / f"{row}-masks.npy", np.stack([part[place] for part in masks], -1).astype(np.uint8))
+        masks = scans.masks(rows).astype(np.uint8)
+        for index, row in enumerate(rows.index):
+            np.save(folder / f"{row}-image.npy", scan[neighbours[index]].transpose(1, 2, 0))
+            np.save(folder / f"{row}-masks.npy", np.ascontiguousarray(masks[index]))
     moves = [albumentations.HorizontalFlip(p=0.5), albumentations.ElasticTransform(alpha=150, sigma=12, p=1)]
     transform = albumentations.Compose([albumentations.Resize(SIDE, SIDE), *(moves if elastic else [])])
 
@@ -153,7 +148,7 @@ def first_pass(data, folder):
 
 
 def packed(data, folder, mapped=False, augment=None):
-    """Ours; the time to the first batch counts from the files, or from the packed file where that is mapped."""
+    """Ours; the time to the first batch includes reading the files, or mapping the packed arrays."""
     from kitlib.data import inputs, pipeline
 
     slices, spec = table(data), inputs.InputSpec(SIDE, SIDE, DEPTH)
@@ -172,7 +167,7 @@ def packed_mapped(data, folder):
 
 
 def flips_and_elastic():
-    """The layer: flips and elasticdeform's control grid, as the peer has them."""
+    """The layer with flips and elasticdeform's control points, as in (b)."""
     from kitlib.layers.augment import Augment
 
     off = dict.fromkeys("rotation scale shift gamma contrast brightness noise blur".split(), 0)
@@ -180,7 +175,7 @@ def flips_and_elastic():
 
 
 def packed_graph(data, folder):
-    """Ours with flips and elastic distortion as a graph of the same process."""
+    """Ours with flips and elastic distortion as a graph in tf.data."""
     return packed(data, folder, augment=flips_and_elastic())
 
 
@@ -243,12 +238,12 @@ def work(row, data):
 
 
 def peak_mib():
-    """The most memory that this process and its workers held, in MiB."""
+    """Return the peak memory of this process and its workers, in MiB."""
     return sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
 
 
 def one_row(row, data):
-    """What a process of `work` prints."""
+    """Run one row and print its figures as JSON, for `work`."""
     function = {**ROWS, "first_pass": first_pass, "waits": waits}[row]
     with tempfile.TemporaryDirectory(prefix="kitlib-pipeline-") as folder:
         try:
@@ -257,11 +252,11 @@ def one_row(row, data):
             print(f"skipped: {row} ({reason})", file=sys.stderr)
             found = {}
     print(json.dumps({key: float(value) for key, value in found.items()}), flush=True)
-    os._exit(0)  # an endless iterator of the usual tf.data may hang the interpreter that ends
+    os._exit(0)  # an endless tf.data iterator can hang the interpreter at its end
 
 
 def report(found, counted, waiting, count):
-    """The table as text."""
+    """Write the table as Markdown."""
     versions = {entry.name: entry.version for entry in importlib.metadata.distributions()}
     named = ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions)
     lines = [
@@ -307,9 +302,10 @@ def main():
     text = report(found, counted, work("waits", data), len(table(data or None)))
     print(text)
     if chosen.save:
-        building = RESULTS.with_suffix(".tmp")
-        building.write_text(text + "\n", encoding="utf-8")
-        os.replace(building, RESULTS)
+        from kitlib import files
+
+        with files.replacing(RESULTS) as file:
+            file.write(text + "\n")
 
 
 if __name__ == "__main__":

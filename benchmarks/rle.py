@@ -1,7 +1,7 @@
-"""Run-length text: `python benchmarks/rle.py [--save]`.
+"""Speed of run-length text: slices of three masks per second on one core, on a phantom's masks.
 
-Slices of three masks per second on one core, on a phantom's masks: this kit, slice by slice and in blocks of slices,
-beside the NumPy functions that most public notebooks use, and pycocotools (column-major, so fed with transposed masks).
+`python -P benchmarks/rle.py [--save]`. Compares this kit, called for each slice and for blocks of slices, with the
+NumPy functions of most public notebooks and with pycocotools, which is column-major and gets transposed masks.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import phantom
-from kitlib import contest, rle
+from kitlib import contest, files, rle
 from kitlib.data import scans
 
 BLOCK = 16  # slices per call
@@ -37,7 +37,7 @@ def usual_decode(text, shape):
 
 
 def usual_encode(mask):
-    """Look for changes along the whole slice, as public notebooks do."""
+    """Find the changes along the whole slice, as public notebooks do."""
     pixels = np.concatenate([[0], mask.ravel(), [0]])
     runs = np.where(pixels[1:] != pixels[:-1])[0] + 1
     runs[1::2] -= runs[::2]
@@ -55,7 +55,7 @@ def rate(work, slices, seconds=2.0):
 
 
 def measure(root):
-    """Measure every peer on the masks of a competition."""
+    """Measure each code on the masks of a competition."""
     scan_list = []
     for _, rows in scans.read(root).groupby("scan"):
         shape = int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
@@ -65,9 +65,9 @@ def measure(root):
 
     def blocks(size):
         return [
-            (shape, [text for three in texts[place : place + size] for text in three])
+            (shape, [text for three in texts[start : start + size] for text in three])
             for shape, texts in scan_list
-            for place in range(0, len(texts), size)
+            for start in range(0, len(texts), size)
         ]
 
     single, several = blocks(1), blocks(BLOCK)
@@ -102,7 +102,7 @@ def measure(root):
 
 
 def table(found, count):
-    """Lay the rates out, with ratios to the usual code."""
+    """Write the rates as Markdown, with ratios to the usual code."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "pandas"))
     lines = [
         "# Run-length text",
@@ -122,9 +122,9 @@ def table(found, count):
 
 
 def main():
-    """Measure on a phantom made for the purpose, print, and save when asked."""
+    """Measure, print and, with --save, write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="a competition; made when not given")
+    parser.add_argument("--data", type=Path, help="folder of a competition; without it, a phantom is written")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/rle.md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +132,8 @@ def main():
         text = table(*measure(root))
     print(text)
     if given.save:
-        (RESULTS / "rle.md").write_text(text, encoding="utf-8")
+        with files.replacing(RESULTS / "rle.md") as file:
+            file.write(text)
 
 
 if __name__ == "__main__":

@@ -95,30 +95,26 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str], optional: Sequence
         CsvError: a ValueError that names the file, the line and the remedy.
     """
     text, guessed = _decode(path, _unpack(path, Path(path).read_bytes()))
-    expected = f"expected columns {','.join(columns)}"
-    lines = _lines(path, text, columns)
-    number, header = next(lines, (1, []))
-    if not any(map(str.strip, header)):
-        raise CsvError(str(path), f"the file is empty; {expected}")
-    places = _places(f"{path}, line {number}", header, columns, optional)
-    numbers, rows = [], []
-    for number, fields in lines:
-        if not any(fields):
-            continue
-        if len(fields) <= max(places.values()) or any(fields[len(header) :]):
-            raise CsvError(
-                f"{path}, line {number}",
-                f"has {len(fields)} fields, and the first line has {len(header)}: {_shorten(','.join(fields))}; "
-                "copy or save the file again, with spaces between the numbers of a mask",
-            )
-        numbers.append(number)
-        rows.append([fields[place].strip() for place in places.values()])
-    if guessed:
-        for number, fields in zip(numbers, rows, strict=True):
-            if not all(field.isascii() for field in fields):
-                what = f"is not UTF-8 text: {_shorten(','.join(fields))}; save the file as UTF-8 csv"
+    numbers, rows = _rows(path, text, columns)
+    if not rows or not any(map(str.strip, rows[0])):
+        raise CsvError(str(path), f"the file is empty; expected columns {','.join(columns)}")
+    header = rows[0]
+    positions = _positions(f"{path}, line {numbers[0]}", header, columns, optional)
+    kept = [(number, row) for number, row in zip(numbers[1:], rows[1:], strict=True) if any(row)]
+    needed, most = max(positions.values()), len(header)
+    for number, row in kept:
+        if len(row) != most and (len(row) <= needed or any(row[most:])):
+            what = f"has {len(row)} fields, and the first line has {most}: {_shorten(','.join(row))}"
+            remedy = "copy or save the file again, with spaces between the numbers of a mask"
+            raise CsvError(f"{path}, line {number}", f"{what}; {remedy}")
+    table = {name: [row[position].strip() for _, row in kept] for name, position in positions.items()}
+    for name, fields in table.items() if guessed else ():
+        for (number, _), field in zip(kept, fields, strict=True):
+            if not field.isascii():
+                what = f"{name} {_shorten(field)} is not UTF-8 text; save the file as UTF-8 csv"
                 raise CsvError(f"{path}, line {number}", what)
-    return pd.DataFrame(rows, index=pd.Index(numbers, dtype=int, name="line"), columns=list(places), dtype=str)
+    index = pd.Index([number for number, _ in kept], dtype=int, name="line")
+    return pd.DataFrame(table, index=index, dtype=str)
 
 
 def is_stray(name: str) -> bool:
@@ -173,51 +169,50 @@ def _decode(path: str | os.PathLike, data: bytes) -> tuple[str, bool]:
         raise CsvError(str(path), what) from None
 
 
-def _lines(path: str | os.PathLike, text: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Split text into numbered lines of fields; the delimiter is the one that finds the columns in the first line."""
+def _rows(path: str | os.PathLike, text: str, columns: Sequence[str]) -> tuple[Sequence[int], list[list[str]]]:
+    """Split text into rows of fields, with their line numbers, by the delimiter that finds the columns."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    blank = len(text) - len(text.lstrip("\n"))
-    first, _, rest = text[blank:].partition("\n")
-    number = blank + 1
+    if "\x00" in text:
+        line = text[: text.index("\x00")].count("\n") + 1
+        raise CsvError(f"{path}, line {line}", "holds a zero byte; copy the file again")
+    start = len(text) - len(text.lstrip("\n"))
+    first, _, rest = text[start:].partition("\n")
     if first.lower().startswith("sep=") and len(first) == 5:  # a line that Excel reads and writes
-        delimiter, number = first[4], number + 1
-        text = rest
+        delimiter, start = first[4], len(text) - len(rest)
     else:
         found = {mark: len(set(columns) & set(map(_name, first.split(mark)))) for mark in _DELIMITERS}
-        delimiter, text = max(found, key=found.get), text[blank:]
-    if "\x00" in text:
-        line = number + text[: text.index("\x00")].count("\n")
-        raise CsvError(f"{path}, line {line}", "holds a zero byte; copy the file again")
+        delimiter = max(found, key=found.get)
+    skipped, text = text[:start].count("\n"), text[start:]
     if '"' not in text:
-        for line, fields in enumerate(text.split("\n"), number):
-            yield line, fields.split(delimiter)
-        return
+        rows = [line.split(delimiter) for line in text.split("\n")]
+        return range(skipped + 1, skipped + 1 + len(rows)), rows
     limit = csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    numbers, rows = [skipped + 1], []
     try:
-        last = 0
-        for fields in reader:
-            yield number + last, fields
-            last = reader.line_num
+        for row in reader:
+            rows.append(row)
+            numbers.append(skipped + 1 + reader.line_num)
     except csv.Error as error:
         what = f"has a quotation mark in the wrong place ({error}); remove it"
-        raise CsvError(f"{path}, line {number + last}", what) from None
+        raise CsvError(f"{path}, line {numbers[-1]}", what) from None
     finally:
         csv.field_size_limit(limit)
+    return numbers[:-1], rows
 
 
-def _places(where: str, header: Sequence[str], columns: Sequence[str], optional: Sequence[str]) -> dict[str, int]:
+def _positions(where: str, header: Sequence[str], columns: Sequence[str], optional: Sequence[str]) -> dict[str, int]:
     """Find the position of each column in the first line."""
-    names, places = list(map(_name, header)), {}
+    names, positions = list(map(_name, header)), {}
     for column in [*columns, *optional]:
         name = column if column in names else _ALIASES.get(column, column)
         if names.count(name) == 1:
-            places[column] = names.index(name)
+            positions[column] = names.index(name)
         elif names.count(name) > 1 or column in columns:
             problem = "occurs twice" if name in names else "is missing"
             what = f"column {column} {problem} in {_shorten(','.join(header))}; expected {','.join(columns)}"
             raise CsvError(where, what)
-    return places
+    return positions
 
 
 def _name(field: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from kitlib import contest
+from kitlib import contest, files
 from kitlib.data import scans
 
 SESSION_HOURS = 11.0  # of the 12 of a session on Kaggle; the rest is for what a notebook does after its trainings
@@ -44,7 +44,7 @@ def mode(root: str | os.PathLike | None = None) -> str:
 def _holds_test(root: Path) -> bool:
     """Tell whether there is anything to predict: a folder in test/, or a line after the header of the sample."""
     try:
-        if any(True for _ in (root / "test").iterdir()):
+        if not all(files.is_stray(path.name) for path in (root / "test").iterdir()):
             return True
     except OSError:
         pass

@@ -136,17 +136,10 @@ def prepare(scan: np.ndarray, spec: InputSpec) -> np.ndarray:
     """
     if scan.ndim != 3:
         raise ValueError(f"expected a scan of shape (D, H, W), got {scan.shape}")
-    low, high = percentiles(scan, spec)
+    low, high = _percentiles(scan, spec)
     scale = high - low if high > low else 1.0
     resized = _resize(scan, (spec.height, spec.width))
     return np.clip((resized - low) / scale, 0.0, spec.ceiling, dtype=np.float32)
-
-
-def percentiles(scan: np.ndarray, spec: InputSpec) -> tuple[float, float]:
-    """Measure the low and high percentile of a scan on every fourth row and column."""
-    sample = scan[:, ::4, ::4]
-    low, high = np.percentile(sample, [spec.low, spec.high])
-    return float(low), float(high)
 
 
 def prepare_masks(masks: np.ndarray, spec: InputSpec) -> np.ndarray:
@@ -167,6 +160,13 @@ def restore(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if probabilities.ndim != 4:
         raise ValueError(f"expected probabilities of shape (D, height, width, C), got {probabilities.shape}")
     return _resize(probabilities, shape)
+
+
+def _percentiles(scan: np.ndarray, spec: InputSpec) -> tuple[float, float]:
+    """Measure the low and high percentile of a scan on every fourth row and column."""
+    sample = scan[:, ::4, ::4]
+    low, high = np.percentile(sample, [spec.low, spec.high])
+    return float(low), float(high)
 
 
 def _resize(slices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

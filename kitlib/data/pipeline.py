@@ -265,7 +265,9 @@ def _bits(rows: pd.DataFrame, spec: inputs.InputSpec) -> np.ndarray:
     bits = np.zeros((len(rows), spec.height, spec.width), np.uint8)
     filled = (scans.organ_count(rows) > 0).to_numpy()
     if filled.any():
-        bits[filled] = (inputs.prepare_masks(scans.masks(rows[filled]), spec) << _BITS).sum(axis=-1, dtype=np.uint8)
+        masks = scans.masks(rows[filled])
+        for bit in _BITS:  # organ after organ, whose masks are contiguous in memory
+            bits[filled] |= inputs.prepare_masks(masks[..., bit], spec) << bit
     return bits
 
 

@@ -86,7 +86,7 @@ def read(
         ValueError: names every missing, doubled or unreadable file and every id without a file or a row.
         FileNotFoundError: names the train.csv that is missing, or the folder train/ that is missing or has no images.
     """
-    root, found = Path(root), [] if problems is None else problems
+    root, found = Path(root).expanduser(), [] if problems is None else problems
     if split not in ("train", "test"):
         raise ValueError(f"split is {split!r}; expected 'train' or 'test'")
     masks = _read_masks(root / "train.csv", found) if split == "train" else None
@@ -230,57 +230,57 @@ def stacks(slices: pd.DataFrame, depth: int = 5, stride: int = 1) -> np.ndarray:
 
 def _given_root(name: str, given: str) -> Path:
     """Check the folder that an argument or a variable names, or say what is there instead."""
-    folder = Path(os.path.expanduser(given))
-    tried = [folder] if folder.is_absolute() else [Path.cwd() / folder, _CHECKOUT / folder]
-    for place in tried:
-        if (place / "train.csv").is_file() and not (place / "train").is_dir():
-            what = f"{place} has a train.csv, but no folder train/ with the images; it holds {_listing(place)}"
-            remedy = f"It {_zips(place)}" if _zips(place) else "Unpack the images there"
+    path = Path(os.path.expanduser(given))
+    tried = list(dict.fromkeys([Path.cwd() / path, _CHECKOUT / path]))  # one and the same for an absolute path
+    for folder in tried:
+        if (folder / "train.csv").is_file() and not (folder / "train").is_dir():
+            what = f"{folder} has a train.csv, but no folder train/ with the images; it holds {_listing(folder)}"
+            remedy = f"It {_zips(folder)}" if _zips(folder) else "Unpack the images there"
             raise FileNotFoundError(f"{name}={given}: {what}. {remedy}")
-        if _holds_tables(place):
-            return place
-    place = next((place for place in tried if place.exists()), tried[0])
-    also = f" (nor does {tried[1]})" if len(tried) > 1 and not place.exists() else ""
-    raise FileNotFoundError(f"{name}={given}: {_diagnose(name, place, also)}")
+        if _holds_tables(folder):
+            return folder
+    folder = next((folder for folder in tried if folder.exists()), tried[0])
+    also = f" (nor does {tried[1]})" if len(tried) > 1 and not folder.exists() else ""
+    raise FileNotFoundError(f"{name}={given}: {_diagnose(name, folder, also)}")
 
 
 def _holds_tables(folder: Path) -> bool:
     return any((folder / table).is_file() for table in _TABLES)
 
 
-def _diagnose(name: str, place: Path, also: str) -> str:
-    """Say why a place is not the competition's folder, and what to do."""
-    if not place.exists():
-        parent = next(folder for folder in place.parents if folder.is_dir())
-        return f"{place} does not exist{also}; {parent} holds {_listing(parent)}. Give the folder that holds train.csv"
-    if place.is_file():
-        if place.suffix.lower() == ".zip":
-            return f"{place} is a zip file. {_unzip(place)}"
-        return f"{place} is a file. Give the folder that holds train.csv: {name}={place.parent}"
-    for above in place.parents[:4]:
+def _diagnose(name: str, folder: Path, also: str) -> str:
+    """Say why a path is not the competition's folder, and what to do."""
+    if not folder.exists():
+        parent = next(above for above in folder.parents if above.is_dir())
+        return f"{folder} does not exist{also}; {parent} holds {_listing(parent)}. Give the folder that holds train.csv"
+    if folder.is_file():
+        if folder.suffix.lower() == ".zip":
+            return f"{folder} is a zip file. {_unzip(folder)}"
+        return f"{folder} is a file. Give the folder that holds train.csv: {name}={folder.parent}"
+    for above in folder.parents[:4]:
         if _holds_tables(above):
-            return f"{place} has no train.csv, which lies above it. Set {name}={above}"
-    for below in (place / folder for folder in _folders_below(place)):
+            return f"{folder} has no train.csv, which lies above it. Set {name}={above}"
+    for below in map(folder.joinpath, _folders_below(folder)):
         if _holds_tables(below):
-            return f"{place} has no train.csv, which lies below it. Set {name}={below}"
-    if zips := _zips(place):
-        return f"{place} {zips}"
+            return f"{folder} has no train.csv, which lies below it. Set {name}={below}"
+    if zips := _zips(folder):
+        return f"{folder} {zips}"
     return (
-        f"{place} has neither train.csv nor sample_submission.csv; it holds {_listing(place)}. Give the folder that "
+        f"{folder} has neither train.csv nor sample_submission.csv; it holds {_listing(folder)}. Give the folder that "
         "the competition's files were unpacked to, or write a synthetic competition: python -m phantom data/phantom"
     )
 
 
-def _folders_below(place: Path, levels: int = 3) -> list[str]:
-    """List the folders below a place that may hold a competition; those of cases and scans are not entered."""
+def _folders_below(folder: Path, levels: int = 3, most: int = 500) -> list[str]:
+    """List the first folders below a folder that may hold a competition; those of cases are not entered."""
     found, level = [], [""]
     for _ in range(levels):
         level = [
             os.path.join(above, entry.name)
             for above in level
-            for entry in _entries(place / above, [])
+            for entry in _entries(folder / above, [])
             if entry.is_dir() and not entry.name.startswith("case")
-        ]
+        ][:most]
         found += level
     return found
 

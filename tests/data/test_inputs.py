@@ -102,8 +102,8 @@ def test_altered_truncated_and_other_files_are_found(tmp_path):
     data = path.read_bytes()
     assert inputs.read_picture(path).shape == (40, 50)
     wrong = [data[:cut] for cut in (0, 7, 30, 60, len(data) // 2, len(data) - 13)]
-    for place in (1, 18, 30, data.index(b"IDAT") + 20, len(data) // 2, len(data) - 20):
-        wrong.append(data[:place] + bytes([data[place] ^ 64]) + data[place + 1 :])
+    for index in (1, 18, 30, data.index(b"IDAT") + 20, len(data) // 2, len(data) - 20):
+        wrong.append(data[:index] + bytes([data[index] ^ 64]) + data[index + 1 :])
     wrong.append(cv2.imencode(".jpg", np.zeros((40, 50), np.uint8))[1].tobytes())
     for spoiled in wrong:
         path.write_bytes(spoiled)

@@ -38,12 +38,12 @@ def test_new_masks_leave_the_packed_images_alone(packed, slices):
 
 
 def test_bits_are_the_masks_of_the_organs(packed, slices):
-    for place in np.flatnonzero(scans.organ_count(slices) > 1)[:3]:
-        row = slices.iloc[place]
+    for row in np.flatnonzero(scans.organ_count(slices) > 1)[:3]:
+        one = slices.iloc[row]
         for bit, organ in enumerate(contest.ORGANS):
-            mask = rle.decode(row[organ], (row["height"], row["width"]))
+            mask = rle.decode(one[organ], (one["height"], one["width"]))
             np.testing.assert_array_equal(
-                packed.truth(slices.iloc[[place]])[0, ..., bit], inputs.prepare_masks(mask[None], SPEC)[0]
+                packed.truth(slices.iloc[[row]])[0, ..., bit], inputs.prepare_masks(mask[None], SPEC)[0]
             )
 
 
@@ -55,11 +55,11 @@ def test_training_batch_holds_stacks_and_the_masks_of_their_middles(packed, slic
         assert batch["masks"].dtype == np.uint8
         assert batch["seed"].dtype == np.int32
         for image, masks in zip(batch["images"], batch["masks"], strict=True):
-            here = [place for place in range(len(slices)) if (packed.images[place] == image[..., 1]).all()]
+            here = [row for row in range(len(slices)) if (packed.images[row] == image[..., 1]).all()]
             assert any(
-                (packed.images[packed.stacks[place]].transpose(1, 2, 0) == image).all()
-                and (packed.masks[place][..., None] >> np.arange(3) & 1 == masks).all()
-                for place in here
+                (packed.images[packed.stacks[row]].transpose(1, 2, 0) == image).all()
+                and (packed.masks[row][..., None] >> np.arange(3) & 1 == masks).all()
+                for row in here
             )
 
 
@@ -108,9 +108,9 @@ def test_validation_shows_each_slice_once_and_fills_up_with_weight_zero(packed, 
 
 
 def test_neighbours_come_from_the_whole_scan(packed, slices):
-    place = 4
-    batch = next(pipeline.dataset(slices.iloc[[place]], SPEC, 1, False, packed=packed).as_numpy_iterator())
-    np.testing.assert_array_equal(batch["images"][0].transpose(2, 0, 1), packed.images[packed.stacks[place]])
+    row = 4
+    batch = next(pipeline.dataset(slices.iloc[[row]], SPEC, 1, False, packed=packed).as_numpy_iterator())
+    np.testing.assert_array_equal(batch["images"][0].transpose(2, 0, 1), packed.images[packed.stacks[row]])
 
 
 def test_mapped_scans_are_the_same_and_are_found_again(packed, slices, tmp_path, monkeypatch):

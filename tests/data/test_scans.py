@@ -169,8 +169,12 @@ def test_error_lists_every_place_that_was_looked_at(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         scans.find_root()
-    for place in (f"/kaggle/input/{contest.SLUG}", f"/kaggle/input/competitions/{contest.SLUG}", f"{tmp_path}/nowhere"):
-        assert place in str(error.value)
+    for folder in (
+        f"/kaggle/input/{contest.SLUG}",
+        f"/kaggle/input/competitions/{contest.SLUG}",
+        f"{tmp_path}/nowhere",
+    ):
+        assert folder in str(error.value)
 
 
 def test_stack_is_clamped_at_the_ends_of_a_scan():
@@ -333,9 +337,9 @@ def test_wrong_folders_are_named_with_what_is_there_and_what_to_do(by, copy, mon
         tmp_path / "empty": "it holds nothing. Give the folder that",
         tmp_path / "none/at/all": f"does not exist; {tmp_path} holds deep, empty, zip",
     }
-    for place, answer in cases.items():
-        text = named(monkeypatch, tmp_path, **{by: place})
-        assert text.startswith(f"{name}={place}: ")
+    for folder, answer in cases.items():
+        text = named(monkeypatch, tmp_path, **{by: folder})
+        assert text.startswith(f"{name}={folder}: ")
         assert answer in text
     shutil.move(copy / "train", tmp_path / "kept")
     text = named(monkeypatch, tmp_path, **{by: copy})

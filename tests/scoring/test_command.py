@@ -49,7 +49,7 @@ def test_command_prints_the_panel_and_the_worst_scans(files, capsys):
         (lambda text: text.replace("predicted", "rle", 1), "column predicted is missing"),
         (lambda text: "", "is empty"),
         (lambda text: text.replace("stomach,", "stomach,1,2", 1), "line 4: has 4 fields"),
-        (lambda text: text.replace("stomach", "m\udce4gen", 1), "line 4: is not UTF-8 text"),
+        (lambda text: text.replace("stomach", "m\udce4gen", 1), "line 4: class"),
     ],
 )
 def test_command_names_the_row_and_the_fault(files, capsys, fault, named):
