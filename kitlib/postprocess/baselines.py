@@ -1,7 +1,6 @@
-"""What a network must beat: an empty file, an atlas of the training masks, and the masks of an earlier day.
+"""Baselines for a submission: an empty file, an atlas of the training masks, and the masks of an earlier day.
 
-None of them looks at a single pixel of the scans they predict, so that their scores tell how much of the truth is
-habit.
+None of them reads an image of the scans they predict, so a network that scores less has learned nothing from images.
 """
 
 from pathlib import Path
@@ -10,18 +9,18 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import contest, submission
+from kitlib import contest, files, submission
 from kitlib.data import inputs, scans
 from kitlib.postprocess import cleaning
 from kitlib.scoring import metric
 
-BINS = 64  # relative positions along the body at which the atlas is kept
+BINS = 64  # slices of the atlas, by relative position in the scan
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
-GRID = inputs.InputSpec()
+SPEC = inputs.InputSpec()  # size of the atlas
 
 
 def empty(slices: pd.DataFrame) -> pd.DataFrame:
-    """Predict nothing: rows id, class, predicted with empty fields."""
+    """Return rows id, class, predicted with an empty field for every slice and organ."""
     return submission.expected_rows(slices).assign(predicted="")
 
 
@@ -31,7 +30,7 @@ def atlas(train: pd.DataFrame, test: pd.DataFrame, threshold: float | None = Non
     Args:
         train: slices with masks.
         test: slices to predict.
-        threshold: share of the training scans from which on a voxel counts; None takes the best one on training cases.
+        threshold: least share of the training scans for a voxel to be predicted; None takes that of `best_threshold`.
 
     Returns:
         Rows id, class, predicted.
@@ -49,22 +48,22 @@ def atlas(train: pd.DataFrame, test: pd.DataFrame, threshold: float | None = Non
 
 
 def best_threshold(slices: pd.DataFrame, maps: dict[str, np.ndarray] | None = None) -> tuple[float, float]:
-    """Find the atlas threshold with the best host score on the training cases, each seen by an atlas of the others.
+    """Find the atlas threshold with the best host score on the training cases, each predicted from the others.
 
-    Scored on the grid of 128 x 128, which moves the host score by some thousandths.
+    The masks are scored at 128 x 128 pixels, which changes the host score by some thousandths.
 
     Returns:
         The threshold and its host score.
     """
     maps = maps or _maps(slices)
     case = slices.drop_duplicates("scan").set_index("scan")["case"]
-    small = slices.assign(height=GRID.height, width=GRID.width)
+    small = slices.assign(height=SPEC.height, width=SPEC.width)
     others = {}
     for name in maps:
         rest = [maps[other] for other in maps if case[other] != case[name]]
         others[name] = np.mean(rest, axis=0) if rest else maps[name]
     groups = list(small.groupby("scan", sort=False))
-    truth = pd.concat([submission.encode(rows, _grid_masks(slices.loc[rows.index])) for _, rows in groups])
+    truth = pd.concat([submission.encode(rows, _small_masks(slices.loc[rows.index])) for _, rows in groups])
     scores = {}
     for threshold in tqdm(THRESHOLDS, desc="atlas", unit=" thresholds"):
         lines = [submission.encode(rows, others[name][_bins(len(rows))] >= threshold) for name, rows in groups]
@@ -74,10 +73,10 @@ def best_threshold(slices: pd.DataFrame, maps: dict[str, np.ndarray] | None = No
 
 
 def earlier_day(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    """Predict the masks that the same case had on its last earlier day, by relative position; others stay empty.
+    """Predict the masks of the same case on its last earlier day, by relative position of the slice.
 
     Returns:
-        Rows id, class, predicted, for the scans alone that have such a day.
+        Rows id, class, predicted, only for scans of cases with an earlier day.
     """
     lines = []
     for _, rows in test.groupby("scan", sort=False):
@@ -93,19 +92,22 @@ def earlier_day(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(root: Path, path: Path) -> pd.DataFrame:
-    """Score a submission on the hidden truth of a synthetic competition, beside the three baselines.
+    """Score a submission and the three baselines on the hidden truth of a synthetic competition.
 
-    A scan whose slices differ in size is no volume, and is not scored.
+    Scans whose slices differ in size are left out, because they are no volumes.
 
     Returns:
-        One row per prediction: host score, Dice, Hausdorff and the number of scans it is scored on.
+        One row per prediction: host score, Dice, Hausdorff and the number of scans.
 
     Raises:
-        FileNotFoundError: when the root has no truth.csv, as the real competition has none.
-        ValueError: when the submission has problems.
+        FileNotFoundError: when the root has no truth.csv; the real competition has none.
+        ValueError: lists the problems of an invalid submission.
     """
     if not (root / "truth.csv").is_file():
-        raise FileNotFoundError(f"{root} has no truth.csv; only a synthetic competition shows its hidden part")
+        raise FileNotFoundError(
+            f"{root} has no truth.csv, which only a synthetic competition has: write one with python -m phantom, or "
+            "score against masks of your own with python -m kitlib.scoring"
+        )
     train, test = scans.read(root), scans.read(root, "test")
     problems = submission.check(path, test, submission.read(root / "sample_submission.csv"))
     if problems:
@@ -113,7 +115,7 @@ def table(root: Path, path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} is not a valid submission:\n  {lines}")
     sizes = test.groupby("scan")[["height", "width"]].transform("nunique")
     test = test[(sizes == 1).all(axis=1)]
-    truth = pd.read_csv(root / "truth.csv", dtype=str, keep_default_na=False)
+    truth = files.read_csv(root / "truth.csv", ["id", "class", "segmentation"])
     predicted = submission.read(path)
     copied = earlier_day(train, test)
     again = test[test["id"].isin(copied["id"])]
@@ -139,23 +141,23 @@ def table(root: Path, path: Path) -> pd.DataFrame:
 
 
 def _maps(slices: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Bring the masks of each scan to a common grid (BINS, height, width, organs) of floats."""
+    """Bring the masks of each scan to one size: (BINS, height, width, organs) float."""
     groups = slices.groupby("scan", sort=False)
-    return {name: _grid_masks(rows)[_places(len(rows))].astype(np.float32) for name, rows in groups}
+    return {name: _small_masks(rows)[_bin_slices(len(rows))].astype(np.float32) for name, rows in groups}
 
 
-def _grid_masks(rows: pd.DataFrame) -> np.ndarray:
-    """Decode the masks of a scan on the grid: (D, height, width, organs) bool."""
-    return inputs.prepare_masks(scans.masks(rows), GRID)
+def _small_masks(rows: pd.DataFrame) -> np.ndarray:
+    """Decode the masks of a scan at the size of the atlas: (D, height, width, organs) bool."""
+    return inputs.prepare_masks(scans.masks(rows), SPEC)
 
 
-def _places(depth: int) -> np.ndarray:
-    """Find the slice of a scan of some depth at the centre of each bin."""
+def _bin_slices(depth: int) -> np.ndarray:
+    """Return the slice of a scan of some depth at the centre of each bin."""
     return ((np.arange(BINS) + 0.5) / BINS * depth).astype(int)
 
 
 def _bins(depth: int) -> np.ndarray:
-    """Find the bin of each slice of a scan of some depth."""
+    """Return the bin of each slice of a scan of some depth."""
     return ((np.arange(depth) + 0.5) / depth * BINS).astype(int)
 
 
