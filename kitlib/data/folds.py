@@ -1,5 +1,6 @@
 """Train/validation splits. A case is on one side only, except for its later days."""
 
+import os
 import warnings
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
+from kitlib import files
 from kitlib.data import scans
 
 
@@ -32,6 +34,20 @@ def by_case(slices: pd.DataFrame, count: int = 5) -> pd.Series:
         for number, (_, held_out) in enumerate(splitter.split(slices, scans.organ_count(slices), slices["case"])):
             fold[held_out] = number
     return pd.Series(fold, index=slices.index, name="fold")
+
+
+def read(path: str | os.PathLike) -> pd.Series:
+    """Read the folds.csv of a cross-validation: the fold of each case.
+
+    Raises:
+        ValueError: names the file and the line that is not a case and its fold.
+    """
+    table = files.read_csv(path, ["case", "fold"])
+    wrong = table[~(table["case"].str.fullmatch(r"\d+") & table["fold"].str.fullmatch(r"\d+"))]
+    if len(wrong):
+        row = ",".join(wrong.iloc[0])
+        raise ValueError(f"{path}, line {wrong.index[0]}: {row!r} is not a case and its fold, two whole numbers")
+    return table.astype(int).set_index("case")["fold"]
 
 
 def later_days(slices: pd.DataFrame, every: int = 5) -> pd.Series:

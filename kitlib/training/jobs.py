@@ -178,7 +178,7 @@ def fold_table(slices: pd.DataFrame, path: Path, count: int) -> pd.Series:
         dealt = slices[["case"]].assign(fold=folds.by_case(slices, count)).drop_duplicates()
         with runs.replacing(path) as file:
             file.write(dealt.to_csv(index=False))
-    kept = pd.read_csv(path, encoding="utf-8").set_index("case")["fold"]
+    kept = folds.read(path)
     missing = set(slices["case"]) - set(kept.index)
     if missing or kept.nunique() != count:
         raise ValueError(
@@ -193,9 +193,9 @@ def adopt_table(slices: pd.DataFrame, path: Path, count: int, folders: Sequence[
         if path.is_file():
             return
         try:
-            table = pd.read_csv(folder / "folds.csv", encoding="utf-8")
-            fits = set(table["case"]) == set(slices["case"]) and table["fold"].nunique() == count
-        except (ValueError, KeyError):  # somebody else's folds.csv
+            table = folds.read(folder / "folds.csv")
+            fits = set(table.index) == set(slices["case"]) and table.nunique() == count
+        except ValueError:  # somebody else's folds.csv
             continue
         if fits:
             path.parent.mkdir(parents=True, exist_ok=True)

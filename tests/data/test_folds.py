@@ -71,3 +71,12 @@ def test_share_of_empty_slices_is_drawn_alike_for_a_seed(slices):
     assert len(none) < len(half) < len(some)
     assert half.equals(folds.split(slices, held_out, empty_share=0.5)[0])
     assert not half.equals(folds.split(slices, held_out, empty_share=0.5, seed=1)[0])
+
+
+def test_folds_are_read_from_any_csv_and_lines_that_are_none_are_named(tmp_path):
+    path = tmp_path / "folds.csv"
+    path.write_bytes("\ufefffold;case\r\n1;7\r\n0;12\r\n".encode("utf-16"))
+    assert folds.read(path).to_dict() == {7: 1, 12: 0}
+    path.write_text("case,fold\n7,1\n12,x\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"folds\.csv, line 3: '12,x' is not a case and its fold"):
+        folds.read(path)
