@@ -36,8 +36,13 @@ def hidden(competition):
     return scans.read(competition, "test")
 
 
-def test_each_scan_comes_once_at_the_size_of_its_files(folders, hidden):
-    found = dict(inference.predict(folders[:1], hidden, Faults(), batch_size=4, progress=False))
+@pytest.fixture(scope="module")
+def members(folders):
+    return inference.open_members(folders, Faults(), batch_size=4)
+
+
+def test_each_scan_comes_once_at_the_size_of_its_files(members, hidden):
+    found = dict(inference.predict(members[:1], hidden, Faults(), batch_size=4, progress=False))
     assert list(found) == hidden["scan"].unique().tolist()
     for name, probabilities in found.items():
         rows = hidden[hidden["scan"] == name]
@@ -46,19 +51,19 @@ def test_each_scan_comes_once_at_the_size_of_its_files(folders, hidden):
         assert 0 <= probabilities.min() <= probabilities.max() <= 1
 
 
-def test_runs_are_averaged(folders, hidden):
+def test_runs_are_averaged(members, hidden):
     some = hidden[hidden["scan"] == hidden["scan"].iloc[0]]
     one, other, both = (
         next(inference.predict(chosen, some, Faults(), batch_size=4, progress=False))[1]
-        for chosen in (folders[:1], folders[1:], folders)
+        for chosen in (members[:1], members[1:], members)
     )
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-5)
 
 
-def test_batch_size_does_not_matter(folders, hidden):
+def test_batch_size_does_not_matter(members, hidden):
     some = hidden[hidden["scan"] == hidden["scan"].iloc[0]]
     one, other = (
-        next(inference.predict(folders[:1], some, Faults(), batch_size=size, progress=False))[1] for size in (3, 16)
+        next(inference.predict(members[:1], some, Faults(), batch_size=size, progress=False))[1] for size in (3, 4)
     )
     np.testing.assert_allclose(one, other, atol=1e-5)
 
@@ -143,10 +148,10 @@ def test_submission_is_valid_before_the_first_network_opens_and_in_sample_order(
 
 def test_repeated_runs_write_the_same_bytes(folders, hidden, tmp_path):
     files = [tmp_path / "one.csv", tmp_path / "other.csv"]
+    some = first_scan(hidden)
     for target in files:
-        inference.submit(
-            folders, hidden, submission.expected_rows(hidden), target, flip=True, progress=False, faults=Faults()
-        )
+        options = {"flip": True, "batch_size": 4, "progress": False}
+        inference.submit(folders[:1], some, submission.expected_rows(some), target, Faults(), **options)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
