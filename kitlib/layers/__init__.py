@@ -1,7 +1,8 @@
 """Keras layers, losses and metrics in pure `keras.ops`, for every backend.
 
 `attention` has the paper's two attentions, `augment` the augmentation layer with its `elastic` fields, `losses` what a
-training minimises, `monitors` what it reports. `sampling` and `randomness` are the arithmetic below `augment`.
+training minimises, `monitors` what it reports, `dropout` two kinds that resume. `sampling` and `randomness` are the
+arithmetic below `augment`.
 """
 
 from kitlib.layers.attention import ExternalAttention as ExternalAttention

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from kitlib.layers.attention import ChannelNormalization, ExternalAttention, LocalWindowAttention
-from kitlib.models.padding import MirrorBorder, SizeCheck, mirrored_border, skip_border
+from kitlib.layers.dropout import ResumableDropout
+from kitlib.models import encoders
+from kitlib.models.padding import MirrorBorder, SizeCheck, check_size, mirrored_border, skip_border
 
 HEAD_SIZE = 8  # channels per head of the window attention; times expansion 4 that is 32 in the external one
 NO_ATTENTION = {"window_stages": (), "external_bottleneck": False}  # options that leave a plain U-Net
@@ -17,18 +19,19 @@ NO_ATTENTION = {"window_stages": (), "external_bottleneck": False}  # options th
 def build_unet(
     input_shape: tuple[int | None, int | None, int],
     organs: int = 3,
-    levels: int = 4,
+    levels: int | None = None,
     base: int = 16,
     cap: int = 256,
-    window_stages: Sequence[int] = (0, 1, 2),
-    external_bottleneck: bool = True,
+    window_stages: Sequence[int] | None = None,
+    external_bottleneck: bool | None = None,
     padding: str = "same",
     mirror_border: bool = False,
     window: int = 4,
     batch_norm: bool = True,
     dropout: float = 0.0,
     activation: str | None = "sigmoid",
-    encoder: Callable | None = None,
+    encoder: str | Callable | None = None,
+    stem: str = "mean",
     name: str = "unet",
 ) -> keras.Model:
     """Build the network from images (B, H, W, C) to probabilities (B, H, W, organs).
@@ -43,17 +46,22 @@ def build_unet(
     attention on the three finest stages down, with heads of 8 channels, and external attention with 32 heads of 32 at
     the bottom.
 
+    With `encoder` the way down is a pretrained network (`models.encoders`): 5 levels, no attention unless asked for,
+    and pixels scaled inside. The decoder stays; its full-size stage has no skip.
+
     The original U-Net (Ronneberger et al., 2015; the paper's Figure 1) is `padding="valid", base=64, cap=1024,
     window_stages=(), external_bottleneck=False, batch_norm=False`: 572 in, 388 out, 23 convolutions.
 
     Args:
         input_shape: height, width (None if it varies) and channels, which is the depth of a stack.
         organs: number of masks; each has its own sigmoid, since organs overlap.
-        levels: number of poolings. Sides must be multiples of 2 ** levels; those of a stage with windows, of `window`.
+        levels: number of poolings; None is 4, and 5 with an encoder by name. Sides must be multiples of 2 ** levels;
+            those of a stage with windows, of `window`.
         base: channels of the finest stage; they double with every stage.
         cap: largest number of channels of a stage.
-        window_stages: stages with window attention, 0 is the finest; () for none.
-        external_bottleneck: external attention at the bottom.
+        window_stages: stages with window attention, 0 is the finest; () for none. None is (0, 1, 2), and () with an
+            encoder, where a window attends on the skip (or at the bottom) only.
+        external_bottleneck: external attention at the bottom; None is True, and False with an encoder.
         padding: "same", or "valid": skips are cropped and the output is smaller than the input.
         mirror_border: with "valid", mirror the image's border (the paper's Figure 2) so that the output has the image's
             size. Needs a fixed height and width.
@@ -61,8 +69,9 @@ def build_unet(
         batch_norm: normalise after each convolution.
         dropout: share of channels dropped at the bottom while training (`ResumableDropout`).
         activation: "sigmoid", or None for logits. The head computes in float32, or in float64 if the policy does.
-        encoder: another way down: a callable from images to a list of levels + 1 maps, each half the side of the one
-            before, None for no skip. Maps of `window_stages` get their attention on the skip (or at the bottom) only.
+        encoder: another way down: one of `encoders.NAMES`, or a callable from images to a list of levels + 1 maps,
+            each half the side of the one before, None for no skip.
+        stem: how the encoder's kernel for colours takes slices, one of `encoders.STEMS`.
         name: of the model.
 
     Raises:
@@ -70,6 +79,12 @@ def build_unet(
             or with weights of 16 bits.
     """
     check_keras()
+    if levels is None:
+        levels = encoders.LEVELS if isinstance(encoder, str) else 4
+    if window_stages is None:
+        window_stages = (0, 1, 2) if encoder is None else ()
+    if external_bottleneck is None:
+        external_bottleneck = encoder is None
     stages = tuple(window_stages)
     _check_arguments(levels, stages, padding, mirror_border, encoder)
     blocks = _Blocks(padding, batch_norm, stages, window)
@@ -81,7 +96,8 @@ def build_unet(
         maps = SizeCheck(levels, stages, window, padding, name="size_check")(maps)
         *skips, maps = blocks.down(maps, widths)
     else:
-        *skips, maps = blocks.foreign(images, encoder, levels)
+        check_size(input_shape[:2], levels, stages, window, padding)
+        *skips, maps = blocks.foreign(images, encoder, levels, stem)
     if external_bottleneck:
         maps = blocks.residual(maps, ExternalAttention(max(1, maps.shape[-1] // HEAD_SIZE), name="bottom_external"))
     if dropout:
@@ -136,6 +152,8 @@ def _check_arguments(levels, stages, padding, mirror_border, encoder):
         raise ValueError("mirror_border needs padding='valid'; with 'same' the output has the image's size without it")
     if encoder is not None and padding != "same":
         raise ValueError("an encoder needs padding='same', got 'valid': its skips cannot be cropped to fit")
+    if isinstance(encoder, str) and levels != encoders.LEVELS:
+        raise ValueError(f"levels is {levels}; encoder {encoder!r} has {encoders.LEVELS}, so leave levels out")
     if levels < 1 or not set(stages) <= set(range(levels + 1)):
         raise ValueError(f"window_stages is {stages}; a network of {levels} levels has the stages 0 to {levels}")
 
@@ -186,14 +204,16 @@ class _Blocks:
             maps = layers.Concatenate(name=f"up{stage}_skip")([skip, maps])
         return self.convolutions(maps, width, f"up{stage}")
 
-    def foreign(self, images, encoder: Callable, levels: int) -> list:
-        """The maps of every stage of another encoder."""
-        stages = list(encoder(images))
+    def foreign(self, images, encoder: str | Callable, levels: int, stem: str) -> list:
+        """Build another way down; check its maps and put the attention on them."""
+        stages = encoders.down(encoder, images, stem) if isinstance(encoder, str) else list(encoder(images))
         if len(stages) != levels + 1 or stages[-1] is None:
             raise ValueError(
                 f"the encoder gives {len(stages)} maps; {levels} levels need {levels + 1}, the last not None"
             )
         for stage, maps in enumerate(stages):
+            if maps is None and stage in self.stages:
+                raise ValueError(f"window_stages is {self.stages}, but the encoder has no maps at stage {stage}")
             for side, image in zip(maps.shape[1:3] if maps is not None else (), images.shape[1:3], strict=False):
                 if None not in (side, image) and side * 2**stage != image:
                     raise ValueError(
@@ -217,18 +237,3 @@ def _crop_to(shape, maps):
     if not any(spare):
         return maps
     return layers.Cropping2D(tuple((total // 2, total - total // 2) for total in spare), dtype=maps.dtype)(maps)
-
-
-@keras.saving.register_keras_serializable("kitlib")
-class ResumableDropout(layers.SpatialDropout2D):
-    """Drop whole channels; the random state is saved with the weights.
-
-    Keras does not save the state of its generators, so a resumed training would draw other numbers than an
-    uninterrupted one. The replicas of a strategy draw the same channels, for different samples.
-    """
-
-    def save_own_variables(self, store):
-        store["state"] = ops.convert_to_numpy(self.seed_generator.state)
-
-    def load_own_variables(self, store):
-        self.seed_generator.state.assign(store["state"])

@@ -44,7 +44,7 @@ def test_the_drawing_of_another_encoder_shows_its_skips():
             maps.append(keras.layers.Conv2D(channels, 3, strides=2, padding="same")(maps[-1]))
         return [None, *maps[1:]]
 
-    model = build_unet((64, 32, 3), levels=2, base=4, window_stages=(1,), encoder=encoder)
+    model = build_unet((64, 32, 3), levels=2, base=4, window_stages=(1,), external_bottleneck=True, encoder=encoder)
     figure = layers.network(model)
     said = words(figure)
     assert [said.count(size) for size in ("64 x 32", "32 x 16", "16 x 8")] == [1, 2, 1]

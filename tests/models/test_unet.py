@@ -12,8 +12,9 @@ import pytest
 from keras import layers, ops
 
 from kitlib.layers import losses
+from kitlib.layers.dropout import ResumableDropout
 from kitlib.models import padding
-from kitlib.models.unet import NO_ATTENTION, ResumableDropout, build_unet, receptive_field
+from kitlib.models.unet import NO_ATTENTION, build_unet, receptive_field
 
 ROOT = str(Path(__file__).parents[2])
 SMALL = {"base": 8, "cap": 16, "levels": 2, "window_stages": (0, 1), "window": 2}

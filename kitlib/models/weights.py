@@ -1,0 +1,132 @@
+"""Weight files as arrays: HDF5 with layer names, .npz, and PyTorch's first format. Nothing in a file is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+FORMATS = ".h5 (with layer names), .npz or .pth (PyTorch before 1.6)"
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of PyTorch's first format
+_STORAGES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8", "LongStorage": "<i8"}
+
+
+def read(path: Path) -> dict[str, list[np.ndarray]]:
+    """Read a file of weights: layer -> arrays in the order of `layer.get_weights()`.
+
+    A .pth file holds tensors and no layers: each name has a list of one array.
+
+    Raises:
+        ValueError: a file of another format, or a damaged one.
+    """
+    readers = {".h5": _read_hdf5, ".npz": _read_npz, ".pth": _read_torch}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: {path.suffix or 'a file without a suffix'} is not read; the formats are {FORMATS}")
+    try:
+        return readers[path.suffix](path)
+    except Exception as reason:  # a damaged file can fail anywhere in its reader
+        raise ValueError(f"{path} is damaged or of another format ({reason}); the formats are {FORMATS}") from reason
+
+
+def write(path: Path, layers: dict[str, list[np.ndarray]]) -> Path:
+    """Write weights as .npz, one array "layer/index" each; the same weights always give the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {f"{layer}/{index}": array for layer in sorted(layers) for index, array in enumerate(layers[layer])}
+    draft = path.with_name(f".{path.name}.part")
+    with open(draft, "wb") as file:
+        np.savez(file, **arrays)
+    os.replace(draft, path)
+    return path
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Compute the check sum of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _read_npz(path):
+    layers = {}
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        for name in sorted(file.files, key=lambda name: (name.rpartition("/")[0], int(name.rpartition("/")[2]))):
+            layers.setdefault(name.rpartition("/")[0], []).append(file[name])
+    return layers
+
+
+def _read_hdf5(path):
+    import h5py
+
+    def text(names):
+        return [name.decode() if isinstance(name, bytes) else name for name in names]
+
+    with h5py.File(path, "r") as file:
+        root = file if "layer_names" in file.attrs else file["model_weights"]
+        groups = {name: root[name] for name in text(root.attrs["layer_names"])}
+        layers = {name: [group[key][()] for key in text(group.attrs["weight_names"])] for name, group in groups.items()}
+    return {name: arrays for name, arrays in layers.items() if arrays}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads a state dict of tensors; every other class or function in the file is an error."""
+
+    def __init__(self, file: IO[bytes], storages: dict):
+        super().__init__(file)
+        self.storages = storages
+
+    def find_class(self, module, name):
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _Tensor
+        if module == "torch" and name in _STORAGES:
+            return name
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no file of weights needs")
+
+    def persistent_load(self, identifier):
+        kind, storage, key, _, count, view = identifier
+        if kind != "storage" or view is not None:
+            raise pickle.UnpicklingError(f"it holds a {kind} or a view, not a plain storage")
+        self.storages[key] = np.dtype(_STORAGES[storage]), count
+        return key
+
+
+class _Tensor:
+    """A tensor's part of a storage; the storage comes later in the file."""
+
+    def __init__(self, key, offset, shape, strides, *_):
+        self.key, self.offset, self.shape = key, offset, shape
+        # Axes may be permuted, but the numbers must lie without gaps: no stride is ever followed.
+        self.order = sorted(range(len(shape)), key=lambda axis: (shape[axis] == 1, -strides[axis]))
+        self.stored = [shape[axis] for axis in self.order]
+        dense = [math.prod(self.stored[place + 1 :]) for place in range(len(shape))]
+        if any(shape[axis] > 1 and strides[axis] != step for axis, step in zip(self.order, dense, strict=True)):
+            raise pickle.UnpicklingError(f"a tensor of shape {shape} has gaps, strides {strides}")
+
+    def cut(self, storage: np.ndarray) -> np.ndarray:
+        """Take the tensor out of its storage."""
+        numbers = storage[self.offset : self.offset + math.prod(self.shape)]
+        return numbers.reshape(self.stored).transpose(np.argsort(self.order))
+
+
+def _read_torch(path):
+    with open(path, "rb") as file:
+        plain = [_Unpickler(file, {}).load() for _ in range(3)]  # magic number, protocol, byte order
+        if plain[:2] != [_MAGIC, _PROTOCOL] or not plain[2].get("little_endian"):
+            raise ValueError("it is not a little-endian file of PyTorch's first format")
+        storages = {}
+        tensors = _Unpickler(file, storages).load()
+        values = {}
+        for key in _Unpickler(file, {}).load():
+            dtype, count = storages[key]
+            if int.from_bytes(file.read(8), "little") != count:
+                raise ValueError(f"storage {key} does not have the {count} numbers that its tensors need")
+            values[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype)
+            if len(values[key]) != count:
+                raise ValueError(f"storage {key} ends after {len(values[key])} of {count} numbers")
+    return {name: [tensor.cut(values[tensor.key])] for name, tensor in tensors.items()}
