@@ -22,6 +22,9 @@ from kitlib import contest, files, runs
 from kitlib.runs import manifest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "notebooks"))
+import generate  # noqa: E402
+
 TAKEN = ("run.json", "model.keras", "settings.json", "score.json", "history.csv")  # oof/ stays: it is large, and unused
 SLUG = "uwm-kit-bundle"
 T4_X2 = "NvidiaTeslaT4"  # two T4: one alone is not offered, and NvidiaTeslaT4Highmem is for Kaggle's own people
@@ -103,11 +106,11 @@ def build(
             dataset / "dataset-metadata.json",
             {"title": slug, "id": f"{user}/{slug}", "licenses": [{"name": "other"}], "isPrivate": True},
         )
-        for notebook in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-            folder = draft / "kernels" / notebook.stem
+        for script in generate.SCRIPTS:
+            folder = draft / "kernels" / script.stem
             folder.mkdir(parents=True)
-            shutil.copy2(notebook, folder)
-            _write_json(folder / "kernel-metadata.json", kernel(notebook.stem, user, slug, outputs))
+            (folder / f"{script.stem}.ipynb").write_text(generate.generate(script), encoding="utf-8", newline="\n")
+            _write_json(folder / "kernel-metadata.json", kernel(script.stem, user, slug, outputs))
     return target
 
 

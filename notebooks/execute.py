@@ -2,7 +2,7 @@
 
 Papermill runs each notebook in its own kernel, with the parameters set, and shows its progress. The cells are those of
 the script; the executed notebook and its HTML page are written to pages/. Each parameter has to be assigned in the cell
-with the tag "parameters" of one of the notebooks. Relative paths in parameters are relative to notebooks/.
+with the tag "parameters" of one of the notebooks.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import generate
 
 FOLDER = Path(__file__).parent
 PAGES = FOLDER.parent / "pages"
+PATHS = ("DATA", "INDEX", "RUNS", "OUTPUT")  # parameters that name files or folders
 PAGE = """{% extends "lab/index.html.j2" %}
 {% block data_png scoped %}
 {%- set text = cell.metadata.description | escape_html_keep_quotes | replace('"', "&quot;") -%}
@@ -47,16 +48,16 @@ def script_of(name: str) -> Path:
     return script
 
 
-def parameters_of(script: Path) -> list[str]:
-    """List the names that the cell with the tag "parameters" assigns."""
+def parameters_of(script: Path) -> dict[str, object]:
+    """List the names that the cell with the tag "parameters" assigns, with their defaults; None for no literal."""
     cells = [cell for cell in jupytext.read(script).cells if "parameters" in cell.metadata.get("tags", [])]
-    targets = [
-        target
-        for node in ast.walk(ast.parse("\n".join(cell.source for cell in cells)))
-        if isinstance(node, ast.Assign | ast.AnnAssign)
-        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-    ]
-    return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+    found = {}
+    for node in ast.walk(ast.parse("\n".join(cell.source for cell in cells))):
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            value = ast.literal_eval(node.value) if len(targets) == 1 and isinstance(targets[0], ast.Name) else None
+            found |= {name.id: value for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return found
 
 
 def execute(name: str, parameters: dict, pages: Path = PAGES) -> Path:
@@ -154,31 +155,43 @@ def main() -> None:
     )
     given = parser.parse_args()
     try:
-        parameters = dict(map(_parse, given.set))
+        texts = dict(map(_split, given.set))
         names = [script_of(name).stem for name in given.names] or [script.stem for script in generate.SCRIPTS]
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
-    known = {key for name in names for key in parameters_of(script_of(name))}
-    for name in parameters.keys() - known:
-        meant = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name.upper(), known, 1))
+    defaults = {name: parameters_of(script_of(name)) for name in names}
+    known = {key for found in defaults.values() for key in found}
+    for key in texts.keys() - known:
+        meant = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(key.upper(), known, 1))
         has = " has" if len(names) == 1 else " have"
-        parser.error(f"--set {name}: {' and '.join(names)}{has} no such parameter{meant}")
+        parser.error(f"--set {key}: {' and '.join(names)}{has} no such parameter{meant}")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # a machine without a GPU is no error
     os.environ.setdefault("TQDM_MININTERVAL", "10")  # a bar cannot move in a log: a line now and then
-    for name in names:
-        execute(name, parameters)
+    for name, found in defaults.items():
+        execute(name, {key: _value(key, text, found[key]) for key, text in texts.items() if key in found})
 
 
-def _parse(text: str) -> tuple[str, object]:
-    """Split PARAMETER=VALUE; a value that is not a Python literal is text."""
+def _split(text: str) -> tuple[str, str]:
+    """Split PARAMETER=VALUE."""
     key, equals, value = text.partition("=")
-    if not equals or not key:
+    if not equals or not key.strip():
         raise ValueError(f"--set {text}: expected PARAMETER=VALUE, such as --set EPOCHS=3")
+    return key.strip(), value.strip()
+
+
+def _value(key: str, text: str, default: object) -> object:
+    """Read a value: a Python literal, or the text itself where it is none or where the default is text.
+
+    A relative path is relative to the folder that this command was started in.
+    """
     try:
-        return key, ast.literal_eval(value)
+        value = ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        return key, value
+        value = text
+    if isinstance(default, str) and not isinstance(value, str):
+        value = text
+    return os.path.abspath(os.path.expanduser(value)) if key in PATHS and value else value
 
 
 if __name__ == "__main__":

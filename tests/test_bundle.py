@@ -178,6 +178,14 @@ def test_the_newest_cross_validation_keeps_the_settings_of_all_its_folds(cross_v
     assert f"left out: {cross_validation / 'fold0'} stopped within its first epoch" in capsys.readouterr().out
 
 
+def test_the_notebooks_are_those_of_the_scripts(cross_validation, tmp_path, bundle, monkeypatch):
+    monkeypatch.setattr(bundle.generate, "generate", lambda script: f"{script.stem} as edited")
+    target = bundle.build([cross_validation], "somebody", tmp_path / "bundle")
+    for script in (ROOT / "notebooks").glob("[0-9][0-9]_*.py"):
+        notebook = target / "kernels" / script.stem / f"{script.stem}.ipynb"
+        assert notebook.read_text(encoding="utf-8") == f"{script.stem} as edited"
+
+
 def test_two_runs_of_one_name_are_refused(cross_validation, tmp_path, bundle):
     other = shutil.copytree(cross_validation, tmp_path / "older" / "cv")
     with pytest.raises(ValueError, match=r"cv and .*older.cv are both called cv; rename"):

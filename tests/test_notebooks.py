@@ -289,10 +289,48 @@ def test_settings_that_no_notebook_has_are_refused(monkeypatch, capsys, text, wo
 def test_every_name_in_the_parameters_cell_can_be_set(tmp_path):
     execute = load("execute")
     for script in SCRIPTS:
-        assert execute.parameters_of(script) == list(parameters(script))
+        assert execute.parameters_of(script) == parameters(script)
     script = tmp_path / "x.py"
     script.write_text('# %% tags=["parameters"]\nA, B = 1, 2\n(C) = 3\nD: int = 4\n# %%\nE = 5\n', encoding="utf-8")
-    assert execute.parameters_of(script) == ["A", "B", "C", "D"]
+    assert execute.parameters_of(script) == {"A": None, "B": None, "C": 3, "D": 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("EPOCHS=3", {"EPOCHS": 3}),
+        (" EPOCHS = 3 ", {"EPOCHS": 3}),
+        ("ATTENTION=false", {"ATTENTION": "false"}),
+        ("RUN=20261128", {"RUN": "20261128"}),
+        ("RUN='a b'", {"RUN": "a b"}),
+        ("RUN=", {"RUN": ""}),
+        ("COMPARE=('plain',)", {"COMPARE": ("plain",)}),
+        ("COMPARE=plain", {"COMPARE": "plain"}),
+        ("RUNS=my runs/demo", {"RUNS": str(ROOT / "my runs/demo")}),
+        ("DATA=~/phantom", {"DATA": str(Path.home() / "phantom")}),
+    ],
+)
+def test_values_are_literals_texts_and_paths_from_here(monkeypatch, text, values):
+    execute, given = load("execute"), []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(execute, "execute", lambda name, parameters: given.append(parameters))
+    monkeypatch.setattr(sys, "argv", ["execute.py", "02_train", "--set", text])
+    execute.main()
+    assert given == [values]
+
+
+NAMES = {  # the notebooks' interface: a name that changes here breaks what people have written down
+    "01_eda": "DATA INDEX CASE SAMPLES",
+    "02_train": "DATA RUNS RUN PRESET HOURS EPOCHS SIZE FOLDS FOLD LEVELS ATTENTION AUGMENT COMPARE SEED",
+    "03_inference": "DATA RUNS RUN ANY_DATA OUTPUT FLIP BATCH HOURS FAULTS FALLBACK",
+    "04_score": "DATA RUNS RUN SCANS GRID FOLDS",
+    "05_experiments": "DATA RUNS QUICK COMPARE SEEDS EPOCHS SIZE FOLDS FOLD FAULTS HOURS",
+}
+
+
+def test_names_of_parameters_stay():
+    for name, names in NAMES.items():
+        assert set(names.split()) <= parameters(ROOT / "notebooks" / f"{name}.py").keys()
 
 
 def test_a_notebook_that_is_unknown_is_named(monkeypatch, capsys):
