@@ -39,7 +39,7 @@ def find_root(path: str | os.PathLike | None = None, name: str = "DATA") -> Path
     """
     variable = os.environ.get("KITLIB_DATA", "").strip()
     if path or variable:
-        name, given = (name, os.fspath(path)) if path else ("KITLIB_DATA", variable)
+        name, given = (name, os.fspath(path).strip()) if path else ("KITLIB_DATA", variable)
         return _given_root(name, given)
     bases = dict.fromkeys([Path.cwd(), Path.cwd().parent, _CHECKOUT])
     folders = [contest.KAGGLE_INPUT / folder for folder in _KAGGLE]
@@ -51,8 +51,8 @@ def find_root(path: str | os.PathLike | None = None, name: str = "DATA") -> Path
     raise FileNotFoundError(
         "The competition was not found: no train.csv or sample_submission.csv in any of\n"
         + "\n".join(lines)
-        + "\nAttach the competition on Kaggle, or give its folder as DATA or in the environment variable KITLIB_DATA, "
-        "or write a synthetic one: python -m phantom data/phantom"
+        + f"\nAttach the competition on Kaggle, or give its folder as {name} or in the environment variable "
+        "KITLIB_DATA, or write a synthetic one: python -m phantom data/phantom"
     )
 
 

@@ -88,7 +88,7 @@ def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path
     if table:
         known = _read_sizes(table)
     else:
-        root = scans.find_root(data)
+        root = scans.find_root(data, "--data")
         parts = [scans.read(root, split, problems=[]) for split in ("train", "test") if (root / split).is_dir()]
         known = pd.concat(parts) if parts else pd.DataFrame(columns=["id", "height", "width"])
     ids = pd.unique(truth["id"])
