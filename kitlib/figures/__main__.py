@@ -4,6 +4,9 @@ figures/history.png       loss, Dice, IoU and host score over the epochs
 figures/predictions.png   image, truth and out-of-fold prediction of validation slices (paper, Figure 11)
 figures/folds.png         for a folder of folds: the curves and scores of all folds
 figures/fold_table.png    beside it: the score of each fold and organ
+
+With `--viewer` the command writes figures/viewer.html instead: a page to look at the predictions scan by scan. It does
+the same for a submission: `python -m kitlib.figures SUBMISSION.csv DATA --truth TRUTH.csv --viewer`.
 """
 
 import argparse
@@ -11,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kitlib import runs
+from kitlib import files, runs, submission
 from kitlib.data import scans
-from kitlib.figures import style, training
+from kitlib.figures import style, training, viewer
 
 
 def draw(folder: Path, root: Path | None = None) -> list[Path]:
@@ -27,9 +30,7 @@ def draw(folder: Path, root: Path | None = None) -> list[Path]:
     Raises:
         FileNotFoundError: the folder holds no run with a model.
     """
-    found = runs.find(folder)
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no run with a model; train first, or name another folder")
+    found = _found(folder)
     slices, predicted, drawn = scans.read(root) if root is not None else None, [], []
     for run in found:
         if len(run.history()):
@@ -47,14 +48,57 @@ def draw(folder: Path, root: Path | None = None) -> list[Path]:
     return drawn
 
 
+def _found(folder: Path) -> list[runs.Run]:
+    found = runs.find(folder)
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no run with a model; train first, or name another folder")
+    return found
+
+
+def pages(source: Path, root: Path, truth: Path | None = None, **options) -> list[Path]:
+    """Write the page of each run below a folder, or of a submission.
+
+    Args:
+        source: a run, a folder of folds, or a submission.
+        root: folder of the competition.
+        truth: masks of the submission's slices; None for truth.csv in `root`, which a phantom has.
+        options: of `viewer.write`.
+
+    Raises:
+        FileNotFoundError: there is no such run, submission or truth.
+        ValueError: the folder has no image of the truth's slices.
+    """
+    if source.suffix != ".csv":
+        return [viewer.of_run(run, scans.read(root), **options) for run in _found(source)]
+    truth = truth or root / "truth.csv"
+    if not truth.is_file():
+        raise FileNotFoundError(f"{truth} does not exist; name the masks of the submission's slices: --truth TRUTH.csv")
+    masks, predicted = files.read_csv(truth, ["id", "class", "segmentation"]), submission.read(source)
+    path = source.with_name(f"{source.stem}-viewer.html")
+    for split in ("test", "train"):
+        slices = scans.read(root, split)
+        slices = slices[slices["id"].isin(masks["id"])]
+        if len(slices):
+            return [viewer.write(path, masks, predicted, slices, name=str(source), **options)]
+    raise ValueError(f"{truth}: no slice of it is in {root}; name the folder with the images of these slices")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m kitlib.figures", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="a run folder, or a folder of folds")
+    parser.add_argument("run", type=Path, help="a run folder, a folder of folds, or (with --viewer) a submission.csv")
     parser.add_argument("root", type=Path, nargs="?", help="folder of the competition, for pictures of predictions")
+    parser.add_argument("--viewer", action="store_true", help="write a page to look at the predictions")
+    parser.add_argument("--truth", type=Path, help="masks of the submission's slices (default: DATA/truth.csv)")
+    parser.add_argument("--scans", type=int, default=12, help="scans in the page, those that lose the most points")
     options = parser.parse_args(arguments)
     try:
-        for path in draw(options.folder, options.root):
+        if options.viewer:
+            root = scans.find_root(options.root)
+            paths = pages(options.run, root, options.truth, most=options.scans, progress=sys.stderr.isatty())
+        else:
+            paths = draw(options.run, options.root)
+        for path in paths:
             print(path)
     except (OSError, ValueError) as problem:
         print(problem, file=sys.stderr)
