@@ -93,12 +93,14 @@ def parameters(given: dict, **rules) -> list[tuple[str, str]]:
     for name in [name for name in given if name.isupper() and name not in rules]:
         for meant in difflib.get_close_matches(name, rules, 1, 0.8):
             wrong[name] = f"is unknown; did you mean {meant}?"
-    if not wrong:
-        return []
     root = None
-    with contextlib.suppress(FileNotFoundError):
-        root = scans.find_root(None if "DATA" in wrong else given.get("DATA") or None)
-    if mode(root) != "rerun":
+    for data in dict.fromkeys(("" if "DATA" in wrong else given.get("DATA", ""), "")):
+        with contextlib.suppress(FileNotFoundError):
+            root = root or scans.find_root(data or None)
+    rerun = mode(root) == "rerun"
+    if rerun and "DATA" in rules.keys() - wrong.keys() and given["DATA"] and not Path(given["DATA"]).is_dir():
+        wrong["DATA"] = f"= {given['DATA']!r}: there is no such folder"
+    if wrong and not rerun:
         raise ValueError("; ".join(f"parameter {name} {fault}" for name, fault in wrong.items()))
     for name in wrong.keys() & rules.keys():
         rule = rules[name]
@@ -109,9 +111,10 @@ def parameters(given: dict, **rules) -> list[tuple[str, str]]:
 def _expected(value, rule) -> str:
     """Say what a rule expects; nothing where the value is right."""
     if isinstance(rule, list):
-        if isinstance(value, list | tuple) and all(type(item) is str and item in rule for item in value):
+        known = isinstance(value, list | tuple) and all(type(item) is str and item in rule for item in value)
+        if known and len(set(value)) == len(value):
             return ""
-        return f"a list of any of {', '.join(map(repr, rule))}, such as [{rule[0]!r}]"
+        return f"a list of any of {', '.join(map(repr, rule))}, each once, such as [{rule[0]!r}]"
     if isinstance(rule, tuple):
         if any(type(value) is int and value in one if isinstance(one, range) else _same(value, one) for one in rule):
             return ""
@@ -166,7 +169,8 @@ def run_folders(given: str = "", below: str = "") -> Path:
 def submission_path(given: str = "") -> Path:
     """Return the file to hand in: `given`, else submission.csv here on Kaggle and in submissions/ of a checkout."""
     if given:
-        return Path(given).expanduser()
+        path = Path(given).expanduser()
+        return path / "submission.csv" if path.is_dir() else path
     return _home() / ("submission.csv" if on_kaggle() else "submissions/submission.csv")
 
 

@@ -99,12 +99,18 @@ print(f"{len(slices):,} slices in {slices['scan'].nunique()} scans; {target.reso
 # trained on another kind of data are refused.
 
 # %%
+if RUNS and not session.run_folders(RUNS).is_dir():
+    faults.meet(f"parameter RUNS = {RUNS!r}", "there is no such folder", "its default is used")
+    RUNS = ""
 bundle = None if RUNS else session.bundle()
 place = bundle or session.run_folders(RUNS)
-kind = "phantom" if scans.is_phantom(root) else "competition"
-chosen = runs.choose(place, RUN, runs.UNKNOWN if ANY_DATA else kind, bundle=bool(bundle))
+kind = runs.UNKNOWN if ANY_DATA else "phantom" if scans.is_phantom(root) else "competition"
+chosen = runs.choose(place, RUN, kind, bundle=bool(bundle))
 for where, problem in chosen.problems:
     faults.meet(where, problem, "left out")
+if RUN and not chosen.folders:
+    faults.meet(f"parameter RUN = {RUN!r}", f"is not a run below {place}", "its default is used")
+    chosen = runs.choose(place, "", kind, bundle=bool(bundle))
 for folder in chosen.unfinished:
     print(folder, "stopped within its first epoch:", "no other" if folder in chosen.folders else "left out")
 

@@ -162,6 +162,7 @@ def test_the_atlas_answers_without_a_network_for_scans_that_mix_sizes(tmp_path):
     path = sorted((root / "test").rglob("*.png"))[3]
     cv2.imwrite(str(path.with_name("slice_0004_50_40_1.50_1.50.png")), cv2.resize(inputs.read_picture(path), (50, 40)))
     path.unlink()
+    (tmp_path / "none").mkdir()
     given = {"DATA": str(root), "RUNS": str(tmp_path / "none"), "OUTPUT": str(tmp_path / "s.csv"), "FALLBACK": "atlas"}
     load("execute").execute("03_inference", given, tmp_path)
     text = printed(tmp_path / "03_inference.ipynb")

@@ -93,6 +93,8 @@ def test_run_folders_lie_where_kaggle_keeps_them_and_trainings_end_before_its_se
     assert session.run_folders("elsewhere", "experiments").as_posix() == "elsewhere"
     assert session.run_folders("~/elsewhere") == Path.home() / "elsewhere"
     assert session.submission_path().as_posix() == "submission.csv"
+    assert session.submission_path("other.csv").as_posix() == "other.csv"
+    assert session.submission_path(str(tmp_path)) == tmp_path / "submission.csv"
     assert session.ends_at() == 1000 + 11 * 3600
     assert session.ends_at(0.5) == 1000 + 1800
 
@@ -147,9 +149,11 @@ def test_wrong_parameters_are_named_with_their_value(name, value, words):
     assert repr(value) in str(error.value)
 
 
-@pytest.mark.parametrize("value", ["a", ["a", "c"], [1], None])
+@pytest.mark.parametrize("value", ["a", ["a", "c"], [1], None, ["a", "a"]])
 def test_a_list_of_choices_is_a_list(value):
-    with pytest.raises(ValueError, match=r"parameter COMPARE = .*expected a list of any of 'a', 'b', such as \['a'\]"):
+    with pytest.raises(
+        ValueError, match=r"parameter COMPARE = .*expected a list of any of 'a', 'b', each once, such as \['a'\]"
+    ):
         session.parameters({"COMPARE": value}, COMPARE=["a", "b"])
 
 
@@ -182,6 +186,9 @@ def test_in_the_rerun_wrong_parameters_get_their_defaults_and_are_listed(kaggle,
         session.parameters(given, **RULES)
     (kaggle / "test/case1").mkdir()
     wrong = session.parameters(given, **RULES)
+    lost = GOOD | {"DATA": "/kaggle/input/as-it-was-mounted-before"}
+    assert session.parameters(lost, **RULES)[0][0] == "parameter DATA"
+    assert lost["DATA"] == ""
     assert (given["FLIP"], given["BATCH"], given["DATA"]) == (True, 16, "")
     assert {name for name, _ in wrong} >= {"parameter FLIP", "parameter BATCH", "parameter FLIPS"}
     monkeypatch.delenv("KAGGLE_URL_BASE")
