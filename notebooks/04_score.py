@@ -56,7 +56,7 @@ from kitlib.figures import scoring
 from kitlib.postprocess import rescoring, tuning
 from kitlib.runs import selection
 from kitlib.scoring import __main__ as command
-from kitlib.scoring import borders, metric
+from kitlib.scoring import borders, ledger, metric
 
 # %% [markdown]
 # ## What is scored
@@ -122,6 +122,36 @@ host = scores["host"]
 display(host.organs.round(4))
 
 # %% [markdown]
+# Which errors cost the points? The ledger gives every wrong voxel one class of error. A row says about what the score
+# gains when that error is mended; the points of all rows sum to exactly 1 - score.
+
+# %%
+found = ledger.measure(truth, plain, slices, progress=True)
+display(found.table.head(10).round(4))
+print(f"{found.table['points'].sum():.4f} points lost by a score of {found.score:.4f}")
+
+# %% [markdown]
+# The waterfall leads from this score to 1, the most expensive class of error first. What would it take to gain the
+# first step?
+
+# %%
+scoring.waterfall(found.table, found.score)
+
+# %% [markdown]
+# What usually mends the large rows? The settings named here are tried under Tuning below; the rest is training.
+
+# %%
+print("\n".join(ledger.advice(found.table)))
+
+# %% [markdown]
+# Are the slices or the contours the larger problem? The first number has our contours on exactly the right slices, the
+# second has the true contours on our slices.
+
+# %%
+whatif = {"now": found.score, "right slices": found.right_presence, "right contours": found.right_contours}
+display(pd.Series(whatif, name="host score").round(4).to_frame())
+
+# %% [markdown]
 # Which volumes are worst? A distance of 1 means that an organ was missed altogether, or found where there is none.
 
 # %%
@@ -146,8 +176,8 @@ display(borders.clinical_means(clinical).round(3))
 # %% [markdown]
 # ## Any submission
 #
-# The command `python -m kitlib.scoring` prints the same tables for any submission. As an example, it scores this
-# plain threshold from two csv files.
+# The command `python -m kitlib.scoring` prints the same tables for any submission, and with `--ledger` the
+# ledger. As an example, it scores this plain threshold from two csv files.
 
 # %%
 paths = [f"{tempfile.mkdtemp()}/{name}.csv" for name in ("truth", "submission")]

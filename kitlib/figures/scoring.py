@@ -1,4 +1,4 @@
-"""Pictures of a score: conventions side by side, the pair of voxels that decides, the path of a tuning, the border."""
+"""Pictures of a score: conventions, the waterfall of its ledger, the pair of voxels that decides, tuning, border."""
 
 import numpy as np
 import pandas as pd
@@ -93,6 +93,44 @@ def _pair(row, truth, prediction, part, scan, organ) -> None:
         axis.set(xlim=(columns.start, columns.stop), ylim=(rows.stop, rows.start))
     row[0].set_title(f"{scan} {LABELS[organ]}: {found.distance:.3f}\nfarthest, in the {owner}, slice {ends[0][0] + 1}")
     row[1].set_title(f"\nnearest in the other mask, slice {ends[1][0] + 1}")
+
+
+@look
+def waterfall(table: pd.DataFrame, score: float, least: float = 0.001) -> Figure:
+    """Draw the way from a score to 1: a bar per class of error, as long as the points it costs, in organ colours.
+
+    Args:
+        table: of `scoring.ledger`.
+        score: the host score that it explains.
+        least: points of the smallest class with a bar of its own; the others share the last one.
+    """
+    points = table.pivot_table(index="error", columns="organ", values="points", aggfunc="sum", fill_value=0.0)
+    points = points.reindex(columns=list(contest.ORGANS), fill_value=0.0).astype(float)
+    totals = points.sum(axis=1).sort_values(ascending=False)
+    bars = points.loc[totals[totals >= least].index]
+    if len(bars) < len(points):
+        bars.loc["all others"] = points.loc[totals[totals < least].index].sum()
+    figure, axes = canvas(0.33 * (len(bars) + 1) + 1.1)
+    axis, start = axes[0, 0], score
+    axis.barh(0, score, color="#7A8CA3", height=0.62)
+    for row, (_, organs) in enumerate(bars.iterrows(), 1):
+        left = start
+        for organ, width in organs.items():
+            axis.barh(row, width, left=left, color=COLORS[organ], height=0.62)
+            left += width
+        axis.plot([start, start], [row - 1, row], color=PALE, linewidth=0.8, zorder=0)
+        axis.annotate(
+            f"{organs.sum():.3f}", (max(start, left), row), xytext=(4, 0), textcoords="offset points", va="center"
+        )
+        start = left
+    axis.axvline(1, color=INK, linewidth=0.8, linestyle=":")
+    low = max(0.0, score - 0.25 * (1 - score) - 0.01)
+    axis.set(yticks=range(len(bars) + 1), yticklabels=[f"host score {score:.3f}", *bars.index])
+    axis.set(xlim=(low, 1 + 0.12 * (1 - low)), xlabel="host score, from this prediction to a perfect one")
+    axis.invert_yaxis()
+    axis.grid(axis="x")
+    organ_legend(figure)
+    return figure
 
 
 @look

@@ -37,18 +37,18 @@ CLASSES = (  # in the order in which they are tested; the position is the value 
     "rim too tight",
 )
 REMEDIES = {
-    "absent organ": "a lower threshold for this organ, or keep its best slice when cleaning would empty it",
-    "invented organ": "a gate that decides per slice whether the organ is there",
-    "beyond the last slice": "a common stop line of both bowels (Settings.stop), or a gate",
-    "before the first slice": "a gate, or presence smoothed along the slices (Settings.smoothing)",
-    "started late": "a lower threshold or a weaker gate at the first slices",
-    "ended early": "a common stop line of both bowels (Settings.stop), or a lower threshold at the last slices",
-    "hole in the run of slices": "filling of gaps between slices (Settings.gap)",
-    "swapped with another organ": "more context: neighbouring slices, a larger field of view, a stronger encoder",
-    "far island": "removal of small components, or only the largest (Settings.island_3d, Settings.largest)",
-    "missed piece": "a lower threshold with hysteresis (Settings.seed), or more training on such scans",
-    "rim too wide": "a higher threshold for this organ",
-    "rim too tight": "a lower threshold for this organ, or a Dice loss",
+    "absent organ": "Lower the threshold of this organ, or let the cleaning keep its best slice.",
+    "invented organ": "Add a gate that decides on each slice whether the organ is there.",
+    "beyond the last slice": "Let both bowels end on one slice (Settings.stop), or add a gate.",
+    "before the first slice": "Add a gate, or smooth the presence along the slices (Settings.smoothing).",
+    "started late": "Lower the threshold or weaken the gate: the first slices have the least sure pixels.",
+    "ended early": "Let both bowels end on one slice (Settings.stop), or lower the threshold.",
+    "hole in the run of slices": "Fill the gaps between slices (Settings.gap).",
+    "swapped with another organ": "Give the network more context: more slices or a stronger encoder.",
+    "far island": "Remove small components, or keep only the largest (Settings.island_3d, Settings.largest).",
+    "missed piece": "Lower the threshold and keep components with a sure voxel (Settings.seed).",
+    "rim too wide": "Raise the threshold of this organ.",
+    "rim too tight": "Lower the threshold of this organ.",
 }
 PRESENCE = CLASSES[1:8]  # errors of whole slices; the others are errors of contours
 _COLUMNS = ["points", "dice_points", "hausdorff_points", "voxels"]
@@ -131,10 +131,10 @@ def errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def advice(table: pd.DataFrame, least: float = 0.005) -> list[str]:
-    """Say for each row that costs at least so many points what usually mends it."""
+    """Return a sentence for each row that costs at least so many points: what usually mends it."""
     large = table[table["points"] >= least]
     return [
-        f"{row.error}, {row.organ.replace('_', ' ')} ({row.points:.3f}): try {REMEDIES[row.error]}"
+        f"{row.error}, {row.organ.replace('_', ' ')} ({row.points:.3f}): {REMEDIES[row.error]}"
         for row in large.itertuples()
     ]
 

@@ -13,7 +13,7 @@ from kitlib import contest
 from kitlib.data import scans
 from kitlib.figures import scoring
 from kitlib.postprocess import PLAIN, rescoring
-from kitlib.scoring import host, metric
+from kitlib.scoring import host, ledger, metric
 from phantom import standin
 
 
@@ -68,6 +68,27 @@ def test_no_volume_to_draw_says_so(scored):
     picks = pd.DataFrame({"scan": [], "organ": []})
     figure = draw(scoring.worst(truth, predicted, slices, picks))
     assert "no volume in which both" in figure.axes[0].get_title(loc="left")
+
+
+def test_the_waterfall_leads_from_the_score_to_one(scored):
+    slices, truth, _, predicted = scored
+    found = ledger.measure(truth, predicted, slices)
+    axis = draw(scoring.waterfall(found.table, found.score, least=0.005)).axes[0]
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    sums = found.table.groupby("error")["points"].sum()
+    assert names[0] == f"host score {found.score:.3f}"
+    assert set(names[1:]) == {*sums[sums >= 0.005].index, "all others"}
+    last = axis.patches[-1]
+    assert last.get_x() + last.get_width() == pytest.approx(1, abs=1e-9)
+    first = axis.patches[1]
+    assert first.get_x() == pytest.approx(found.score)
+
+
+def test_the_waterfall_of_a_perfect_prediction_is_one_bar(scored):
+    slices, truth, _, _ = scored
+    found = ledger.measure(truth, truth, slices)
+    axis = draw(scoring.waterfall(found.table, found.score)).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["host score 1.000"]
 
 
 def test_tuning_steps_fill_what_was_kept():
