@@ -11,10 +11,9 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     sys.path.pop(0)  # this folder's statistics.py would hide Python's own module
 
 import argparse
-import os
 from pathlib import Path
 
-from kitlib import runs
+from kitlib import files, runs
 from kitlib.figures import training
 
 RESULTS = Path(__file__).parent / "results" / "comparison.md"
@@ -46,9 +45,9 @@ def setting(compared: dict[str, runs.Run]) -> str:
         ValueError: when they differ in more than the attentions and the augmentation, or in the number of steps.
     """
     first, *others = compared.values()
-    mine = first.record["parameters"]
+    mine = first.parameters
     for run in others:
-        theirs = run.record["parameters"]
+        theirs = run.parameters
         for name in sorted((mine.keys() | theirs.keys()) - FREE):
             if theirs.get(name) != mine.get(name):
                 raise ValueError(f"{run.folder}: {name} is {theirs.get(name)}, {first.folder} has {mine.get(name)}")
@@ -80,9 +79,8 @@ def main() -> None:
     text = f"# With and without attention and augmentation\n\n{given.data}: {setting(compared)}\n\n{table(compared)}\n"
     print(text)
     if given.save:
-        draft = RESULTS.with_suffix(".tmp")
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, RESULTS)
+        with files.replacing(RESULTS) as file:
+            file.write(text)
         training.gaps({name: run.history() for name, run in compared.items()}).savefig(PICTURE, dpi=80)
 
 

@@ -9,17 +9,18 @@ import importlib.metadata
 import platform
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 import phantom
-from kitlib import contest, rle, training
+from kitlib import files, training
 from kitlib.data import inputs, pipeline, scans
-from kitlib.layers import augment
 from kitlib.postprocess import baselines
 from kitlib.scoring import metric
+from kitlib.training import recipes
 from phantom.likeness import guesses, measures
 
 RESULTS = Path(__file__).parent / "results"
@@ -50,13 +51,6 @@ def foreground(truth: np.ndarray, found: np.ndarray) -> dict[str, list[float]]:
     return {"pooled": pooled, "pooled, slices with the organ": held, "mean of slices with the organ": mean}
 
 
-def decode(rows: pd.DataFrame, table: pd.DataFrame, column: str) -> np.ndarray:
-    """The masks of one scan, (D, H, W, organs) bool, in the order of its slices `rows`."""
-    shape = rows["height"].iloc[0], rows["width"].iloc[0]
-    wide = table[table["id"].isin(rows["id"])].pivot(index="id", columns="class", values=column).loc[rows["id"]]
-    return np.stack([rle.decode_stack(wide[organ].tolist(), shape) for organ in contest.ORGANS], axis=-1)
-
-
 def small(masks: np.ndarray, spec: inputs.InputSpec) -> np.ndarray:
     """Masks (D, H, W, organs) on the network's grid."""
     return inputs.restore(masks.astype(np.float32), (spec.height, spec.width)) >= 0.5
@@ -75,7 +69,8 @@ def main():
         text = compare(Path(folder), given)
     print(text)
     if given.save:
-        (RESULTS / "difficulty.md").write_text(text, encoding="utf-8")
+        with files.replacing(RESULTS / "difficulty.md") as file:
+            file.write(text)
 
 
 def compare(folder: Path, given: argparse.Namespace) -> str:
@@ -83,14 +78,8 @@ def compare(folder: Path, given: argparse.Namespace) -> str:
     slices, held_out = write(folder / "phantom", given.seed, given.days)
     spec = inputs.InputSpec(given.size, given.size)
     packed = pipeline.pack(slices, spec)
-    start = time.perf_counter()
-    run = training.fit_fold(
-        slices,
-        folder / "run",
-        held_out=held_out,
-        spec=spec,
-        packed=packed,
-        augment=augment.paper(),
+    recipe = replace(
+        recipes.paper(),
         epochs=given.epochs,
         batch_size=8,
         learning_rate=2e-3,
@@ -98,14 +87,23 @@ def compare(folder: Path, given: argparse.Namespace) -> str:
         empty_share=0.35,
         seed=given.seed,
     )
+    start = time.perf_counter()
+    run = training.fit_fold(
+        slices,
+        folder / "run",
+        held_out=held_out,
+        spec=spec,
+        packed=packed,
+        recipe=recipe,
+    )
     minutes = (time.perf_counter() - start) / 60
-    learn, check = slices[~held_out], slices[held_out]
-    guess = baselines.atlas(learn, check)
+    train, val = slices[~held_out], slices[held_out]
+    guess = baselines.atlas(train, val)
     truth, found, atlas = [], [], []
-    for name, rows in check.groupby("scan", sort=False):
-        truth.append(small(decode(rows, scans.rows(rows), "segmentation"), spec))
+    for name, rows in val.groupby("scan", sort=False):
+        truth.append(small(scans.masks(rows), spec))
         found.append(run.probabilities(name) >= 0.5)
-        atlas.append(small(decode(rows, guess, "predicted"), spec))
+        atlas.append(small(scans.masks(scans.with_masks(rows, guess)), spec))
     truth, found, atlas = (np.concatenate(some) for some in (truth, found, atlas))
     table = []
     for who, masks in (("network", found), ("atlas", atlas)):
@@ -113,7 +111,7 @@ def compare(folder: Path, given: argparse.Namespace) -> str:
             table.append(f"| {who} | {how} | {' | '.join(f'{v:.3f}' for v in [*values, np.mean(values)])} |")
     curve = run.history()["val_dice"]
     grey = guesses.grey_and_position(measures.gather(folder / "phantom").tallies)
-    atlas_score = metric.score(scans.rows(check), guess, check).value
+    atlas_score = metric.score(scans.rows(val), guess, val).value
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "numpy"))
     head = (
         f"The paper's network with both attentions on {given.size} x {given.size} pixels, {LEARNED} cases of "

@@ -1,14 +1,15 @@
-"""Folds and grids as independent tasks through Ray: on this machine, or on a cluster by its address.
+"""A list of trainings as tasks of Ray: on this machine, or on a cluster by its address.
 
     pip install kitlib[cluster]
 
-A task is one call of `training.fit_fold`, and what it leaves is a run folder. A worker that is lost costs its
-unfinished task alone, and of that only the epoch it was in: Ray starts the task again, and `fit_fold` goes on from the
-checkpoint in its folder. On several machines the run folders must therefore lie on storage that all of them mount.
+A task is one call of `training.fit_fold` and leaves a run folder. When a worker is lost, Ray starts its task again, and
+`fit_fold` resumes from the checkpoint in the folder: only the unfinished epoch is trained again. On several machines
+the run folders must therefore be on storage that all of them mount.
 """
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -16,14 +17,15 @@ import pandas as pd
 
 from kitlib import runs
 from kitlib.data import pipeline
-from kitlib.training import jobs as workers
+from kitlib.training import Job
+from kitlib.training import jobs as trainings
 
-LINGERING_SECONDS = 120.0  # for which a network drive may hold a folder for a machine that is lost
+LINGERING_SECONDS = 120.0  # a network drive may hold a folder so long for a machine that is lost
 
 
 def train(
     slices: pd.DataFrame,
-    jobs: Sequence[dict],
+    jobs: Sequence[Job],
     packed: str | os.PathLike,
     *,
     address: str | None = None,
@@ -36,14 +38,14 @@ def train(
 
     Args:
         slices: table of slices; its files must be readable on every machine.
-        jobs: keyword arguments of `fit_fold`, with `folder`, `held_out` and `spec` (`experiments.tasks` makes them).
+        jobs: the trainings, such as those of `experiments.tasks`.
         packed: folder for the packed scans, which the tasks map into memory; packed here, before the first task.
         address: of a cluster, such as "auto" or "ray://head:10001"; None starts one on this machine.
         processors: cores that a task takes.
         gpus: GPUs that a task takes. None is one where the machines have any, else none. 0.5 puts two on one, and needs
             TF_FORCE_GPU_ALLOW_GROWTH=true where Ray is started: else the first takes all the memory.
         retries: how often a task whose worker is lost is started again.
-        deadline: seconds of `time.time()` after which tasks should have ended; one of which no epoch would fit is not
+        deadline: seconds of `time.time()` at which the tasks should have ended; one without time for an epoch is not
             begun.
 
     Returns:
@@ -51,28 +53,29 @@ def train(
 
     Raises:
         ImportError: without ray.
-        ValueError: when a task asks for more than any machine has, and would wait for ever; names both.
-        RuntimeError: names the folders whose training failed, or that hold no run though their task is done, when all
-            others are done.
+        ValueError: when a task asks for more than any machine has, and would never start; names both.
+        RuntimeError: when all tasks are done, names the folders whose training failed, or that hold no run here.
     """
     try:
         import ray
     except ImportError as reason:
         raise ImportError("docs.cluster needs ray: pip install kitlib[cluster]") from reason
-    jobs = [job | {"folder": Path(job["folder"]).absolute()} for job in jobs]  # a task runs elsewhere
-    folders, packed = [job["folder"] for job in jobs], Path(packed).absolute()
+    jobs = [replace(job, folder=Path(job.folder).absolute()) for job in jobs]  # a task runs elsewhere
+    folders, packed = [job.folder for job in jobs], Path(packed).absolute()
     own = not ray.is_initialized()
     if own:
         ray.init(address=address, include_dashboard=False, log_to_driver=False)
     try:
         gpus = affordable([node["Resources"] for node in ray.nodes() if node["Alive"]], processors, gpus)
-        for spec in {job["spec"] for job in jobs}:
+        for spec in {job.spec for job in jobs}:
             pipeline.pack(slices, spec, packed)
-        task = ray.remote(workers.fit).options(num_cpus=processors, num_gpus=gpus, max_retries=retries)
+        task = ray.remote(trainings.train).options(num_cpus=processors, num_gpus=gpus, max_retries=retries)
         table, policy = ray.put(slices), keras.config.dtype_policy().name
         waiting = {
-            task.remote(table, workers.plain(job), packed, policy, deadline, folders, LINGERING_SECONDS): folder
-            for job, folder in zip(jobs, folders, strict=True)
+            task.remote(
+                table, job, packed, policy, deadline=deadline, others=folders, patience=LINGERING_SECONDS
+            ): job.folder
+            for job in jobs
         }
         failed = _wait(ray, waiting)
     finally:
@@ -84,7 +87,7 @@ def train(
 
 
 def affordable(machines: Sequence[dict[str, float]], processors: float, gpus: float | None) -> float:
-    """Give the GPUs that a task takes, after a look at what the machines have.
+    """Return the number of GPUs that a task takes, and check that some machine has enough.
 
     Args:
         machines: what each has, as Ray counts it: "CPU" and "GPU".
@@ -98,24 +101,24 @@ def affordable(machines: Sequence[dict[str, float]], processors: float, gpus: fl
     1
     """
     if gpus is None:
-        gpus = 1 if any(one.get("GPU", 0) for one in machines) else 0
-    if not any(one.get("CPU", 0) >= processors and one.get("GPU", 0) >= gpus for one in machines):
-        there = "; ".join(f"{one.get('CPU', 0):g} processors and {one.get('GPU', 0):g} GPUs" for one in machines)
+        gpus = 1 if any(has.get("GPU", 0) for has in machines) else 0
+    if not any(has.get("CPU", 0) >= processors and has.get("GPU", 0) >= gpus for has in machines):
+        there = "; ".join(f"{has.get('CPU', 0):g} processors and {has.get('GPU', 0):g} GPUs" for has in machines)
         raise ValueError(
-            f"a task asks for {processors:g} processors and {gpus:g} GPUs, and no machine has both: {there}. "
+            f"a task needs {processors:g} processors and {gpus:g} GPUs, and no machine has both: {there}. "
             "Lower `processors` or `gpus`"
         )
     return gpus
 
 
 def _wait(ray, waiting: dict) -> dict[Path, str]:
-    """Collect tasks as they end; give the folders of those that failed, and why."""
+    """Collect tasks as they end; return the folders of those that failed, and the reasons."""
     failed, count = {}, len(waiting)
     while waiting:
         (done, *_), _ = ray.wait(list(waiting))
         folder = waiting.pop(done)
         try:
-            outcome = "done" if ray.get(done) else "left for the next call, as no epoch would fit"
+            outcome = "done" if ray.get(done) else "left for the next call, without time for an epoch"
             if outcome == "done" and not (folder / "run.json").is_file():
                 failed[folder] = "done, but this machine sees no run.json: choose a folder that all machines mount"
         except ray.exceptions.RayError as reason:

@@ -166,11 +166,12 @@ def tiny_runs(root: Path, folder: Path) -> list[Path]:
     slices = scans.read(root)
     spec = inputs.InputSpec(32, 32, depth=3)
     options = {"levels": 2, "base": 4, "window_stages": (0,)}
+    recipe = training.Recipe(network_options=options, epochs=1)
     for fold in (0, 1):
         place = folder / f"fold{fold}"
         if not (place / "run.json").is_file():
             held_out = folds.by_case(slices, 2) == fold
-            training.fit_fold(slices, place, held_out=held_out, spec=spec, network_options=options, epochs=1)
+            training.fit_fold(slices, place, held_out=held_out, spec=spec, recipe=recipe)
     # After one epoch no probability reaches 0.5: thresholds at the brightest tenth give masks to compare.
     run = runs.read(folder / "fold0")
     probabilities = np.concatenate([run.probabilities(name).reshape(-1, 3) for name in run.scans])

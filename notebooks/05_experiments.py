@@ -57,6 +57,7 @@ from kitlib.paper import evidence, experiments, published
 from kitlib.figures import paper
 from kitlib.data import folds, inputs, pipeline, scans
 from kitlib.eda import planted
+from kitlib import training
 from kitlib.training import devices
 
 # %%
@@ -97,9 +98,10 @@ print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'
 
 # %%
 size = SIZE or form.size
-packed = pipeline.pack(slices, inputs.InputSpec(size, size))
+spec = inputs.InputSpec(size, size)
+packed = pipeline.pack(slices, spec)
 held_out = folds.by_case(slices, min(FOLDS, slices["case"].nunique())) == FOLD
-course = form.course(EPOCHS) | {"devices": machine}
+recipe = form.recipe(EPOCHS)
 
 # %% [markdown]
 # ## All trainings
@@ -109,9 +111,9 @@ course = form.course(EPOCHS) | {"devices": machine}
 
 # %%
 seeds = range(SEEDS or form.seeds)
-jobs = experiments.tasks(kept, experiments.trials(COMPARE), seeds, packed, **course)
+jobs = experiments.tasks(kept, experiments.trials(COMPARE), seeds, held_out, spec, recipe)
 print(f"{len(jobs)} trainings: {len(experiments.trials(COMPARE))} kinds x {len(seeds)} seeds")
-trained = experiments.run(slices, jobs, packed, held_out, deadline=ends)
+trained = experiments.run(slices, jobs, packed, machine, deadline=ends)
 assert experiments.BASE in trained, "no epoch of the base is finished: raise HOURS and run this cell again"
 
 # %% [markdown]
@@ -280,8 +282,9 @@ display(known)
 # %%
 outlined = packed.remasked(spoiled)
 count = min(form.folds or FOLDS, slices["case"].nunique())
-last = trained[experiments.BASE][-1]  # its epochs tell whether another training fits into the time
-members = experiments.cross(spoiled, kept / "faults", outlined, count, deadline=ends, after=last, **course)
+same = {"spec": spec, "recipe": recipe, "packed": outlined, "devices": machine}
+base = trained[experiments.BASE][-1].folder  # its epochs tell whether a fold fits into the time
+members = training.cross_validate(spoiled, kept / "faults", count=count, deadline=ends, like=[base], **same)
 print(f"{len(members)} of {count} folds are trained")
 
 # %% [markdown]

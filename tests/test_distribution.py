@@ -39,7 +39,7 @@ keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devi
 two = curve()
 run = training.fit_fold(
     slices, sys.argv[2], held_out=slices["case"] == slices["case"].iloc[0], packed=packed, spec=spec,
-    network_options=small, augment=augment.paper(), epochs=1, batch_size=8,
+    recipe=training.Recipe(network_options=small, augment=augment.paper(), epochs=1, batch_size=8),
 )
 print(json.dumps({"devices": len(devices), "one": one, "two": two, "score": run.score()["score"]}))
 """

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
-TRAINS = ("training.fit_fold", "training.cross_validate", "experiments.run", "experiments.cross")
+TRAINS = ("training.fit_fold", "training.cross_validate", "experiments.run", "jobs.run")
 
 
 def load(name):
@@ -140,8 +140,8 @@ def test_the_comparison_trains_what_it_names(pages):
 
     (run,) = runs.find(pages / "runs")
     (other,) = runs.find(pages / "comparisons")
-    assert other.folder.name == f"{run.folder.name}-plain"
-    one, plain = run.record["parameters"], other.record["parameters"]
+    assert other.folder.name == f"{run.folder.parent.name}-plain"
+    one, plain = run.parameters, other.parameters
     assert {name: value for name, value in plain.items() if value != one.get(name)} == {
         "window_stages": [],
         "external_bottleneck": False,

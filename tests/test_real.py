@@ -120,8 +120,7 @@ def test_real_scans_as_a_hidden_test_set_go_through_the_notebook_and_are_scored(
         tmp_path / "runs/tiny",
         held_out=known["scan"] == "case16_day0",
         spec=inputs.InputSpec(32, 32, depth=3),
-        network_options={"levels": 2, "base": 4, "window_stages": (0,)},
-        epochs=1,
+        recipe=training.Recipe(network_options={"levels": 2, "base": 4, "window_stages": (0,)}, epochs=1),
     )
     probabilities = run.probabilities("case16_day0").reshape(-1, 3)
     levels = tuple(float(level) for level in np.quantile(probabilities, 0.95, axis=0))  # one epoch reaches no half

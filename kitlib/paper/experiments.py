@@ -6,8 +6,7 @@ number of neighbouring slices.
 """
 
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,13 +15,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kitlib import runs, training
+from kitlib import runs
 from kitlib.data import pipeline
+from kitlib.data.inputs import InputSpec
 from kitlib.layers import losses, monitors
 from kitlib.models.unet import NO_ATTENTION, build_unet
-from kitlib.training import recipes
-from kitlib.training.budget import Budget
-from kitlib.training.jobs import fold_table
+from kitlib.training import Job, Recipe, jobs, recipes
+from kitlib.training.devices import Devices
 
 BASE = "BCE + 0.5 Dice"
 FIRST = "the paper's first course"
@@ -42,13 +41,13 @@ def copied_slice(input_shape: tuple[int, int, int], copies: int = 3, **options) 
 
 @dataclass(frozen=True)
 class Trial:
-    """One row of a comparison: its name, its changes of the base's settings, and the depth of its stacks.
+    """One row of a comparison: its name, its changes of the base's recipe, and the depth of its stacks.
 
     `network_options` are added to those of the base.
     """
 
     name: str
-    options: dict = field(default_factory=dict)
+    changes: dict = field(default_factory=dict)
     depth: int = 5
 
 
@@ -63,9 +62,9 @@ TRIALS = {
         Trial(BASE),
         Trial("5 levels", {"network_options": {"levels": 5}}),
         Trial("no augmentation", {"augment": None}),
-        Trial(FIRST, {name: recipes.paper_first()[name] for name in ("loss", "augment", "patience")}),
+        Trial(FIRST, {name: getattr(recipes.paper_first(), name) for name in ("loss", "augment", "patience")}),
         Trial("no attention", {"network_options": NO_ATTENTION}),
-        Trial("one slice, 3 copies", {"network": copied_slice}, depth=1),
+        Trial("one slice, 3 copies", {"network": "kitlib.paper.experiments:copied_slice"}, depth=1),
         Trial("1 slice", depth=1),
         Trial("3 slices", depth=3),
     )
@@ -88,7 +87,7 @@ SETS = {  # comparison: row of its table -> trial
 class Form:
     """The size of all trainings: `seeds` per trial, at most `epochs`, `size` pixels high and wide.
 
-    `changes` of the paper's settings, and `folds` of the search for wrong annotations; 0 is as many as asked for.
+    `changes` of the paper's recipe, and `folds` of the search for wrong annotations; 0 is as many as asked for.
     """
 
     name: str
@@ -98,12 +97,17 @@ class Form:
     folds: int = 0
     changes: dict = field(default_factory=dict)
 
-    def course(self, epochs: int = 0) -> dict:
-        """The settings that differ from the paper's, for at most so many epochs; 0 is the form's own number."""
-        return self.changes | {"epochs": epochs or self.epochs}
+    def recipe(self, epochs: int = 0) -> Recipe:
+        """The paper's recipe in this form, for at most so many epochs; 0 is the form's own number.
+
+        Training stops early by the loss, as in the paper, and the host score is left for the end.
+        """
+        changes = self.changes | {"epochs": epochs or self.epochs}
+        metrics = (monitors.BinaryAccuracy(), monitors.PaperAccuracy())
+        return _changed(recipes.paper(), {"monitor": "val_loss", "score_every": 10_000, "metrics": metrics} | changes)
 
 
-LONG = Form("long form", seeds=3, epochs=recipes.paper()["epochs"], size=128)
+LONG = Form("long form", seeds=3, epochs=recipes.paper().epochs, size=128)
 SHORT = Form(
     "SHORT FORM: small networks, few epochs",
     seeds=2,
@@ -133,88 +137,64 @@ def trials(sets: Iterable[str] = tuple(SETS)) -> list[Trial]:
 
 
 def tasks(
-    folder: str | os.PathLike, grid: Iterable[Trial], seeds: Iterable[int], packed: pipeline.Packed, **course
-) -> list[dict]:
-    """Make one set of arguments of `fit_fold` per training and seed; seed after seed, so that each is a whole table.
+    folder: str | os.PathLike,
+    grid: Iterable[Trial],
+    seeds: Iterable[int],
+    held_out: pd.Series,
+    spec: InputSpec,
+    recipe: Recipe,
+) -> list[Job]:
+    """List one training per trial and seed; seed after seed, so that each seed is a whole table.
 
-    The course is the paper's (`presets.paper`) with its early stopping by the loss, changed by `course`; the host score
-    is left for the end.
+    Args:
+        folder: for the run folders.
+        grid: the trials.
+        seeds: one training of each trial per seed.
+        held_out: True for the rows to validate on.
+        spec: what the networks see; a trial changes the depth.
+        recipe: of the base (`Form.recipe`).
     """
-    base = recipes.paper(monitor="val_loss", score_every=10_000) | course
-    shared = base.pop("network_options", {})
-    jobs = []
+    listed = []
     for seed in seeds:
         for trial in grid:
-            own = base | trial.options | {"seed": seed, "watch": (monitors.BinaryAccuracy(), monitors.PaperAccuracy())}
-            own["network_options"] = shared | trial.options.get("network_options", {})
-            own["spec"] = replace(packed.spec, depth=trial.depth)
+            own = replace(_changed(recipe, trial.changes), seed=seed)
             place = trial.name.lower().translate(str.maketrans({" ": "-", ",": "", "'": "", "+": "and"}))
-            jobs.append(own | {"folder": Path(folder) / place / f"seed{seed}", "trial": trial.name})
-    return jobs
+            run_folder = Path(folder) / place / f"seed{seed}"
+            listed.append(Job(run_folder, held_out, replace(spec, depth=trial.depth), own, trial.name))
+    return listed
 
 
 def run(
     slices: pd.DataFrame,
-    jobs: list[dict],
+    listed: Sequence[Job],
     packed: pipeline.Packed,
-    held_out: pd.Series | None = None,
-    fit: Callable[..., runs.Run] = training.fit_fold,
+    devices: Devices | None = None,
     deadline: float | None = None,
-    after: runs.Run | None = None,
 ) -> dict[str, list[runs.Run]]:
-    """Train what is not trained yet, one after the other, and say how it goes; finished run folders are read.
-
-    When a training does not fit before the deadline, it says what is left; the same call goes on with that. One that
-    was stopped on its way is given as it stands. One that diverges in its first epoch is named, and the others go on;
-    one that diverges later keeps its best epoch.
+    """Train what is not trained yet, with `jobs.run`, on one GPU at a time each.
 
     Args:
         slices: table of slices.
-        jobs: of `tasks`.
-        packed: the scans at the depth of the base.
-        held_out: True for the rows to validate on; None where each job has its own.
-        fit: trains one.
+        listed: of `tasks`.
+        packed: the scans, with any depth.
+        devices: as for `fit_fold`.
         deadline: seconds of `time.time()` at which all should have ended.
-        after: a run beside them, by whose epochs the first training is judged to fit.
 
     Returns:
-        Trial -> its runs, one per seed; those without an epoch that was finished and judged are left out.
+        Trial -> its runs, one per seed; those without a finished epoch are left out.
     """
-    budget, found, left, diverged, started = Budget(deadline=deadline), {}, [], [], time.perf_counter()
-    known = [job["folder"] for job in jobs] + ([after.folder] if after else [])
-    for number, job in enumerate(jobs, start=1):
-        if not budget.worth_beginning(job["folder"], known):
-            left.append(job)
-            continue
-        options = {"held_out": held_out} | {key: value for key, value in job.items() if key != "trial"}
-        try:
-            one = fit(slices, packed=packed.restacked(job["spec"]), deadline=budget.end, **options)
-        except FloatingPointError as reason:
-            diverged.append(job)
-            print(f"{number:3d}/{len(jobs)} {job['trial']}, seed {job['seed']}: {reason}", flush=True)
-            continue
-        finally:
-            keras.utils.clear_session()
-        if one.state != "finished":
-            left.append(job)
-        if one.history().get("val_loss", pd.Series(dtype=float)).notna().any():
-            found.setdefault(job["trial"], []).append(one)
-        gone = time.perf_counter() - started
-        print(
-            f"{number:3d}/{len(jobs)} {job['trial']}, seed {job['seed']}: Dice {one.score()['dice']:.3f}, "
-            f"{gone / 60:.1f} min, {gone / number * (len(jobs) - number) / 60:.1f} min left",
-            flush=True,
-        )
-    if diverged:
-        print(f"diverged: {len(diverged)} of {len(jobs)} trainings ({_names(diverged)}), tried again by the same call")
-    if left:
-        ends = f"{len(left)} of {len(jobs)} trainings are left ({_names(left)})"
-        print(f"out of time: {ends}; the same call goes on with them")
-    return found
+    at_once = jobs.trainings_at_once(devices, len(listed))
+    trained = {}
+    for outcome in jobs.run(slices, listed, packed=packed, devices=devices, at_once=at_once, deadline=deadline):
+        if outcome.run and outcome.run.history().get("val_loss", pd.Series(dtype=float)).notna().any():
+            trained.setdefault(outcome.job.name, []).append(outcome.run)
+    return trained
 
 
-def _names(jobs: list[dict]) -> str:
-    return ", ".join(dict.fromkeys(job["trial"] for job in jobs))
+def _changed(recipe: Recipe, changes: dict) -> Recipe:
+    """Change a recipe; options of the network are added to those that it has."""
+    options = recipe.network_options | changes.get("network_options", {})
+    return replace(recipe, **changes | {"network_options": options})
 
 
 def measured(trained: dict[str, list[runs.Run]]) -> pd.DataFrame:
@@ -228,7 +208,7 @@ def measured(trained: dict[str, list[runs.Run]]) -> pd.DataFrame:
         for run in members:
             history = run.history()
             best = history["val_loss"].idxmin()
-            row = {"trial": name, "seed": run.record["parameters"]["seed"], "epochs": len(history)}
+            row = {"trial": name, "seed": run.record["recipe"]["seed"], "epochs": len(history)}
             row |= {"best epoch": int(history["epoch"][best])}
             for title, column in COLUMNS.items():
                 row |= {title: history[column].max(), f"{title} at": history[column][best]}
@@ -318,29 +298,3 @@ def gap(curves: dict[str, list[pd.DataFrame]]) -> str:
 def _overfitting(tables: list[pd.DataFrame]) -> float:
     """Dice of training less Dice of validation in the last epoch, averaged over seeds."""
     return float(np.mean([table["dice"].iloc[-1] - table["val_dice"].iloc[-1] for table in tables]))
-
-
-def cross(
-    slices: pd.DataFrame,
-    folder: str | os.PathLike,
-    packed: pipeline.Packed,
-    count: int,
-    deadline: float | None = None,
-    after: runs.Run | None = None,
-    **course,
-) -> list[runs.Run]:
-    """Train the base once per fold, so that every scan is predicted by a network that has not seen its case.
-
-    Args:
-        packed: with the masks of `slices` (`Packed.remasked`, where they are not those that were packed).
-        count: folds, dealt once into the folder.
-        deadline, after: as for `run`; folds that do not fit are left for the next call.
-    """
-    table = fold_table(slices, Path(folder) / "folds.csv", count)
-    base = tasks(folder, [TRIALS[BASE]], [0], packed, **course)[0]
-    jobs = [
-        base | {"trial": f"fold {fold}", "folder": Path(folder) / f"fold{fold}", "held_out": table == fold}
-        for fold in range(count)
-    ]
-    found = run(slices, jobs, packed, deadline=deadline, after=after)
-    return [one for members in found.values() for one in members]

@@ -1,9 +1,11 @@
-"""`python -m kitlib.training`: train on a folder, score what is held out, write its submission."""
+"""`python -m kitlib.training`: train on a folder, score the validation scans, write their submission."""
 
 import argparse
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,98 +14,131 @@ import pandas as pd
 from kitlib import inference, postprocess, runs, submission
 from kitlib.data import folds, inputs, scans
 from kitlib.models.unet import NO_ATTENTION
-from kitlib.training import devices as machine
-from kitlib.training import fit, recipes
+from kitlib.training import devices, fit, jobs, recipes
+
+CHANGES = ("epochs", "batch_size", "seed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train on a folder in the official layout and score the scans held out, from the command line."""
-    given = _parser().parse_args(arguments)
-    devices = machine.use(machine.detect())
-    print(devices)
-    root = scans.find_root(given.root)
-    slices = scans.read(root)
-    try:
-        held_out = _held_out(slices, given.held_out)
-    except ValueError as error:
-        raise SystemExit(f"{root}: {error}") from None
-    preset = recipes.named(given.preset)
-    chosen = {
-        name: getattr(given, name) for name in ("epochs", "batch_size", "seed") if getattr(given, name) is not None
-    }
-    if given.plain:
-        preset["network_options"] |= NO_ATTENTION
+    """Train on a folder in the official layout and score the validation scans."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
     folder = given.resume or given.runs / datetime.now().strftime("%Y%m%d-%H%M%S")
-    print(f"run folder {folder}", flush=True)
-    run = fit.fit_fold(
-        slices,
-        folder,
-        held_out=held_out,
-        spec=inputs.InputSpec(given.size, given.size),
-        devices=devices,
-        time_limit=given.time_limit,
-        track=given.track,
-        **preset | chosen,
-    )
-    check = slices[held_out].reset_index(drop=True)
+    try:
+        machine = devices.use(devices.detect(given.cards, given.share_batch))
+        print(machine)
+        root = scans.find_root(given.root)
+        slices = scans.read(root)
+        print(f"run folder {folder}", flush=True)
+        found = _train(slices, folder, given, machine)
+    except (ValueError, RuntimeError, OSError) as error:  # a wrong argument, a folder in use, data that are not there
+        parser.exit(2, f"{parser.prog}: {error}\n")
     if given.submission:
-        _submit(run, check, given.submission)
-    if not given.no_figures:  # in a process of its own: nothing but notebooks and commands has to do with Matplotlib
-        subprocess.run([sys.executable, "-m", "kitlib.figures", run.folder, root], check=False)
-    score = run.score()
-    print(
-        f"{run.folder}: {run.state}, host score {score['score']:.4f}, Dice {score['dice']:.4f}, "
-        f"Hausdorff {score['hausdorff']:.4f}"
-    )
-    if run.state == "stopped":
-        print(f"out of time; the same command with --resume {run.folder} goes on")
+        _submit(found, slices, given.submission)
+    for run in found:
+        if not given.no_figures:  # in a process of its own: Matplotlib is for notebooks and commands alone
+            subprocess.run([sys.executable, "-m", "kitlib.figures", run.folder, root], check=False)
+        score = run.score()
+        print(
+            f"{run.folder}: {run.state}, host score {score['score']:.4f}, Dice {score['dice']:.4f}, "
+            f"Hausdorff {score['hausdorff']:.4f}"
+        )
+    if len(found) < (given.folds or 1) or any(run.state == "stopped" for run in found):
+        print(f"out of time; the same command with --resume {folder} continues")
     return 0
 
 
+def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machine: devices.Devices) -> list[runs.Run]:
+    """Train one network, or one per fold."""
+    recipe = recipes.PRESETS[given.preset]()
+    recipe = replace(recipe, **{name: getattr(given, name) for name in CHANGES if getattr(given, name) is not None})
+    if given.plain:
+        recipe = replace(recipe, network_options=recipe.network_options | NO_ATTENTION)
+    same = {
+        "spec": inputs.InputSpec(given.size, given.size),
+        "recipe": recipe,
+        "devices": machine,
+        "deadline": None if given.time_limit is None else time.time() + given.time_limit,
+    }
+    if given.folds:
+        return jobs.cross_validate(slices, folder, count=given.folds, **same)
+    return [fit.fit_fold(slices, folder, held_out=_held_out(slices, given.held_out), **same)]
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kitlib.training", description=main.__doc__)
-    parser.add_argument("root", nargs="?", help="folder of the competition; found when not given")
-    parser.add_argument(
+    parser = argparse.ArgumentParser(
+        prog="python -m kitlib.training",
+        description=main.__doc__,
+        epilog="If training is interrupted, run the same command again with --resume and the run folder that was "
+        "printed: it continues after the last finished epoch.",
+    )
+    parser.add_argument("root", nargs="?", metavar="DATA", help="folder of the competition; found when not given")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--held-out",
         metavar="SCAN",
-        help="a scan, such as case16_day0, with all days of its case, or later-days, a split like that of the hidden "
-        "test set; else fold 0 of five",
+        help="validate on all days of this scan's case, such as case16_day0; or on later-days, a split like that of "
+        "the hidden test set, with 44.5 %% of the real slices; the default is fold 0 of five",
     )
-    parser.add_argument("--preset", choices=recipes.NAMES, default="paper")
+    which.add_argument("--folds", type=_count, help="train one network per fold, a cross-validation with so many folds")
+    parser.add_argument("--preset", choices=recipes.PRESETS, default="paper")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folder goes, named by the time")
-    parser.add_argument("--resume", type=Path, help="the run folder itself: a new one, or one to go on with")
-    parser.add_argument("--time-limit", type=float, help="seconds after which to stop, with a model that can go on")
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="the run folder itself, new or to be continued")
+    parser.add_argument("--time-limit", type=_seconds, metavar="SECONDS", help="stop after so many seconds, resumable")
+    parser.add_argument("--epochs", type=_count, help="at most so many epochs")
+    parser.add_argument("--batch-size", type=_count, help="slices per step")
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--size", type=int, default=128, help="pixels of the grid, each way")
+    parser.add_argument("--size", type=_count, default=128, help="height and width of the network's grid, in pixels")
     parser.add_argument("--plain", action="store_true", help="without the attentions")
-    parser.add_argument("--track", nargs="*", default=(), help="tensorboard, wandb")
+    parser.add_argument("--cards", type=int, default=0, help="GPUs to use; 0 is all: with --folds one fold per GPU")
+    parser.add_argument("--share-batch", action="store_true", help="let several GPUs share each batch instead")
     parser.add_argument("--no-figures", action="store_true", help="draw no curves and predictions into the run folder")
-    parser.add_argument("--submission", type=Path, help="write the held-out scans' masks as a submission")
+    parser.add_argument("--submission", type=Path, help="write the validation scans' masks as a submission")
     return parser
 
 
-def _submit(run: runs.Run, check: pd.DataFrame, path: Path) -> None:
-    """Write the masks of the held-out scans, and say what is wrong with the file."""
-    lines = [
-        submission.encode(check[check["scan"] == name], postprocess.masks(probabilities, run.settings))
-        for name, probabilities in inference.predict([run.folder], check, inference.Faults())
-    ]
-    submission.write(path, pd.concat(lines), submission.expected_rows(check))
-    problems = [f"{where}: {what}" for where, what in submission.check(path, check)]
-    print("\n".join(problems) or f"{path}: no problems")
+def _count(text: str) -> int:
+    """Read a whole number from 1 up."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """Read a positive number of seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return seconds
+
+
+def _submit(found: Sequence[runs.Run], slices: pd.DataFrame, path: Path) -> None:
+    """Write the masks of the validation scans, each predicted by the run that held it out, and check the file."""
+    lines, held_out = [], []
+    for run in found:
+        val = slices[slices["scan"].isin(run.record["folds"]["held_out"])].reset_index(drop=True)
+        lines += [
+            submission.encode(val[val["scan"] == name], postprocess.masks(probabilities, run.settings))
+            for name, probabilities in inference.predict([run.folder], val, inference.Faults())
+        ]
+        held_out.append(val)
+    val = pd.concat(held_out, ignore_index=True)
+    submission.write(path, pd.concat(lines), submission.expected_rows(val))
+    print(f"{path}: {'; '.join(what for _, what in submission.check(path, val)) or 'no problems'}")
 
 
 def _held_out(slices: pd.DataFrame, named: str | None) -> pd.Series:
-    """Mark the slices to hold out: of a scan, all days of its case, since days of one case look alike."""
+    """Mark the slices to validate on: of a scan, all days of its case, since days of one case look alike."""
     if not named:
         return folds.by_case(slices) == 0
     if named == "later-days":
         return folds.later_days(slices)
     if named not in set(slices["scan"]):
         listed = ", ".join(sorted(slices["scan"].unique())[:8])
-        raise ValueError(f"no scan {named} among {listed}, ...; the other choice is later-days")
+        raise ValueError(f"--held-out {named}: no such scan among {listed}, ...; the other choice is later-days")
     return slices["case"] == slices.loc[slices["scan"] == named, "case"].iloc[0]
 
 

@@ -1,9 +1,8 @@
-"""Judge a network on whole held-out scans: loss, Dice, IoU, and the score of the competition."""
+"""Evaluate a network on whole validation scans: loss, Dice, IoU, and the score of the competition."""
 
-import copy
+import json
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,52 +12,50 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import inference, postprocess, runs
-from kitlib import submission as rows_of
+from kitlib import inference, postprocess, runs, submission
 from kitlib.data import inputs, scans
 from kitlib.data.pipeline import Packed
 from kitlib.layers import monitors
 from kitlib.postprocess import rescoring
 from kitlib.scoring import host, metric
+from kitlib.training.recipes import Recipe
 
 _SCORES = ("score", "score_dice", "score_hausdorff")
 
 
-class Judge:
-    """A second network that takes the weights to be judged, and the scans to judge them on.
+class Evaluator:
+    """A second network that takes the weights to evaluate, and the scans to evaluate them on.
 
-    It lives outside any strategy, on the first device; the network that learns is never touched.
+    It is outside any strategy, on the first device; the network that is trained is never touched.
 
     Args:
         build: makes the network.
-        check: the held-out slices, whole scans with masks.
+        val: the validation slices, whole scans with masks.
         packed: packed scans that hold them.
-        loss: function of (truth, probabilities); its value here is the mean over scans, weighed by their slices.
-        batch_size: slices per call of the network.
+        recipe: its loss (here the mean over scans, weighed by their slices), further metrics and batch size, and
+            whether the final prediction averages with the mirrored slice.
         settings: how probabilities become masks.
-        watch: further metrics to take on the grid.
     """
 
     def __init__(
         self,
         build: Callable[[], keras.Model],
-        check: pd.DataFrame,
+        val: pd.DataFrame,
         packed: Packed,
-        loss: keras.losses.Loss,
-        batch_size: int,
+        recipe: Recipe,
         settings: postprocess.Settings = postprocess.DEFAULT,
-        watch: Sequence[keras.metrics.Metric] = (),
     ):
         self.network = build()
-        self.check, self.packed, self.loss = check, packed, loss
-        self.batch_size, self.settings = batch_size, settings
-        self.truth = scans.rows(check)
-        self.monitors = {
-            f"val_{one.name}": one for one in (monitors.Dice(name="dice"), monitors.IoU(name="iou"), *watch)
-        }
+        self.val, self.packed, self.settings = val, packed, settings
+        self.loss, self.batch_size, self.flips = recipe.made("loss"), recipe.batch_size, recipe.flips
+        self.truth = scans.rows(val)
+        metrics = (monitors.Dice(name="dice"), monitors.IoU(name="iou"), *recipe.made("metrics"))
+        self.metrics = {f"val_{metric.name}": metric for metric in metrics}
 
     def measure(self, weights: Sequence[np.ndarray], score: bool = True) -> dict[str, float]:
-        """Judge some weights: val_loss, val_dice, val_iou and what is watched, on the grid; and the host score.
+        """Evaluate some weights: val_loss, val_dice, val_iou and further metrics on the grid; and the host score.
+
+        Slices are predicted as they are, without the mirrored ones, which would double the time of every epoch.
 
         Args:
             weights: arrays in the order of the network's weights.
@@ -66,60 +63,55 @@ class Judge:
                 finite, those three are NaN.
         """
         self.network.set_weights(list(weights))
-        for monitor in self.monitors.values():
-            monitor.reset_state()
+        for metric_ in self.metrics.values():
+            metric_.reset_state()
         total, kept = 0.0, {}
         for name, rows, probabilities in self._predictions():
             truth = self.packed.truth(rows)
             total += len(rows) * float(self.loss(truth, probabilities))
-            for monitor in self.monitors.values():
-                monitor.update_state(truth, probabilities)
+            for metric_ in self.metrics.values():
+                metric_.update_state(truth, probabilities)
             if score and math.isfinite(total):
                 kept[name] = _bytes(probabilities)
-        values = {"val_loss": total / len(self.check)}
-        values |= {name: float(monitor.result()) for name, monitor in self.monitors.items()}
+        values = {"val_loss": total / len(self.val)}
+        values |= {name: float(metric_.result()) for name, metric_ in self.metrics.items()}
         return values | (self._score(kept) if score and math.isfinite(total) else dict.fromkeys(_SCORES, np.nan))
-
-    def rehearse(self) -> float:
-        """Estimate the seconds of a `measure` with its score, by one of as many scans as are scored at a time."""
-        count = self.check["scan"].value_counts()
-        few = copy.copy(self)
-        few.check = self.check[self.check["scan"].isin(count.index[: os.cpu_count()])]
-        few.truth = scans.rows(few.check)
-        next(few._predictions())  # compiles
-        began = time.perf_counter()
-        few.measure(self.network.get_weights())
-        return (time.perf_counter() - began) * len(self.check) / len(few.check)
 
     def write(self, weights: Sequence[np.ndarray], folder: Path) -> dict:
         """Keep the out-of-fold probabilities of some weights in a run folder, and score them in every convention.
 
+        They are predicted as inference will predict: averaged with the mirrored slice where the augmentation flips.
+
         Returns:
-            score (host), dice, hausdorff, and `panel`: the score by convention.
+            score (host), dice, hausdorff; `panel`, the score by convention; and `flip`, whether mirrored slices were
+            averaged in.
         """
         self.network.set_weights(list(weights))
         waiting = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for name, rows, probabilities in tqdm(
-                self._predictions(), desc="scoring", unit=" scans", total=self.check["scan"].nunique()
+                self._predictions(self.flips), desc="scoring", unit=" scans", total=self.val["scan"].nunique()
             ):
                 runs.write_probabilities(folder, name, probabilities)
                 waiting.append(pool.submit(self._encoded, rows, _bytes(probabilities)))
             lines = pd.concat([task.result() for task in waiting])
-        found = metric.scores(self.truth, lines, self.check)
-        host = found["host"]
-        panel = {name: one.value for name, one in found.items()}
-        return {"score": host.value, "dice": host.dice, "hausdorff": host.hausdorff, "panel": panel}
+        return panel(self.truth, lines, self.val) | {"flip": self.flips}
 
-    def _predictions(self):
+    def _predictions(self, flip: bool = False):
         """Predict scan after scan: name, rows and probabilities on the grid."""
-        for name, rows in self.check.groupby("scan", sort=False):
+        for name, rows in self.val.groupby("scan", sort=False):
             prepared = self.packed.images[self.packed.rows(rows)]
-            yield name, rows, inference.predict_scan(self.network, prepared, rows, self.packed.spec, self.batch_size)
+            probabilities = self._predict(prepared, rows)
+            if flip:
+                probabilities = (probabilities + self._predict(prepared[:, :, ::-1], rows)[:, :, ::-1]) / 2
+            yield name, rows, probabilities
+
+    def _predict(self, prepared: np.ndarray, rows: pd.DataFrame) -> np.ndarray:
+        return inference.predict_scan(self.network, prepared, rows, self.packed.spec, self.batch_size)
 
     def _score(self, kept: dict[str, np.ndarray]) -> dict[str, float]:
         """Take the host score of probabilities in 255ths, several scans at a time."""
-        scorer = rescoring.Rescorer(kept.__getitem__, self.truth, self.check, workers=os.cpu_count())
+        scorer = rescoring.Rescorer(kept.__getitem__, self.truth, self.val, workers=os.cpu_count())
         scorer.fill([self.settings])
         totals = scorer.totals(self.settings).sum(axis=0)
         dice, distance = host.means(totals)
@@ -129,7 +121,49 @@ class Judge:
         """Turn probabilities in 255ths into rows of a submission."""
         shape = int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
         restored = inputs.restore(grid.astype(np.float32) / 255, shape)
-        return rows_of.encode(rows, postprocess.masks(restored, self.settings))
+        return submission.encode(rows, postprocess.masks(restored, self.settings))
+
+
+def panel(truth: pd.DataFrame, rows: pd.DataFrame, slices: pd.DataFrame) -> dict:
+    """Score rows in every convention: score (host), dice, hausdorff, and `panel`, the score by convention."""
+    found = metric.scores(truth, rows, slices)
+    ours = found["host"]
+    values = {name: score.value for name, score in found.items()}
+    return {"score": ours.value, "dice": ours.dice, "hausdorff": ours.hausdorff, "panel": values}
+
+
+def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
+    """Score a run on scans that were in neither its training set nor its validation set; written into score.json.
+
+    The epoch kept is the best one on the validation scans, so that their score is a little too high; nothing was chosen
+    on these.
+
+    Args:
+        run: a finished or stopped run.
+        slices: whole scans with masks.
+
+    Returns:
+        As `panel`, with the names of the `scans`; also score.json's entry "unseen".
+
+    Raises:
+        ValueError: names a scan that the run has seen.
+    """
+    seen = set(slices["scan"]) & {scan for side in run.record["folds"].values() for scan in side}
+    if seen:
+        raise ValueError(f"{run.folder}: {min(seen)} was trained or validated on; give scans that the run has not seen")
+    settings = run.settings
+    lines = [
+        submission.encode(rows, postprocess.masks(probabilities, settings))
+        for (_, rows), (_, probabilities) in zip(
+            slices.groupby("scan", sort=False),
+            inference.predict([run.folder], slices, inference.Faults()),
+            strict=True,
+        )
+    ]
+    found = panel(scans.rows(slices), pd.concat(lines), slices) | {"scans": sorted(slices["scan"].unique())}
+    with runs.replacing(run.folder / "score.json") as file:
+        file.write(json.dumps(run.score() | {"unseen": found}, indent=1))
+    return found
 
 
 def _bytes(probabilities: np.ndarray) -> np.ndarray:

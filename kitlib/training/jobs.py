@@ -1,13 +1,18 @@
-"""Folds in processes of their own, each with its share of the GPUs; what they exchange are run folders."""
+"""A list of trainings: one after the other in this process, or side by side in a process per GPU.
+
+Cross-validation, experiments and comparisons are such lists. Processes exchange run folders and nothing else.
+"""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -15,76 +20,268 @@ import pandas as pd
 
 from kitlib import runs
 from kitlib.data import folds, pipeline
-from kitlib.training import devices as machine
-from kitlib.training import locks
-from kitlib.training.budget import Budget
+from kitlib.data.inputs import InputSpec
+from kitlib.training import resume
+from kitlib.training.budget import has_time
+from kitlib.training.devices import Devices, cleared, detect, listed
+from kitlib.training.fit import fit_fold
+from kitlib.training.recipes import Recipe
 
 AGAIN_SECONDS = 5.0  # between two tries to hold a folder
 
 
-def train(slices: pd.DataFrame, jobs: Sequence[dict], at_once: int, packed: Path, deadline: float | None) -> None:
-    """Call `training.fit_fold` once per job, some at a time.
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One training of a list.
 
-    The processes end with this one, however it ends: Ctrl-C or a kill costs each fold the epoch it was in. Folds of
-    which no epoch would fit are left for the next call.
+    Attributes:
+        folder: its run folder.
+        held_out: True for the rows to validate on.
+        spec: what the network sees.
+        recipe: how it is trained.
+        name: printed in the progress with the folder's name; several jobs may share one.
+    """
+
+    folder: Path
+    held_out: pd.Series
+    spec: InputSpec = InputSpec()
+    recipe: Recipe = Recipe()
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.folder.name})" if self.name else self.folder.name
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The end of a job: its run, or the reason why it diverged; neither when there was no time to begin it."""
+
+    job: Job
+    run: runs.Run | None = None
+    error: FloatingPointError | None = None
+
+
+def run(
+    slices: pd.DataFrame,
+    jobs: Sequence[Job],
+    *,
+    packed: pipeline.Packed | None = None,
+    devices: Devices | None = None,
+    at_once: int = 1,
+    deadline: float | None = None,
+    earlier: Sequence[str | os.PathLike] = (),
+    like: Sequence[str | os.PathLike] = (),
+) -> list[Outcome]:
+    """Train what is not trained yet and print the progress; finished run folders are read.
+
+    Trainings without time for two epochs before the deadline are listed; the same call continues with them. One that
+    was stopped has its run as it is. One that diverges in its first epoch is named, and the others go on; one that
+    diverges later keeps its best epoch. Precision and distribution are the same for all.
 
     Args:
         slices: table of slices.
-        jobs: keyword arguments of fit_fold, `folder` and `spec` among them; networks, losses and layers of your own
-            must live in a module that the processes can import.
-        at_once: processes; at most one per GPU. Process k sees GPUs k, k + at_once, ... of those that this one sees,
-            and on TensorFlow needs the memory that this one takes as soon as it computes. Without GPUs all share the
-            processors.
-        packed: folder for the packed scans, which the processes map into memory; removed at the end. The folder that
-            it lies in is held until then.
-        deadline: seconds of `time.time()`, or None.
+        jobs: the trainings.
+        packed: the scans of `slices` on the jobs' grid, with any depth; None packs them where they are needed.
+        devices: as for `fit_fold`.
+        at_once: trainings at a time, each in a process of its own with every at_once-th GPU, at most one per GPU.
+            Networks and losses of your own must be in a module that the processes can import. The processes end with
+            this one, however it ends: Ctrl-C or a kill costs each training the epoch it was in.
+        deadline: seconds of `time.time()` at which all should have ended.
+        earlier: as for `fit_fold`.
+        like: run folders of finished trainings whose epochs tell how long one takes.
+
+    Returns:
+        An outcome per job, in order.
 
     Raises:
-        RuntimeError: with a TPU, which belongs to one process; while another call holds the folder; and when a process
-            was killed.
-        Exception: what `fit_fold` raised in the first job that failed, when all are done.
+        RuntimeError: with `at_once` above 1, with a TPU, which belongs to one process; while another call trains side
+            by side in the same folder; and when a process was killed.
+        Exception: the error of the first job that failed otherwise.
     """
-    with locks.hold(packed.parent):
-        _train(slices, jobs, shares(at_once), packed, deadline)
+    began, outcomes, failed = time.perf_counter(), {}, []
+    known = [*(job.folder for job in jobs), *like]
+    if at_once > 1:
+        ended = _side_by_side(slices, jobs, devices, shares(at_once), deadline, earlier, known)
+    else:
+        ended = _one_by_one(slices, jobs, packed, devices, deadline, earlier, known)
+    for number, (job, result) in enumerate(ended, start=1):
+        if isinstance(result, Exception) and not isinstance(result, FloatingPointError):
+            failed.append(result)
+            continue
+        error = result if isinstance(result, FloatingPointError) else None
+        outcomes[job] = Outcome(job, None if error else result, error)
+        if result is not None:
+            gone = (time.perf_counter() - began) / 60
+            left = f"{gone:.1f} min, {gone / number * (len(jobs) - number):.1f} min left"
+            text = error or f"Dice {result.score().get('dice', float('nan')):.3f}, {left}"
+            print(f"{number:3d}/{len(jobs)} {job}: {text}", flush=True)
+    if failed:
+        raise failed[0]
+    ordered = [outcomes[job] for job in jobs]
+    _report("diverged; the same call tries again", [one.job for one in ordered if one.error], jobs)
+    unfinished = [one.job for one in ordered if not one.error and (one.run is None or one.run.state != "finished")]
+    _report("out of time; the same call continues with them", unfinished, jobs)
+    return ordered
 
 
-def _train(slices, jobs, shared: Sequence[str | None], packed: Path, deadline: float | None) -> None:
-    """Pack, then keep a process per share at work until all jobs are done."""
-    pipeline.pack(slices, jobs[0]["spec"], packed)
-    context = multiprocessing.get_context("spawn")
-    free = context.Queue()
-    for own in shared:
-        free.put(own)
-    ended, end = context.Pipe(duplex=False)  # never written to: it is closed here, or by the system when this dies
-    policy, folders = keras.config.dtype_policy().name, [Path(job["folder"]) for job in jobs]
-    pool = concurrent.futures.ProcessPoolExecutor(
-        len(shared), mp_context=context, initializer=_begin, initargs=(free, ended)
+def cross_validate(
+    slices: pd.DataFrame,
+    folder: str | os.PathLike,
+    *,
+    count: int = 5,
+    only: Sequence[int] | None = None,
+    spec: InputSpec = InputSpec(),
+    recipe: Recipe = Recipe(),
+    packed: pipeline.Packed | None = None,
+    devices: Devices | None = None,
+    at_once: int | None = None,
+    deadline: float | None = None,
+    earlier: Sequence[str | os.PathLike] = (),
+    like: Sequence[str | os.PathLike] = (),
+) -> list[runs.Run]:
+    """Train one network per fold (paper, V.B.1) into folder/fold0, folder/fold1, ...
+
+    The folds are drawn once, into folder/folds.csv. Called again, finished folds are read, and the interrupted one
+    resumes. Scans are packed once.
+
+    Args:
+        slices: table of slices.
+        folder: for the folds' run folders.
+        count: folds.
+        only: the folds to train, such as (0, 1); None is all.
+        spec, recipe, packed, devices, deadline, earlier, like: as for `run`.
+        at_once: folds at a time, as for `run`; None is one per GPU of `devices`, where they do not share each batch.
+
+    Returns:
+        The runs of the folds that were begun, by this call or before, in order.
+
+    Raises:
+        ValueError: when the folder is a run folder, or its folds.csv does not fit.
+        FloatingPointError: of the first fold that diverged, when the others are done; it names the fold's folder.
+    """
+    folder = Path(folder)
+    if (folder / "run.json").is_file():
+        raise ValueError(f"{folder} is a run folder and has no folds: choose another folder")
+    table = fold_table(slices, folder / "folds.csv", count, earlier)
+    folders = [folder / f"fold{fold}" for fold in range(count)]
+    chosen = range(count) if only is None else only
+    jobs = [Job(folders[fold], table == fold, spec, recipe) for fold in chosen]
+    at_once = trainings_at_once(devices, len(jobs)) if at_once is None else at_once
+    outcomes = run(
+        slices,
+        jobs,
+        packed=packed,
+        devices=devices,
+        at_once=at_once,
+        deadline=deadline,
+        earlier=earlier,
+        like=[*folders, *like],
     )
-    try:
-        waiting = [pool.submit(fit, slices, plain(job), packed, policy, deadline, folders) for job in jobs]
-        concurrent.futures.wait(waiting)
-    except BaseException:
-        end.close()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        shutil.rmtree(packed, ignore_errors=True)
-    left = [folder.name for folder, task in zip(folders, waiting, strict=True) if not task.result()]
-    if left:
-        print(f"left for the next call, as no epoch would fit: {', '.join(left)}")
+    for outcome in outcomes:
+        if outcome.error:
+            raise outcome.error
+    return [runs.read(path) for path in folders if (path / "run.json").is_file()]
+
+
+def fold_table(slices: pd.DataFrame, path: Path, count: int, earlier: Sequence[str | os.PathLike] = ()) -> pd.Series:
+    """Return the fold of each row: as kept in a table, or drawn now and kept, since a resumed run must not draw again.
+
+    Args:
+        slices: table of slices.
+        path: the table, folds.csv.
+        count: folds.
+        earlier: run folders; where there is no table yet, one beside them that fits the cases is copied.
+
+    Raises:
+        ValueError: when the table has another number of folds or lacks a case.
+    """
+    if not path.is_file():
+        drawn = slices[["case"]].assign(fold=folds.by_case(slices, count)).drop_duplicates()
+        for folder in dict.fromkeys(Path(run).parent for run in earlier):
+            with contextlib.suppress(OSError, ValueError):  # no table, or somebody else's
+                found = folds.read(folder / "folds.csv")
+                if set(found.index) == set(slices["case"]) and found.nunique() == count:
+                    drawn = found.reset_index()
+                    break
+        with runs.replacing(path) as file:
+            file.write(drawn.to_csv(index=False))
+    kept = folds.read(path)
+    missing = set(slices["case"]) - set(kept.index)
+    if missing or kept.nunique() != count:
+        lacks = f" and lacks cases {sorted(missing)}" if missing else ""
+        raise ValueError(f"{path} has {kept.nunique()} folds, not {count}{lacks}: choose another folder")
+    return slices["case"].map(kept)
+
+
+def train(
+    slices: pd.DataFrame,
+    job: Job,
+    packed: Path,
+    policy: str,
+    on_devices: bool = False,
+    deadline: float | None = None,
+    others: Sequence[Path] = (),
+    earlier: Sequence[str | os.PathLike] = (),
+    patience: float = 0.0,
+) -> bool:
+    """Train one job in this process, which was started for it.
+
+    Args:
+        slices: table of slices.
+        job: the training.
+        packed: folder of the packed scans, which are mapped into memory.
+        policy: the precision, for Keras.
+        on_devices: choose devices with `detect`.
+        deadline: as for `run`.
+        others: run folders of trainings like it, whose epochs tell how long one takes.
+        earlier: as for `fit_fold`.
+        patience: seconds to wait for a folder that another process holds.
+
+    Returns:
+        False when there is no time for an epoch, and nothing was done.
+
+    Raises:
+        RuntimeError: when the folder is still held: names it.
+    """
+    until = time.monotonic() + patience
+    while has_time(deadline, job.folder, others):
+        try:
+            keras.config.set_dtype_policy(policy)
+            fit_fold(
+                slices,
+                job.folder,
+                held_out=job.held_out,
+                spec=job.spec,
+                recipe=job.recipe,
+                packed=pipeline.pack(slices, job.spec, packed),
+                devices=detect() if on_devices else None,
+                deadline=deadline,
+                earlier=earlier,
+            )
+            return True
+        except resume.Held:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(AGAIN_SECONDS)
+    return False
+
+
+def trainings_at_once(devices: Devices | None, count: int) -> int:
+    """Return the trainings at a time: one per GPU, at most `count`; 1 where GPUs share each batch or there is none."""
+    if devices is None or devices.shared or not listed("gpu"):
+        return 1
+    return max(1, min(count, devices.accelerators))
 
 
 def shares(at_once: int) -> list[str | None]:
-    """Deal the GPUs that this process sees: what CUDA_VISIBLE_DEVICES is to be in each of at most so many processes.
-
-    None leaves it as it is, where there is no GPU.
+    """Share the GPUs that this process sees among processes: CUDA_VISIBLE_DEVICES of each; None leaves it as it is.
 
     Raises:
         RuntimeError: with a TPU.
     """
-    if machine.listed("tpu"):
-        raise RuntimeError(f"at_once={at_once}, but a TPU belongs to one process: at_once=1 trains fold after fold")
-    gpus = len(machine.listed("gpu"))
+    if listed("tpu"):
+        raise RuntimeError(f"at_once={at_once}, but a TPU belongs to one process: use at_once=1")
+    gpus = len(listed("gpu"))
     if not gpus:
         return [None] * at_once
     if gpus < at_once:
@@ -92,6 +289,64 @@ def shares(at_once: int) -> list[str | None]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # numbers or names
     names = (visible.split(",") if visible else list(map(str, range(gpus))))[:gpus]
     return [",".join(names[number::at_once]) for number in range(min(at_once, gpus))]
+
+
+def _one_by_one(slices, jobs, packed, devices, deadline, earlier, known) -> Iterator[tuple[Job, object]]:
+    """Train in this process; yield each job with its run, the reason why it diverged, or None without time for it."""
+    for job in jobs:
+        result = None
+        if has_time(deadline, job.folder, known):
+            if packed is None and not runs.finished(job.folder):
+                packed = pipeline.pack(slices, job.spec)
+            with cleared():
+                try:
+                    result = fit_fold(
+                        slices,
+                        job.folder,
+                        held_out=job.held_out,
+                        spec=job.spec,
+                        recipe=job.recipe,
+                        packed=packed and packed.restacked(job.spec),
+                        devices=devices,
+                        deadline=deadline,
+                        earlier=earlier,
+                    )
+                except FloatingPointError as reason:
+                    result = reason
+        yield job, result
+
+
+def _side_by_side(slices, jobs, devices, visible, deadline, earlier, known) -> Iterator[tuple[Job, object]]:
+    """Pack, then keep a process per share of the GPUs at work; yield jobs as they end, as `_one_by_one` does."""
+    home = Path(os.path.commonpath([job.folder.absolute().parent for job in jobs]))
+    packed, policy = home / "packed", keras.config.dtype_policy().name
+    context = multiprocessing.get_context("spawn")
+    free = context.Queue()
+    for own in visible:
+        free.put(own)
+    ended, end = context.Pipe(duplex=False)  # never written to: it is closed here, or by the system when this dies
+    with resume.hold(home):
+        if not all(runs.finished(job.folder) for job in jobs):
+            pipeline.pack(slices, jobs[0].spec, packed)
+        pool = concurrent.futures.ProcessPoolExecutor(
+            len(visible), mp_context=context, initializer=_begin, initargs=(free, ended)
+        )
+        try:
+            waiting = {
+                pool.submit(train, slices, job, packed, policy, devices is not None, deadline, known, earlier): job
+                for job in jobs
+                if not runs.finished(job.folder)
+            }
+            yield from ((job, runs.read(job.folder)) for job in jobs if job not in waiting.values())
+            for task in concurrent.futures.as_completed(waiting):
+                job, error = waiting[task], task.exception()
+                yield job, error or (runs.read(job.folder) if task.result() else None)
+        except BaseException:
+            end.close()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+            shutil.rmtree(packed, ignore_errors=True)
 
 
 def _begin(free, ended) -> None:
@@ -111,92 +366,7 @@ def _end_with(parent) -> None:
         os._exit(1)
 
 
-def fit(
-    slices: pd.DataFrame,
-    job: dict,
-    packed: Path,
-    policy: str,
-    deadline: float | None,
-    folders: Sequence[Path] = (),
-    patience: float = 0.0,
-) -> bool:
-    """Train one fold in this process; False when it is left for the next call, as no epoch of it would fit.
-
-    Args:
-        folders: of all jobs, whose epochs tell how long one takes.
-        patience: seconds to wait for a folder that somebody holds.
-
-    Raises:
-        RuntimeError: when somebody holds the folder still: names it and its holder.
-    """
-    until = time.monotonic() + patience
-    while Budget(deadline=deadline).worth_beginning(job["folder"], folders):
-        try:
-            _fit(slices, job, packed, policy, deadline)
-            return True
-        except locks.Held:
-            if time.monotonic() >= until:
-                raise
-            time.sleep(AGAIN_SECONDS)
-    return False
-
-
-def _fit(slices: pd.DataFrame, job: dict, packed: Path, policy: str, deadline: float | None) -> None:
-    """Make of a job what it was before it travelled, and train."""
-    from kitlib.training import fit as training
-
-    keras.config.set_dtype_policy(policy)
-    options = {name: _keras(value) for name, value in job.items()}
-    devices = machine.detect() if options.pop("devices", None) else None
-    scans = pipeline.pack(slices, options["spec"], packed)
-    training.fit_fold(slices, packed=scans, devices=devices, deadline=deadline, **options)
-
-
-def plain(job: dict) -> dict:
-    """Turn Keras' objects into their configurations, which travel between processes."""
-    return {name: [_saved(one) for one in value] if name == "watch" else _saved(value) for name, value in job.items()}
-
-
-def _saved(value):
-    kinds = (keras.layers.Layer, keras.losses.Loss, keras.metrics.Metric)
-    return keras.saving.serialize_keras_object(value) if isinstance(value, kinds) else value
-
-
-def _keras(value):
-    if isinstance(value, list):
-        return [_keras(one) for one in value]
-    return keras.saving.deserialize_keras_object(value) if isinstance(value, dict) and "config" in value else value
-
-
-def fold_table(slices: pd.DataFrame, path: Path, count: int) -> pd.Series:
-    """Read the table of folds of a run, or deal the cases and keep it: a run that goes on must not deal again.
-
-    Raises:
-        ValueError: when the table on disk has another number of folds or lacks a case.
-    """
-    if not path.is_file():
-        dealt = slices[["case"]].assign(fold=folds.by_case(slices, count)).drop_duplicates()
-        with runs.replacing(path) as file:
-            file.write(dealt.to_csv(index=False))
-    kept = folds.read(path)
-    missing = set(slices["case"]) - set(kept.index)
-    if missing or kept.nunique() != count:
-        raise ValueError(
-            f"{path} deals {kept.nunique()} folds and lacks cases {sorted(missing)}; choose another folder"
-        )
-    return slices["case"].map(kept)
-
-
-def adopt_table(slices: pd.DataFrame, path: Path, count: int, folders: Sequence[Path]) -> None:
-    """Copy the table of folds of an earlier run, where there is none yet and one of these folders fits the cases."""
-    for folder in folders:
-        if path.is_file():
-            return
-        try:
-            table = folds.read(folder / "folds.csv")
-            fits = set(table.index) == set(slices["case"]) and table.nunique() == count
-        except ValueError:  # somebody else's folds.csv
-            continue
-        if fits:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(folder / "folds.csv", path)
+def _report(what: str, some: Sequence[Job], jobs: Sequence[Job]) -> None:
+    if some:
+        names = ", ".join(map(str, some))
+        print(f"{len(some)} of {len(jobs)} trainings {what}: {names}", flush=True)

@@ -1,87 +1,270 @@
-"""Courses of training, as keyword arguments for `training.fit_fold`.
+"""`Recipe`: how a network is trained, as one record; ready-made recipes; and the optimizer that a recipe asks for.
 
-Each is a plain dict, made anew with every call; a change is one more keyword, or `presets.paper() | {"epochs": 20}`.
+A recipe holds text, numbers and what Keras serialises, so that it survives JSON unchanged and travels between
+processes. A change is `dataclasses.replace(recipes.paper(), epochs=20)`.
 """
 
-from kitlib.layers import augment, losses
+import importlib
+import json
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 
-NAMES = ("paper", "paper_first", "strong", "short")
+import keras
+
+from kitlib import contest
+from kitlib.layers import augment as augmentation
+from kitlib.layers import losses
+
+MONITORS = {"score": 1.0, "val_dice": 1.0, "val_iou": 1.0, "val_loss": -1.0}  # the sign that makes higher better
+CHOICES = {
+    "augment_on": ("device", "cpu"),
+    "optimizer": ("adam", "adamw"),
+    "schedule": ("constant", "cosine"),
+    "monitor": tuple(MONITORS),
+}
+FROM_ONE = ("epochs", "patience", "score_every", "batch_size")
+NOT_NEGATIVE = ("learning_rate", "weight_decay", "warmup_epochs", "average_last", "seed")
+KERAS = ("class_name", "config", "module", "registered_name")  # of what Keras serialises; the rest varies with its use
 
 
-def named(name: str, **changes) -> dict:
-    """Give a preset by its name, with changes.
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        network: the function that builds it, as "module:function"; called with the input shape and `network_options`.
+        network_options: keyword arguments of that function: text, numbers, lists.
+        loss: a Keras loss, stored as Keras serialises it. BCE + 0.5 Dice is the paper's best (V.F.5).
+        augment: a layer such as kitlib.layers.Augment, stored likewise; None for none.
+        augment_on: "device", in the training step, or "cpu", while batches are made (TensorFlow only).
+        optimizer: "adam" or "adamw".
+        learning_rate: at its peak. The paper names none; 1e-3 is Adam's own.
+        weight_decay: of AdamW, per step and unit of the learning rate; biases and norms are spared.
+        schedule: "constant"; or "cosine": a straight climb from a tenth of the peak, then half a cosine down to zero.
+        warmup_epochs: length of that climb, also a fraction, at most half of the training.
+        epochs: at most so many.
+        patience: training ends at the first evaluated epoch that is so many epochs past the best one.
+        monitor: the measure that chooses the best epoch: "score" (the host score of the validation scans), "val_dice",
+            "val_iou" or "val_loss".
+        score_every: epochs from one host score to the next; the last epoch always has one. Loss, Dice and IoU are
+            measured after each.
+        average: share of the old value that a moving average of the weights keeps at each step, such as 0.999; the
+            average is then evaluated and saved. 0 is none.
+        average_last: the mean of the weights of so many last epochs competes with the best epoch; 0 is none.
+        batch_size: slices per step.
+        empty_share: share of the slices without a mask to train on; 1 is all, 0 leaves the annotated slices alone.
+        leave_out: scans not to train on: the hosts' suspects. In the validation set they stay.
+        metrics: further Keras metrics of (truth, probabilities), measured on the validation slices after each epoch and
+            stored like the loss; each is a column "val_..." of the history.
+        seed: of weights, order and augmentation.
+        deterministic: the same bits on every run on one kind of machine; slower on a GPU.
 
     Raises:
-        ValueError: for an unknown name; lists the known ones.
+        ValueError: names the field, its value and what is possible.
+
+    >>> Recipe.from_json(paper().to_json()) == paper()
+    True
     """
-    if name not in NAMES:
-        raise ValueError(f"no preset {name!r}; choose one of {', '.join(NAMES)}")
-    return globals()[name](**changes)
+
+    network: str = "kitlib.models:build_unet"
+    network_options: dict = field(default_factory=dict)
+    loss: dict | keras.losses.Loss = field(default_factory=lambda: losses.BCEDice(dice_weight=0.5))
+    augment: dict | keras.layers.Layer | None = None
+    augment_on: str = "device"
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup_epochs: float = 1.0
+    epochs: int = 40
+    patience: int = 15
+    monitor: str = "score"
+    score_every: int = 1
+    average: float = 0.0
+    average_last: int = 0
+    batch_size: int = 16
+    empty_share: float = 1.0
+    leave_out: tuple[str, ...] = contest.SUSPECT_SCANS
+    metrics: tuple = ()
+    seed: int = 0
+    deterministic: bool = False
+
+    def __post_init__(self):
+        for item in fields(self):
+            object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is {self.average}; give the share of the old value kept per step, below 1")
+        if not 0 <= self.empty_share <= 1:
+            raise ValueError(f"empty_share is {self.empty_share}; give a share from 0 to 1")
+        if self.weight_decay and self.optimizer == "adam":
+            raise ValueError(f"weight_decay {self.weight_decay} needs optimizer='adamw'; Adam has none")
+
+    def to_json(self) -> str:
+        """Write the record as JSON text."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+    def builder(self) -> Callable[[tuple[int, int, int]], keras.Model]:
+        """Import the network's function, with its options; it takes the input shape.
+
+        Raises:
+            ValueError: names the network that cannot be imported, and the reason.
+        """
+        module, _, name = self.network.partition(":")
+        try:
+            function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as reason:
+            raise ValueError(
+                f"network {self.network!r} cannot be imported: {reason}. Give 'module:function', such as "
+                "'kitlib.models:build_unet', with the module's folder on the Python path"
+            ) from reason
+        return lambda shape: function(shape, **self.network_options)
+
+    def made(self, name: str):
+        """Make the Keras object or objects of a field: "loss", "augment" or "metrics"."""
+        value = getattr(self, name)
+        if isinstance(value, tuple):
+            return [keras.saving.deserialize_keras_object(item) for item in value]
+        return None if value is None else keras.saving.deserialize_keras_object(value)
+
+    @property
+    def flips(self) -> bool:
+        """Whether the augmentation mirrors slices, so that inference may average with the mirrored slice."""
+        config = (self.augment or {}).get("config", {})
+        return bool(config.get("flip", 0) and config.get("strength", 1))
+
+    def rate(self, steps: int):
+        """Make the learning rate: a number, or a function of the step alone, so that a resumed run finds its place.
+
+        Args:
+            steps: batches per epoch.
+        """
+        peak, warmup = self.learning_rate, int(min(self.warmup_epochs, self.epochs / 2) * steps)
+        if self.schedule == "constant":
+            return peak
+        decay = max(steps * self.epochs - warmup, 1)
+        if not warmup:
+            return keras.optimizers.schedules.CosineDecay(peak, decay)
+        return keras.optimizers.schedules.CosineDecay(peak / 10, decay, warmup_target=peak, warmup_steps=warmup)
+
+    def make_optimizer(self, steps: int) -> keras.optimizers.Optimizer:
+        """Make the optimizer, which keeps the moving average of the weights where one is asked for."""
+        averaging = {"use_ema": True, "ema_momentum": self.average} if self.average else {}
+        if self.optimizer == "adam":
+            return keras.optimizers.Adam(self.rate(steps), **averaging)
+        made = keras.optimizers.AdamW(self.rate(steps), weight_decay=self.weight_decay, **averaging)
+        made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        return made
 
 
-def paper(**changes) -> dict:
-    """The paper's best course (V.D to V.F): 4 levels, BCE + 0.5 Dice, elastic distortion and noise, patience 15 of 40.
+def paper() -> Recipe:
+    """The paper's best training (V.D to V.F): 4 levels, BCE + 0.5 Dice, elastic distortion, noise, patience 15 of 40.
 
     The paper names neither optimizer settings nor batch size: Adam's own rate of 1e-3, held constant, and 16 slices are
     ours. It stops on the validation loss, and its experiments name noise alone: here the host score stops
     (`monitor="val_loss"` for the paper's way), and images are blurred too, as its summary says.
 
-    >>> paper(epochs=20)["epochs"], paper()["epochs"]
-    (20, 40)
+    >>> paper().epochs
+    40
     """
-    course = {
-        "network_options": {"levels": 4},
-        "loss": losses.BCEDice(dice_weight=0.5),
-        "augment": augment.paper(),
-        "optimizer": "adam",
-        "learning_rate": 1e-3,
-        "schedule": "constant",
-        "epochs": 40,
-        "patience": 15,
-        "batch_size": 16,
-    }
-    return course | changes
+    return Recipe(network_options={"levels": 4}, augment=augmentation.paper())
 
 
-def paper_first(**changes) -> dict:
-    """The paper's first course (V.C, Figure 7): BCE, no augmentation, patience 5. It overfits, which is its point."""
-    return paper(loss=losses.BCE(), augment=None, patience=5) | changes
+def paper_first() -> Recipe:
+    """The paper's first training (V.C, Figure 7): BCE, no augmentation, patience 5. It overfits, which it shows."""
+    return Recipe(network_options={"levels": 4}, loss=losses.BCE(), patience=5)
 
 
-def strong(**changes) -> dict:
+def strong() -> Recipe:
     """What the competition's winners added: AdamW with warm-up and cosine, averaged weights, CutMix and MixUp, longer.
 
-    The weights that are judged are a moving average over some thousand steps; at the end the mean of the last epochs
-    competes with the best of them. No early stopping: a cosine is only worth its end.
+    The weights evaluated are a moving average over some thousand steps; at the end the mean of the last epochs competes
+    with the best of them. There is no early stopping: a cosine is only worth its end.
     """
-    course = {
-        "network_options": {"levels": 4, "dropout": 0.1},
-        "loss": losses.BCEDice(dice_weight=0.5),
-        "augment": augment.Augment(cutmix=0.25, mixup=0.25, name="strong"),
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "weight_decay": 0.02,
-        "schedule": "cosine",
-        "epochs": 60,
-        "patience": 60,
-        "batch_size": 16,
-        "average": 0.999,
-        "average_last": 8,
-    }
-    return course | changes
+    return Recipe(
+        network_options={"levels": 4, "dropout": 0.1},
+        augment=augmentation.Augment(cutmix=0.25, mixup=0.25, name="strong"),
+        optimizer="adamw",
+        learning_rate=2e-3,
+        weight_decay=0.02,
+        schedule="cosine",
+        epochs=60,
+        patience=60,
+        average=0.999,
+        average_last=8,
+    )
 
 
-def short(**changes) -> dict:
+def short() -> Recipe:
     """Some minutes on a CPU, meant for 64 x 64 pixels: nine epochs, a quarter of the empty slices, all of `Augment`."""
-    course = {
-        "network_options": {"levels": 4},
-        "loss": losses.BCEDice(dice_weight=0.5),
-        "augment": augment.Augment(),
-        "learning_rate": 2e-3,
-        "schedule": "cosine",
-        "epochs": 9,
-        "patience": 9,
-        "batch_size": 8,
-        "empty_share": 0.25,
-    }
-    return course | changes
+    return Recipe(
+        network_options={"levels": 4},
+        augment=augmentation.Augment(),
+        learning_rate=2e-3,
+        schedule="cosine",
+        epochs=9,
+        patience=9,
+        batch_size=8,
+        empty_share=0.25,
+    )
+
+
+PRESETS = {function.__name__: function for function in (paper, paper_first, strong, short)}
+
+
+def _checked(item, value):
+    """Check a field of a recipe, and bring it to the form in which it is stored."""
+    name = item.name
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ValueError(f"{name} {value!r} is not one of {', '.join(CHOICES[name])}")
+    if name in ("loss", "augment"):
+        return None if value is None and name == "augment" else _stored(name, value)
+    if name == "metrics":
+        return tuple(_stored(name, metric) for metric in value)
+    if name == "leave_out":
+        return tuple(value)
+    if name == "network_options":
+        try:
+            return json.loads(json.dumps(value))
+        except TypeError as reason:
+            raise ValueError(f"network_options {value}: {reason}. Use text, numbers, lists and names") from None
+    if item.type is str:
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}, expected text")
+        return value
+    if item.type is bool:
+        if value not in (True, False):
+            raise ValueError(f"{name} is {value!r}, expected True or False")
+        return bool(value)
+    return _number(name, value, item.type is int)
+
+
+def _number(name: str, value, whole: bool):
+    """Check a number; those of NumPy are taken too."""
+    try:
+        number = operator.index(value) if whole else float(operator.truediv(value, 1))
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}, expected {'an integer' if whole else 'a number'}") from None
+    least = 1 if name in FROM_ONE else 0
+    if isinstance(value, bool) or (name in (*FROM_ONE, *NOT_NEGATIVE) and not number >= least):
+        raise ValueError(f"{name} is {value!r}, expected {'an integer' if whole else 'a number'} from {least} up")
+    return number
+
+
+def _stored(name: str, value) -> dict:
+    """Serialise a Keras object, the same whatever it has been used for; keep one that is serialised already."""
+    if not isinstance(value, dict):
+        if not isinstance(value, keras.losses.Loss | keras.layers.Layer | keras.metrics.Metric):
+            raise ValueError(f"{name} is {value!r}, expected a Keras object, such as kitlib.layers.losses.BCE()")
+        value = keras.saving.serialize_keras_object(value)
+    value = json.loads(json.dumps({key: value[key] for key in KERAS if key in value}))
+    config = value.get("config") or {}
+    if isinstance(config.get("name"), str):
+        config["name"] = re.sub(r"_\d+$", "", config["name"])  # Keras counts the layers of a process
+    return value

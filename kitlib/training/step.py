@@ -1,16 +1,21 @@
-"""The training step: augmentation and network in one compiled graph, and the log of its epochs."""
+"""The training step: augmentation and network in one compiled graph; and the averages of its weights.
 
-import math
+Averages are read and put into a second network, which is evaluated and saved; the network that is trained never holds
+them, so that nothing has to be swapped back before the next step.
+"""
+
+from collections.abc import Sequence
 
 import keras
-from tqdm import tqdm
+import numpy as np
 
 
 class AugmentedModel(keras.Model):
     """A network and the augmentation of its input in one training step.
 
-    The augmentation runs where the network runs, in the same compiled graph, and only in training. Save and load
-    `model.network`; this wrapper is only for `fit`.
+    The augmentation runs where the network runs, in the same compiled graph, only in training, and in float32: the
+    model casts nothing, so that 16 bits begin with the network. Save and load `model.network`; this wrapper is only for
+    `fit`.
 
     Shapes: a batch is a dict of "images" (B, H, W, C), "masks" (B, H, W, organs) uint8, "seed" (B,) int32 and "weight"
         (B,); the result one of "probabilities" and "masks" (B, H, W, organs), both after augmentation, and "weight".
@@ -21,7 +26,7 @@ class AugmentedModel(keras.Model):
     """
 
     def __init__(self, network: keras.Model, augment: keras.layers.Layer | None = None):
-        super().__init__()
+        super().__init__(autocast=False)
         self.network = network
         self.augment = augment
 
@@ -42,34 +47,36 @@ class AugmentedModel(keras.Model):
         return super().compute_metrics(x, y_pred["masks"], y_pred["probabilities"], y_pred["weight"])
 
 
-class EpochLog(keras.callbacks.Callback):
-    """A bar over the steps, and a printed line per epoch; its figures are those that `epochs.EpochEnd` adds."""
+def averaged_weights(model: keras.Model, network: keras.Model) -> list[np.ndarray]:
+    """Read the weights to evaluate: the optimizer's moving average where it keeps one, else the weights themselves.
 
-    def __init__(self, epochs: int, steps: int, first: int = 0):
-        super().__init__()
-        self.epochs, self.steps, self.first = epochs, steps, first
+    The optimizer averages what it trains; batch norms keep statistics (over some ten steps, at the network's momentum
+    of 0.9) for the weights of the moment. An average over a thousand steps (0.999, in `recipes.strong`) is thus
+    evaluated with statistics that are not its own, which counts against it while the rate is high; under a cosine both
+    come together towards the end. Estimating them anew would take a pass over training batches before each evaluation;
+    what that would gain has not been measured.
 
-    def on_train_begin(self, logs=None):
-        total = self.epochs * self.steps
-        self.bar = tqdm(total=total, initial=self.first * self.steps, desc="training", unit=" steps")
+    Args:
+        model: the compiled model.
+        network: the part of it to read.
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.bar.update()
+    Returns:
+        Arrays in the order of `network.weights`.
+    """
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # below the loss scaling
+    averages = {}
+    if optimizer.use_ema:
+        pairs = zip(model.trainable_variables, optimizer._model_variables_moving_average, strict=True)
+        averages = {id(variable): average for variable, average in pairs if average is not None}
+    return [keras.ops.convert_to_numpy(averages.get(id(variable), variable)) for variable in network.weights]
 
-    def on_epoch_end(self, epoch, logs=None):
-        if "val_loss" in (logs or {}):
-            self.bar.write(line(epoch + 1, self.epochs, logs))
 
-    def on_train_end(self, logs=None):
-        self.bar.close()
+def add_to_mean(mean: Sequence[np.ndarray] | None, count: int, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Add one more epoch to the mean of `count` epochs: mean + (x - mean) / (count + 1).
 
-
-def line(epoch: int, epochs: int, row: dict) -> str:
-    """Put the figures of an epoch into one line; a star marks the best so far."""
-    score = f", score {row['score']:.4f}" if math.isfinite(row["score"]) else ""
-    return (
-        f"epoch {epoch}/{epochs}{'*' if row['best'] else ' '} "
-        f"loss {row['loss']:.4f} Dice {row['dice']:.3f} IoU {row['iou']:.3f} | "
-        f"held out: loss {row['val_loss']:.4f} Dice {row['val_dice']:.3f} IoU {row['val_iou']:.3f}{score} | "
-        f"{row['images_per_second']:.1f} images/s, {row['seconds_left'] / 60:.1f} min left"
-    )
+    Statistics of batch norms are averaged like weights. At the end of a cosine the epochs are close together, so that
+    the pass over the training set that Izmailov et al. (2018) need for a high constant rate is not made.
+    """
+    if mean is None or not count:
+        return [np.array(array) for array in arrays]
+    return [old + (array - old) / (count + 1) for old, array in zip(mean, arrays, strict=True)]

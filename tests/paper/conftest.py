@@ -26,7 +26,7 @@ def make(folder, packed, seed=0, dice=(0.2, 0.5, 0.4), probabilities=None):
     folder.mkdir(parents=True)
     history.to_csv(folder / "history.csv", index=False)
     (folder / "score.json").write_text(json.dumps({"score": 0.5, "dice": max(dice)}), encoding="utf-8")
-    runs.write_record(folder, {"parameters": {"seed": seed}, "input_spec": json.loads(SPEC.to_json())})
+    runs.write_record(folder, {"recipe": {"seed": seed}, "input_spec": json.loads(SPEC.to_json())})
     for scan, rows in packed.slices.groupby("scan"):
         truth = packed.truth(rows).astype(np.float32)
         runs.write_probabilities(folder, scan, truth if probabilities is None else probabilities(truth))

@@ -1,6 +1,7 @@
 """Trials and their tables, from run folders that were not trained."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from kitlib.paper import evidence, experiments, published
 from kitlib.training import recipes
 
 ROOT = Path(__file__).parents[2]
+SPEC = inputs.InputSpec(32, 32)
 
 
 def test_trainings_that_tables_share_are_run_once():
@@ -24,115 +26,60 @@ def test_trainings_that_tables_share_are_run_once():
         experiments.trials(["colours"])
 
 
-def test_rows_differ_from_the_base_in_one_thing(packed, tmp_path):
-    jobs = experiments.tasks(tmp_path, experiments.trials(), [0, 1], packed, network_options={"base": 4})
-    assert len({job["folder"] for job in jobs}) == len(jobs) == 26
-    base = next(job for job in jobs if job["trial"] == experiments.BASE)
+def listed(folder, slices, trials, seeds=(0,), form=experiments.SHORT):
+    return experiments.tasks(folder, trials, seeds, slices["case"] == 1, SPEC, form.recipe())
+
+
+def test_rows_differ_from_the_base_in_one_thing(slices, tmp_path):
+    jobs = listed(tmp_path, slices, experiments.trials(), [0, 1])
+    assert len({job.folder for job in jobs}) == len(jobs) == 26
+    base = next(job for job in jobs if job.name == experiments.BASE)
     for job in jobs[:13]:
-        apart = {key for key in job if key not in ("watch", "folder", "trial") and _differ(job[key], base.get(key))}
+        apart = {name for name, value in vars(job.recipe).items() if value != getattr(base.recipe, name)}
+        apart |= {"spec"} if job.spec != base.spec else set()
         several = {"one slice, 3 copies": {"network", "spec"}, experiments.FIRST: {"loss", "augment", "patience"}}
-        assert apart == several.get(job["trial"], apart)
-        assert len(apart) <= 2 or job["trial"] in several
-        assert job["network_options"]["base"] == 4
-    assert next(job for job in jobs if job["trial"] == "5 levels")["network_options"]["levels"] == 5
+        assert apart == several.get(job.name, apart)
+        assert len(apart) <= 1 or job.name in several
+        assert job.recipe.network_options["base"] == 4
+    assert next(job for job in jobs if job.name == "5 levels").recipe.network_options["levels"] == 5
 
 
-def test_first_course_of_the_paper_is_its_preset_and_carries_the_numbers_of_figure_7(packed, tmp_path):
-    job = experiments.tasks(tmp_path, [experiments.TRIALS[experiments.FIRST]], [0], packed)[0]
-    for name, value in recipes.paper_first().items():
-        assert not _differ(job[name], value), name
+def test_every_network_of_a_trial_can_be_imported():
+    for trial in experiments.TRIALS.values():
+        assert callable(replace(experiments.SHORT.recipe(), **trial.changes).builder())
+
+
+def test_first_training_of_the_paper_is_its_recipe_and_carries_the_numbers_of_figure_7(slices, tmp_path):
+    job = listed(tmp_path, slices, [experiments.TRIALS[experiments.FIRST]], form=experiments.LONG)[0]
+    own = vars(recipes.paper_first()) | {
+        name: getattr(job.recipe, name) for name in ("monitor", "score_every", "metrics")
+    }
+    assert vars(job.recipe) == own
     rows = published.cells("augmentation").set_index(["row", "column"])["value"]
     assert rows[(experiments.FIRST, "Dice")] == 0.5
     assert set(rows.index.get_level_values("row")) <= set(experiments.SETS["augmentation"])
     assert "without" not in rows.index.get_level_values("row")
 
 
-def _differ(one, other):
-    if hasattr(one, "get_config") and hasattr(other, "get_config"):
-        return one.get_config() != other.get_config()
-    return one is not other and one != other
-
-
-def test_finished_runs_are_handed_on_and_every_depth_gets_its_stacks(packed, slices, tmp_path, make_run):
-    asked = []
-
-    def fit(table, *, packed, spec, folder, seed, **options):
-        assert packed.spec == spec
-        assert packed.stacks.shape == (len(table), spec.depth)
-        asked.append(folder)
-        return make_run(folder, packed, seed)
-
-    jobs = experiments.tasks(tmp_path, experiments.trials(["neighbours"]), [0], packed)
-    done = experiments.run(slices, jobs, packed, slices["case"] == 1, fit=fit)
-    assert asked == [job["folder"] for job in jobs]
-    assert {name: len(members) for name, members in done.items()} == dict.fromkeys(done, 1)
-
-
-def test_a_grid_ends_when_the_next_training_does_not_fit_and_goes_on_when_called_again(
-    packed, slices, tmp_path, capsys, monkeypatch, make_run
+def test_runs_are_grouped_by_trial_and_those_without_a_finished_epoch_are_in_no_table(
+    packed, slices, tmp_path, monkeypatch, make_run
 ):
-    jobs = experiments.tasks(tmp_path, experiments.trials(["neighbours"]), [0], packed)
-    ends, begun = {}, []
-
-    def fit(table, *, folder, packed, deadline, **options):
-        begun.append(folder)
-        ends[folder] = deadline
-        if folder.exists():
-            return runs.read(folder)
-        run = make_run(folder, packed)
-        seconds = 10.0 if len(begun) == 1 else 100.0
-        run.history().assign(seconds=seconds).to_csv(folder / "history.csv", index=False)
-        return run
-
-    now = 1000.0
-    monkeypatch.setattr("kitlib.training.budget.time.time", lambda: now)
-    trained = experiments.run(slices, jobs, packed, slices["case"] == 1, fit, deadline=now + 150)
-    assert list(trained) == [experiments.BASE, "one slice, 3 copies"]  # after 10 s per epoch one fits, after 100 s none
-    assert begun == [job["folder"] for job in jobs[:2]]
-    assert set(ends.values()) == {now + 150}
-    assert "2 of 4 trainings are left (1 slice, 3 slices); the same call goes on" in capsys.readouterr().out
-    slow = trained["one slice, 3 copies"][0]
-    assert experiments.run(slices, jobs[2:], packed, None, fit, now + 150, after=slow) == {}
-    trained = experiments.run(slices, jobs, packed, slices["case"] == 1, fit, deadline=now + 1000)
-    assert len(trained) == 4
-    assert "out of time" not in capsys.readouterr().out.splitlines()[-1]
-
-
-def test_a_run_without_a_finished_epoch_stands_in_no_table_and_ends_the_grid(
-    packed, slices, tmp_path, capsys, monkeypatch, make_run
-):
-    clock = [1000.0]
-    monkeypatch.setattr("kitlib.training.budget.time.time", lambda: clock[0])
-
-    def fit(table, *, folder, packed, deadline, **options):
-        run = make_run(folder, packed)
+    def fit(table, folder, *, packed, recipe, **options):
+        run = make_run(folder, packed, recipe.seed)
         if folder.parent.name == "one-slice-3-copies":
-            clock[0] = deadline - 1
             (folder / "history.csv").write_text("", encoding="utf-8")
             runs.write_record(folder, run.record | {"state": "stopped"})
-        return runs.read(folder)
-
-    jobs = experiments.tasks(tmp_path, experiments.trials(["neighbours"]), [0], packed)
-    trained = experiments.run(slices, jobs, packed, slices["case"] == 1, fit, deadline=9000.0)
-    assert list(trained) == [experiments.BASE]
-    assert "3 of 4 trainings are left (one slice, 3 copies, 1 slice, 3 slices)" in capsys.readouterr().out
-    table = experiments.table(trained, experiments.SETS["neighbours"])
-    assert experiments.ahead(table, "5 slices", "1 slice") == "5 slices - 1 slice: 1 slice not trained yet"
-    assert len(paper.curves(experiments.histories(trained, experiments.SETS["neighbours"])).axes) == 3
-
-
-def test_a_training_that_diverges_is_named_and_the_others_go_on(packed, slices, tmp_path, capsys, make_run):
-    def fit(table, *, folder, packed, **options):
         if folder.parent.name == "1-slice":
             raise FloatingPointError(f"{folder}: the loss is nan")
-        return make_run(folder, packed)
+        return runs.read(folder)
 
-    jobs = experiments.tasks(tmp_path, experiments.trials(["neighbours"]), [0], packed)
-    trained = experiments.run(slices, jobs, packed, slices["case"] == 1, fit)
-    assert list(trained) == [experiments.BASE, "one slice, 3 copies", "3 slices"]
-    said = capsys.readouterr().out.splitlines()
-    assert said[2] == f"  3/4 1 slice, seed 0: {jobs[2]['folder']}: the loss is nan"
-    assert said[-1] == "diverged: 1 of 4 trainings (1 slice), tried again by the same call"
+    monkeypatch.setattr("kitlib.training.jobs.fit_fold", fit)
+    jobs = listed(tmp_path, slices, experiments.trials(["neighbours"]), [0, 1])
+    trained = experiments.run(slices, jobs, packed)
+    assert {name: len(members) for name, members in trained.items()} == {experiments.BASE: 2, "3 slices": 2}
+    table = experiments.table(trained, experiments.SETS["neighbours"])
+    assert experiments.ahead(table, "5 slices", "1 slice") == "5 slices - 1 slice: 1 slice not trained yet"
+    assert len(paper.curves(experiments.histories(trained, experiments.SETS["neighbours"])).axes) == 6
 
 
 def test_measures_are_taken_at_their_best_and_at_the_lowest_loss(trained):
@@ -183,12 +130,12 @@ def test_three_copies_of_a_slice_are_its_own_network():
     np.testing.assert_allclose(network(images), inside(np.repeat(images, 3, -1)), atol=1e-6)
 
 
-def test_the_long_form_is_the_papers(packed, tmp_path):
-    job = experiments.tasks(tmp_path, experiments.trials(["levels"]), [0], packed, **experiments.LONG.course())[0]
-    assert job["epochs"] == recipes.paper()["epochs"] == 40
-    assert job["patience"] == 15
+def test_the_long_form_is_the_papers(slices, tmp_path):
+    job = listed(tmp_path, slices, experiments.trials(["levels"]), form=experiments.LONG)[0]
+    assert job.recipe.epochs == recipes.paper().epochs == 40
+    assert job.recipe.patience == 15
     assert experiments.LONG.size == inputs.InputSpec().height == inputs.InputSpec().width == 128
-    assert experiments.LONG.course(7)["epochs"] == 7
+    assert experiments.LONG.recipe(7).epochs == 7
 
 
 @pytest.mark.parametrize("name", ["SEEDS", "EPOCHS", "SIZE"])
@@ -198,4 +145,4 @@ def test_comments_of_the_notebook_name_the_defaults_of_both_forms(name):
     field = name.lower()
     long, short = (getattr(form, field) for form in (experiments.LONG, experiments.SHORT))
     assert [int(text) for text in comment.groups()] == [long, short]
-    assert f"{name} or form.{field}" in script or f"form.course({name})" in script
+    assert f"{name} or form.{field}" in script or f"form.recipe({name})" in script

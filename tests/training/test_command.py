@@ -1,21 +1,21 @@
-"""What the command line asks of a training; the training itself is tested elsewhere."""
+"""What the command asks of a training, and what it says of wrong arguments; the training is tested elsewhere."""
 
 import types
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from kitlib import training
 from kitlib.data import folds
 from kitlib.training import __main__ as command
-from kitlib.training import devices
+from kitlib.training import devices, recipes
 
 SCORE = {"score": 0.5, "dice": 0.4, "hausdorff": 0.6}
 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What `fit_fold` was called with, and what had been printed by then."""
+    """The arguments of the training, which is not made."""
     found = {}
 
     def fit(slices, folder, **options):
@@ -23,8 +23,12 @@ def asked(monkeypatch):
         found.update(options, folder=folder)
         return types.SimpleNamespace(folder=folder, state="stopped", score=lambda: SCORE)
 
-    monkeypatch.setattr(devices, "use", lambda devices: devices)
-    monkeypatch.setattr(training, "fit_fold", fit)
+    def cross(slices, folder, **options):
+        return [fit(slices, folder / f"fold{fold}", **options) for fold in range(options["count"])]
+
+    monkeypatch.setattr(devices, "use", lambda machine: machine)
+    monkeypatch.setattr(command.fit, "fit_fold", fit)
+    monkeypatch.setattr(command.jobs, "cross_validate", cross)
     return found
 
 
@@ -41,16 +45,49 @@ def test_held_out_is_a_case_the_later_days_or_a_fold(competition, slices, asked,
     assert folds.later_days(slices).groupby(slices["case"]).any().mean() > 0.5
 
 
-def test_unknown_scan_is_explained_with_the_choices(competition, asked):
-    with pytest.raises(SystemExit, match=r"no scan case999_day0 among case\d+_day\d+, .*later-days"):
-        command.main([str(competition), "--held-out", "case999_day0"])
-    assert not asked
-
-
-def test_run_folder_is_said_before_the_training_and_how_to_go_on_after_it(competition, tmp_path, asked, capsys):
+def test_run_folder_is_said_before_the_training_and_how_to_continue_after_it(competition, tmp_path, asked, capsys):
     command.main([str(competition), *"--held-out later-days --no-figures --epochs 3 --runs".split(), str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    assert asked["epochs"] == 3
+    assert asked["recipe"] == replace(recipes.paper(), epochs=3)
     assert asked["folder"].parent == tmp_path
     assert lines.index(f"run folder {asked['folder']}") < lines.index("training begins")
     assert f"--resume {asked['folder']}" in lines[-1]
+
+
+def test_folds_are_a_cross_validation(competition, tmp_path, asked, capsys):
+    command.main([str(competition), *"--folds 3 --no-figures --resume".split(), str(tmp_path / "five")])
+    assert asked["count"] == 3
+    assert "held_out" not in asked
+    said = capsys.readouterr().out
+    assert said.count("host score 0.5000") == 3
+    assert f"--resume {tmp_path / 'five'} continues" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--held-out case999_day0", r"--held-out case999_day0: no such scan among case\d+_day\d+, .*later-days"),
+        ("--epochs 0", "--epochs: '0' is not a whole number from 1 up"),
+        ("--epochs ten", "--epochs: 'ten' is not a whole number"),
+        ("--folds 2.5", "--folds: '2.5' is not a whole number"),
+        ("--size -64", "--size: expected one argument|--size: '-64' is not"),
+        ("--time-limit 1h", "--time-limit: '1h' is not a positive number of seconds"),
+        ("--time-limit 0", "--time-limit: '0' is not a positive"),
+        ("--preset papr", "--preset: invalid choice: 'papr'"),
+        ("--folds 5 --held-out later-days", "--held-out: not allowed with argument --folds"),
+    ],
+)
+def test_wrong_arguments_are_named_and_nothing_is_trained(competition, asked, capsys, arguments, words):
+    import re
+
+    with pytest.raises(SystemExit) as ended:
+        command.main([str(competition), *arguments.split()])
+    assert ended.value.code == 2
+    assert re.search(words, capsys.readouterr().err.splitlines()[-1])
+    assert not asked
+
+
+def test_data_that_are_not_there_are_named(tmp_path, asked, capsys):
+    with pytest.raises(SystemExit):
+        command.main([str(tmp_path / "nothing")])
+    assert str(tmp_path / "nothing") in capsys.readouterr().err

@@ -1,236 +1,211 @@
+"""One training: what its run folder holds, what it refuses, and what it does with time, devices and callbacks."""
+
 import functools
-import os
-import types
+import time
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import inference, postprocess, runs, submission, training
-from kitlib.data import inputs, pipeline, scans
-from kitlib.layers import augment, losses, monitors
-from kitlib.models import unet
+from kitlib import inference, postprocess, submission, training
+from kitlib.data import folds, inputs, pipeline, scans
+from kitlib.layers import augment, losses
 from kitlib.scoring import metric
-from kitlib.training import evaluate, locks, step
-
-SPEC = inputs.InputSpec(32, 32, depth=3)
-SMALL = {"levels": 2, "base": 4, "window_stages": (0,)}
-OPTIONS = {"spec": SPEC, "network_options": SMALL, "epochs": 2, "batch_size": 4}
+from kitlib.training import resume
 
 
-@pytest.fixture(scope="module")
-def packed(slices):
-    return pipeline.pack(slices, SPEC)
+@pytest.fixture
+def fit(slices, packed, held_out, spec):
+    """`fit_fold` on the small competition."""
+    return functools.partial(training.fit_fold, slices, held_out=held_out, spec=spec, packed=packed)
 
 
-@pytest.fixture(scope="module")
-def held_out(slices):
-    return slices["case"] == slices["case"].iloc[0]
-
-
-@pytest.fixture(scope="module")
-def run(slices, packed, held_out, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    return training.fit_fold(slices, folder, held_out=held_out, packed=packed, augment=augment.paper(), **OPTIONS)
-
-
-def test_run_folder_holds_its_contract(run, slices, held_out):
+def test_run_folder_holds_its_contract(run, slices, held_out, spec, small):
     assert sorted(entry.name for entry in run.folder.iterdir()) == [
         *["history.csv", "model.keras", "oof", "run.json", "score.json"]
     ]
-    assert run.spec == SPEC
-    assert run.record["parameters"]["epochs"] == 2
-    assert len(run.history()) == 2
+    assert run.spec == spec
+    assert training.Recipe(**run.record["recipe"]) == small
+    assert len(run.history()) == run.record["trained_epochs"] == 2
     assert {"loss", "val_loss", "val_dice", "val_iou", "score", "images_per_second"} <= set(run.history().columns)
     assert set(run.scans) == set(slices.loc[held_out, "scan"])
     assert set(run.record["folds"]["held_out"]).isdisjoint(run.record["folds"]["train"])
 
 
-def test_out_of_fold_probabilities_are_those_of_the_saved_network(run, slices, packed, held_out):
+def test_record_tells_the_kind_of_data(run, slices):
+    assert run.record["data"]["kind"] == "phantom"
+    assert run.record["data"]["scans"] == slices["scan"].nunique()
+    assert run.record["data"]["train"] != run.record["data"]["val"]
+
+
+def test_out_of_fold_probabilities_are_those_of_the_saved_network(run, slices, packed, spec):
     network = inference.load(run.folder)
     name = run.scans[0]
     rows = slices[slices["scan"] == name]
     prepared = packed.images[packed.rows(rows)]
-    again = inference.predict_scan(network, prepared, rows, SPEC, 4)
+    again = inference.predict_scan(network, prepared, rows, spec, 4)
     np.testing.assert_allclose(run.probabilities(name), again, atol=0.5 / 255 + 1e-4)
 
 
 def test_score_is_that_of_the_out_of_fold_masks(run, slices, held_out):
-    check = slices[held_out]
+    val = slices[held_out]
     lines = []
-    for name, rows in check.groupby("scan", sort=False):
+    for name, rows in val.groupby("scan", sort=False):
         shape = rows["height"].iloc[0], rows["width"].iloc[0]
         restored = inputs.restore(run.probabilities(name), shape)
-        lines.append(submission.encode(rows, postprocess.masks(restored, postprocess.DEFAULT)))
-    again = metric.score(scans.rows(check), pd.concat(lines), check)
+        lines.append(submission.encode(rows, postprocess.masks(restored, run.settings)))
+    again = metric.score(scans.rows(val), pd.concat(lines), val)
     assert run.score()["score"] == pytest.approx(again.value, abs=1e-9)
     assert run.score()["score"] == pytest.approx(run.history()["score"].max(), abs=1e-9)
     assert run.score()["panel"]["host"] == run.score()["score"]
 
 
-def test_same_seed_gives_the_same_run(slices, packed, held_out, run, tmp_path):
-    again = training.fit_fold(
-        slices, tmp_path / "again", held_out=held_out, packed=packed, augment=augment.paper(), **OPTIONS
-    )
+def test_score_says_what_chose_the_epoch(run):
+    assert (run.score()["chosen_by"], run.score()["chosen_on_these_scans"]) == ("score", True)
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.5])
+def test_probabilities_are_averaged_with_the_mirrored_slice_where_the_augmentation_flips(
+    fit, small, slices, packed, spec, tmp_path, flip
+):
+    layer = augment.Augment(field=None, blur=0, flip=flip)
+    run = fit(tmp_path / "run", recipe=replace(small, epochs=1, augment=layer))
+    assert run.flipped == run.score()["flip"] == bool(flip)
+    network = inference.load(run.folder)
+    rows = slices[slices["scan"] == run.scans[0]]
+    prepared = packed.images[packed.rows(rows)]
+    plain = inference.predict_scan(network, prepared, rows, spec, 4)
+    mirrored = inference.predict_scan(network, prepared[:, :, ::-1], rows, spec, 4)[:, :, ::-1]
+    expected = (plain + mirrored) / 2 if flip else plain
+    assert np.abs(plain - mirrored).max() > 0.01
+    np.testing.assert_allclose(run.probabilities(run.scans[0]), expected, atol=0.5 / 255 + 1e-4)
+
+
+def test_same_seed_gives_the_same_run(fit, small, run, tmp_path):
+    again = fit(tmp_path / "again", recipe=small)
     columns = ["loss", "val_loss", "val_dice"]
     np.testing.assert_allclose(again.history()[columns], run.history()[columns], rtol=1e-3)
 
 
-def test_an_integer_of_numpy_is_a_seed_and_a_fraction_is_none(slices, packed, held_out, run):
-    fit = functools.partial(training.fit_fold, slices, run.folder, held_out=held_out, packed=packed, **OPTIONS)
-    again = fit(augment=augment.paper(), seed=np.int64(0))
-    assert again.record == run.record
-    with pytest.raises(ValueError, match=r"seed 0\.5 is no integer"):
-        fit(augment=augment.paper(), seed=0.5)
+def test_suspects_are_validated_on_and_not_trained_on(fit, small, slices, held_out, tmp_path):
+    scan, other = slices.loc[held_out, "scan"].iloc[0], slices.loc[~held_out, "scan"].iloc[0]
+    run = fit(tmp_path / "run", recipe=replace(small, epochs=1, leave_out=(scan, other), empty_share=0.5))
+    assert scan in run.record["folds"]["held_out"]
+    assert other not in run.record["folds"]["train"]
 
 
-@pytest.fixture
-def judge(slices, packed, held_out):
-    return evaluate.Judge(lambda: unet.build_unet(SPEC.shape, **SMALL), slices[held_out], packed, losses.BCE(), 4)
+def test_any_keras_callback_gets_the_figures_of_each_epoch(fit, small, tmp_path):
+    seen = []
+    watcher = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
+    fit(tmp_path / "run", recipe=replace(small, epochs=1), callbacks=[watcher])
+    assert {"loss", "val_loss", "score", "best", "seconds_left"} <= set(seen[0])
 
 
-def test_rehearsal_scores_a_part_and_counts_it_up_to_all_held_out_slices(judge, slices, held_out, monkeypatch):
-    clock, plain, measured = [0.0], evaluate.Judge.measure, []
-
-    def measure(self, weights, score=True):
-        measured.append((self.check["scan"].nunique(), plain(self, weights, score)))
-        clock[0] += 0.5 * len(self.check)
-        return measured[-1][1]
-
-    monkeypatch.setattr(evaluate.Judge, "measure", measure)
-    monkeypatch.setattr(evaluate, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(evaluate.os, "cpu_count", lambda: 1)
-    assert judge.rehearse() == pytest.approx(0.5 * held_out.sum())
-    ((scans_of_it, figures),) = measured
-    assert scans_of_it == 1 < slices.loc[held_out, "scan"].nunique()
-    assert np.isfinite(figures["score"])
-
-
-def test_weights_that_are_no_numbers_are_judged_without_a_score(judge):
-    measured = judge.measure([np.full_like(weight, np.nan) for weight in judge.network.get_weights()])
-    assert np.isnan([measured["val_loss"], measured["score"], measured["score_hausdorff"]]).all()
-
-
-def test_loss_falls_on_a_few_slices(slices, packed, tmp_path):
-    fullest = scans.organ_count(slices).nlargest(8).index
-    network = unet.build_unet(SPEC.shape, **SMALL)
-    model = step.AugmentedModel(network)
-    model.compile(keras.optimizers.Adam(1e-2), losses.BCEDice(dice_weight=0.5))
-    batches = pipeline.dataset(slices.loc[sorted(fullest)], SPEC, 8, True, packed=packed)
-    history = model.fit(batches, epochs=1, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
-    history += model.fit(batches, epochs=60, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
-    assert history[-1] < 0.8 * history[0]
-
-
-def test_padding_does_not_count_in_validation(slices, packed):
-    network = unet.build_unet(SPEC.shape, **SMALL)
-    model = step.AugmentedModel(network)
-    model.compile(loss=losses.BCE(), weighted_metrics=[monitors.Dice(name="dice")])
-    part = slices.iloc[:6]
-    whole, padded = (
-        model.evaluate(pipeline.dataset(part, SPEC, size, False, packed=packed), verbose=0, return_dict=True)
-        for size in (6, 4)
-    )
-    assert padded["dice"] == pytest.approx(whole["dice"], abs=1e-6)
-
-
-def test_augmentation_runs_in_training_only(slices, packed):
-    model = step.AugmentedModel(unet.build_unet(SPEC.shape, **SMALL), augment.Augment())
-    fullest = slices.loc[scans.organ_count(slices).nlargest(4).index]
-    batch = next(iter(pipeline.dataset(fullest, SPEC, 4, False, packed=packed)))
-    kept, moved = (model(batch, training=moving)["masks"] for moving in (False, True))
-    np.testing.assert_array_equal(kept, batch["masks"])
-    assert keras.ops.any(moved != batch["masks"])
-
-
-def test_a_scan_on_both_sides_is_refused(slices, tmp_path):
+def test_a_scan_on_both_sides_and_an_empty_side_are_refused(slices, small, spec, tmp_path):
     with pytest.raises(ValueError, match="in the training and in the validation set"):
-        training.fit_fold(slices, tmp_path, held_out=slices["slice"] == 1, **OPTIONS)
-
-
-def test_empty_side_and_unknown_choices_are_refused(slices, held_out, tmp_path):
-    with pytest.raises(ValueError, match="neither side may be empty"):
-        training.fit_fold(slices, tmp_path, held_out=slices["slice"] < 0, **OPTIONS)
-    with pytest.raises(ValueError, match="'linear'"):
-        training.fit_fold(slices, tmp_path, held_out=held_out, schedule="linear", **OPTIONS)
-    with pytest.raises(ValueError, match="'gpu'"):
-        training.fit_fold(slices, tmp_path, held_out=held_out, elastic="gpu", **OPTIONS)
-    with pytest.raises(ValueError, match="'sgd'"):
-        training.fit_fold(slices, tmp_path, held_out=held_out, optimizer="sgd", **OPTIONS)
-    with pytest.raises(ValueError, match="'accuracy'"):
-        training.fit_fold(slices, tmp_path, held_out=held_out, monitor="accuracy", **OPTIONS)
+        training.fit_fold(slices, tmp_path, held_out=slices["slice"] == 1, spec=spec, recipe=small)
+    with pytest.raises(ValueError, match="each set needs some"):
+        training.fit_fold(slices, tmp_path, held_out=slices["slice"] < 0, spec=spec, recipe=small)
     assert not list(tmp_path.iterdir())
 
 
-def test_finished_run_is_read_and_another_call_into_it_refused_by_name(slices, packed, held_out, run):
-    options = {**OPTIONS, "held_out": held_out, "packed": packed, "augment": augment.paper()}
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        ("no_such_module:build", "No module named 'no_such_module'"),
+        ("kitlib.models:no_such_function", "no attribute 'no_such_function'"),
+        ("build_unet", "No module named 'build_unet'"),
+        (":build", "Empty module name"),
+    ],
+)
+def test_a_network_that_cannot_be_imported_is_an_error_at_the_start(fit, small, tmp_path, network, reason):
+    with pytest.raises(ValueError, match=f"network '{network}' cannot be imported: .*{reason}"):
+        fit(tmp_path / "run", recipe=replace(small, network=network))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("image_data_format", "channels_first", "set to channels_first, .*keras.json, or call"),
+        ("floatx", "float16", "set to floatx float16, .*keras.json, or call"),
+        ("floatx", "bfloat16", "set to floatx bfloat16"),
+    ],
+)
+def test_settings_of_keras_that_do_not_fit_are_found_at_the_start(
+    fit, small, tmp_path, monkeypatch, name, value, words
+):
+    monkeypatch.setattr(keras.config, name, lambda: value)
+    with pytest.raises(ValueError, match=words):
+        fit(tmp_path / "run", recipe=small)
+    assert not (tmp_path / "run").exists()
+
+
+def test_augmentation_on_the_cpu_is_for_tensorflow_and_says_so(fit, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match=r"augment_on='cpu': .* on the jax backend .* use augment_on='device'"):
+        fit(tmp_path / "run", recipe=replace(small, augment_on="cpu"))
+
+
+def test_finished_run_is_read_and_another_call_into_it_refused_by_name(fit, small, slices, run):
     before = run.model_path.stat().st_mtime_ns
-    assert training.fit_fold(slices, run.folder, **options).record == run.record
+    assert fit(run.folder, recipe=small).record == run.record
     assert run.model_path.stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="epochs is 2 in the folder and 5 now"):
-        training.fit_fold(slices, run.folder, **options | {"epochs": 5})
-    with pytest.raises(ValueError, match=r"dice_weight is 0\.5 in the folder and 1\.0 now"):
-        training.fit_fold(slices, run.folder, **options | {"loss": losses.BCEDice(dice_weight=1.0)})
-    other = slices["case"] == slices["case"].iloc[-1]
-    with pytest.raises(ValueError, match="held_out: 2 only in the folder"):
-        training.fit_fold(slices, run.folder, **options | {"held_out": other})
+    with pytest.raises(ValueError, match="was started with other settings: epochs was 2, now 5"):
+        fit(run.folder, recipe=replace(small, epochs=5))
+    with pytest.raises(ValueError, match=r"loss\.dice_weight was 0\.5, now 1\.0"):
+        fit(run.folder, recipe=replace(small, loss=losses.BCEDice(dice_weight=1.0)))
+    with pytest.raises(ValueError, match=r"folds\.held_out: 2 are gone"):
+        fit(run.folder, recipe=small, held_out=slices["case"] == slices["case"].iloc[-1])
 
 
-def test_folder_in_use_is_refused_and_a_finished_run_is_read_all_the_same(slices, packed, held_out, run, tmp_path):
-    options = {**OPTIONS, "held_out": held_out, "packed": packed, "augment": augment.paper()}
-    with locks.hold(tmp_path), pytest.raises(RuntimeError, match=f"is being trained by process {os.getpid()}"):
-        training.fit_fold(slices, tmp_path, **options)
+def test_folder_in_use_is_refused_and_a_finished_run_is_read_all_the_same(fit, small, run, tmp_path):
+    with resume.hold(tmp_path), pytest.raises(RuntimeError, match=f"another process is training in {tmp_path}"):
+        fit(tmp_path, recipe=small)
     assert not list(tmp_path.iterdir())
-    with locks.hold(run.folder):
-        assert training.fit_fold(slices, run.folder, **options).record == run.record
+    with resume.hold(run.folder):
+        assert fit(run.folder, recipe=small).record == run.record
 
 
-def test_cross_validation_holds_out_every_case_once_and_skips_what_is_done(slices, tmp_path):
-    options = {**OPTIONS, "epochs": 1, "schedule": "cosine", "augment": augment.Augment(), "elastic": "cpu"}
-    folds = training.cross_validate(slices, tmp_path, count=2, **options)
-    assert sorted(scan for run in folds for scan in run.record["folds"]["held_out"]) == sorted(slices["scan"].unique())
-    ended = [run.record["ended"] for run in folds]
-    again = training.cross_validate(slices, tmp_path, count=2, **options)
-    assert [run.record["ended"] for run in again] == ended
-    (tmp_path / "folds.csv").write_text("case,fold\n1,0\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="lacks cases"):
-        training.cross_validate(slices, tmp_path, count=2, **options)
-    assert len(runs.compare(tmp_path)) == 2
+@pytest.mark.slow
+def test_training_out_of_its_time_leaves_a_model_that_loads_and_a_run_that_resumes(
+    fit, small, slices, held_out, tmp_path
+):
+    recipe = replace(small, average=0.5, augment=None)
+    stopped = fit(tmp_path / "run", recipe=recipe, deadline=time.time() + 0.001)
+    assert stopped.state == "stopped"
+    assert (stopped.record["trained_epochs"], stopped.record["best_weights"]) == (0, "unfinished epoch")
+    assert stopped.score()["chosen_on_these_scans"] is False
+    assert inference.load(stopped.folder).output_shape[1:] == (32, 32, 3)
+    assert set(stopped.scans) == set(slices.loc[held_out, "scan"])
+    ended = fit(tmp_path / "run", recipe=recipe)
+    assert ended.state == "finished"
+    assert len(ended.history()) == 2
+    assert ended.record["wall_seconds"] > stopped.record["wall_seconds"]
 
 
-@pytest.fixture
-def tried(slices, packed, monkeypatch):
-    """The folds that were asked for, by a training that writes what it is told to, or diverges."""
-    folders, states = [], {}
+def test_pixels_and_masks_of_validation_scans_never_reach_the_training_set(slices, held_out, spec, tmp_path):
+    """Normalisation is per scan: training batches are the same to the bit when the validation scans are noise."""
+    import cv2
 
-    def fit(table, *, folder, deadline, **options):
-        folders.append(folder.name)
-        if states.get(folder.name) == "diverged":
-            raise FloatingPointError(f"{folder}: the loss is nan")
-        runs.write_record(folder, {"state": "finished"})
-        runs.write_history(folder, [{"epoch": 1, "seconds": 100.0}])
+    from kitlib import contest
 
-    monkeypatch.setattr(training, "fit_fold", fit)
-    monkeypatch.setattr(training.pipeline, "pack", lambda *_: packed)
-    return folders, states
-
-
-def test_cross_validation_gives_every_finished_fold_however_little_time_is_left(slices, tmp_path, tried, capsys):
-    folders, _ = tried
-    assert len(training.cross_validate(slices, tmp_path, count=3)) == 3
-    found = training.cross_validate(slices, tmp_path, count=3, time_limit=60)
-    assert [run.folder.name for run in found] == ["fold0", "fold1", "fold2"]
-    (tmp_path / "fold1/run.json").write_text('{"state": "stopped"}', encoding="utf-8")
-    folders.clear()
-    assert len(training.cross_validate(slices, tmp_path, count=3, time_limit=60)) == 3
-    assert folders == ["fold0", "fold2"]
-    assert "left for the next call, as no epoch would fit: fold1" in capsys.readouterr().out
-
-
-def test_a_fold_that_diverges_is_raised_when_the_others_are_done(slices, tmp_path, tried):
-    folders, states = tried
-    states["fold0"] = "diverged"
-    with pytest.raises(FloatingPointError, match="fold0: the loss is nan"):
-        training.cross_validate(slices, tmp_path, count=3)
-    assert folders == ["fold0", "fold1", "fold2"]
+    spoiled = slices.copy()
+    noise = np.random.default_rng(0)
+    for row in slices[held_out].itertuples():
+        path = tmp_path / f"{row.id}.png"
+        cv2.imwrite(str(path), noise.integers(0, 65535, (row.height, row.width), dtype=np.uint16))
+        spoiled.loc[row.Index, ["path", *contest.ORGANS]] = [str(path), "1 5", "", "7 9"]
+    sets = []
+    for table in (slices, spoiled):
+        train, _ = folds.split(table, held_out)
+        assert not set(train["case"]) & set(table.loc[held_out, "case"])
+        packed = pipeline.pack(table, spec)
+        batches = pipeline.dataset(train, spec, 4, True, packed=packed).take(pipeline.steps(train, 4))
+        sets.append(list(batches.as_numpy_iterator()))
+    assert (scans.organ_count(spoiled[held_out]) == 2).all()
+    for one, other in zip(*sets, strict=True):
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])

@@ -1,32 +1,33 @@
+"""Records, locks and checkpoints: what a run folder is resumed from, and by whom."""
+
+import errno
+import os
 import shutil
+import signal
 import stat
+import subprocess
 import sys
 import types
+from dataclasses import replace
+from pathlib import Path
 
+import h5py
+import keras
 import pytest
 
 from kitlib import contest, runs, training
 from kitlib.data import folds
 from kitlib.data.inputs import InputSpec
+from kitlib.layers import augment, losses
 from kitlib.models import unet
-from kitlib.training import budget, checkpoints, jobs, resume, trackers
+from kitlib.training import budget, jobs, resume
+
+fcntl = pytest.importorskip("fcntl")
 
 
 def describe(slices, held_out, **changes):
-    options = {
-        "network": print,
-        "network_options": {"levels": 4},
-        "loss": types.SimpleNamespace(name="bce"),
-        "epochs": 3,
-    }
-    options["loss"].get_config = lambda: {"name": "bce", "smooth": 1.0}
-    learn, check = folds.split(slices, held_out)
-    return resume.describe(learn, check, InputSpec(32, 32), augment=None, **options | changes)
-
-
-@pytest.fixture
-def held_out(slices):
-    return slices["case"] == slices["case"].iloc[0]
+    recipe = training.Recipe(**{"network_options": {"levels": 4}, "loss": losses.BCE(), "epochs": 3} | changes)
+    return resume.describe(*folds.split(slices, held_out), InputSpec(32, 32), recipe)
 
 
 def test_same_call_is_the_same_record(slices, held_out):
@@ -35,32 +36,38 @@ def test_same_call_is_the_same_record(slices, held_out):
 
 def test_differences_are_named_with_both_values(slices, held_out):
     old = describe(slices, held_out)
-    assert resume.differences(old, describe(slices, held_out, epochs=4)) == ["epochs is 3 in the folder and 4 now"]
+    assert resume.differences(old, describe(slices, held_out, epochs=4)) == ["epochs was 3, now 4"]
     options = {"network_options": {"levels": 5}}
-    assert resume.differences(old, describe(slices, held_out, **options)) == ["levels is 4 in the folder and 5 now"]
+    assert resume.differences(old, describe(slices, held_out, **options)) == ["network_options.levels was 4, now 5"]
     other = describe(slices, slices["case"] == slices["case"].iloc[-1])
     assert any("held_out" in text for text in resume.differences(old, other))
+    (text,) = resume.differences(old, describe(slices, held_out, loss=losses.BCE(paper=True)))
+    assert text == "loss.paper was None, now True"
+    text, *others = resume.differences(old, describe(slices, held_out, augment=augment.Augment(flip=0.2)))
+    assert (text, len(others) > 9) == ("augment was None, now 'kitlib>Augment'", True)
 
 
 def test_other_masks_of_the_same_slices_are_other_data(slices, held_out):
     spoiled = slices.assign(stomach="")
     found = resume.differences(describe(slices, held_out), describe(spoiled, held_out))
-    assert [text.split(" is ")[0] for text in found] == ["learned", "checked"]
+    assert [text.split(" was ")[0] for text in found] == ["data.train", "data.val"]
 
 
 def test_call_into_another_run_is_refused(slices, held_out, tmp_path):
-    assert resume.begin(tmp_path / "run", describe(slices, held_out)).state == "running"
-    assert resume.begin(tmp_path / "run", describe(slices, held_out)).state == "running"
-    with pytest.raises(ValueError, match="epochs is 3 in the folder and 4 now"):
-        resume.begin(tmp_path / "run", describe(slices, held_out, epochs=4))
+    assert resume.open_run(tmp_path / "run", describe(slices, held_out)).state == "running"
+    assert resume.open_run(tmp_path / "run", describe(slices, held_out)).state == "running"
+    with pytest.raises(ValueError, match=r"was started with other settings: epochs was 3, now 4. Use the same"):
+        resume.open_run(tmp_path / "run", describe(slices, held_out, epochs=4))
 
 
 @pytest.fixture(scope="module")
-def trained(slices, tmp_path_factory):
-    """One course of two epochs, stopped after the first, and the same one finished; and how it was called."""
+def trained(slices, held_out, tmp_path_factory):
+    """One training of two epochs, stopped after the first, and the same one finished; and its arguments."""
     folder = tmp_path_factory.mktemp("trained")
-    options = {"held_out": slices["case"] == slices["case"].iloc[0], "spec": InputSpec(32, 32, depth=1), "epochs": 2}
-    options |= {"network_options": {"levels": 1, "base": 2} | unet.NO_ATTENTION, "batch_size": 8, "score_every": 2}
+    recipe = training.Recipe(
+        network_options={"levels": 1, "base": 2} | unet.NO_ATTENTION, batch_size=8, epochs=2, score_every=2
+    )
+    options = {"held_out": held_out, "spec": InputSpec(32, 32, depth=1), "recipe": recipe}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(budget.Budget, "fits", lambda self, *_: False)
         stopped = training.fit_fold(slices, folder / "stopped", **options)
@@ -75,9 +82,7 @@ def attach(run, place, *left_out):
 
 
 @pytest.mark.parametrize("mount", ["my-run", "notebooks/someone/my-run", "datasets/someone/my-run"])
-def test_attached_run_with_a_checkpoint_is_gone_on_with_whatever_lies_beside_it(
-    slices, trained, tmp_path, monkeypatch, capsys, mount
-):
+def test_earlier_run_with_a_checkpoint_is_resumed_whatever_is_beside_it(slices, trained, tmp_path, capsys, mount):
     stopped, finished, options = trained
     place = tmp_path / "input" / mount / "runs/paper/fold0"
     attach(stopped, place)
@@ -86,21 +91,22 @@ def test_attached_run_with_a_checkpoint_is_gone_on_with_whatever_lies_beside_it(
     for name, text in (("c", "[1, 2]"), ("d", "no json"), ("e", '{"parameters": 1, "folds": [3]}')):
         with runs.replacing(tmp_path / "input" / name / "run.json") as file:
             file.write(text)
-    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
-    monkeypatch.setattr("kitlib.contest.KAGGLE_INPUT", tmp_path / "input")
-    run = training.fit_fold(slices, tmp_path / "working/run", **options)
-    assert f"going on with {place}" in capsys.readouterr().out
+    earlier = contest.attached("run.json", [tmp_path / "input"])
+    run = training.fit_fold(slices, tmp_path / "working/run", earlier=earlier, **options)
+    assert f"resuming {place}, copied to" in capsys.readouterr().out
     assert run.state == "finished"
     assert len(run.history()) == 2
     assert run.history().iloc[0].equals(stopped.history().iloc[0])
     assert runs.read(place).state == "stopped"
 
 
-def test_of_several_attached_runs_the_one_that_got_furthest_is_taken(trained, tmp_path):
+def test_of_several_earlier_runs_the_one_with_the_most_epochs_is_taken(trained, tmp_path):
     stopped, finished, _ = trained
     attach(stopped, tmp_path / "input/a")
     attach(finished, tmp_path / "input/b")
-    run = resume.begin(tmp_path / "run", stopped.record | {"state": "running"}, (tmp_path / "input",))
+    run = resume.open_run(
+        tmp_path / "run", stopped.record | {"state": "running"}, contest.attached("run.json", [tmp_path / "input"])
+    )
     assert run.state == "finished"
     assert run.scans == finished.scans
 
@@ -111,36 +117,33 @@ def test_copy_of_a_read_only_run_can_be_written_to(trained, tmp_path):
     for path in (tmp_path / "input/a").rglob("*"):
         path.chmod(0o555 if path.is_dir() else 0o444)
     (tmp_path / "input/a").chmod(0o555)
-    folder = resume.begin(tmp_path / "run", stopped.record, (tmp_path / "input",)).folder
+    folder = resume.open_run(
+        tmp_path / "run", stopped.record, contest.attached("run.json", [tmp_path / "input"])
+    ).folder
     copied = [folder, *folder.rglob("*")]
     assert {path.name for path in copied} >= {"history.csv", "checkpoint", "model.weights.h5"}
     assert all(path.stat().st_mode & stat.S_IWUSR for path in copied)
 
 
-def test_a_start_from_nothing_says_what_the_nearest_attached_run_lacks(trained, tmp_path, capsys):
+def test_a_start_from_nothing_says_what_the_nearest_earlier_run_lacks(trained, tmp_path, capsys):
     stopped, finished, _ = trained
     attach(stopped, tmp_path / "input/near")
-    parameters = stopped.record["parameters"] | {"precision": "mixed_float16"}
-    record = stopped.record | {"state": "running", "parameters": parameters}
+    record = stopped.record | {"state": "running", "precision": "mixed_float16"}
     attach(finished, tmp_path / "input/far")
     runs.write_record(tmp_path / "input/far", finished.record | {"data": {}})
-    assert resume.begin(tmp_path / "one", record, (tmp_path / "input",)).state == "running"
+    assert (
+        resume.open_run(tmp_path / "one", record, contest.attached("run.json", [tmp_path / "input"])).state == "running"
+    )
     said = capsys.readouterr().out
-    assert "near: precision is 'float32' in the folder and 'mixed_float16' now" in said
+    assert "near: precision was 'float32', now 'mixed_float16'" in said
     attach(finished, tmp_path / "bundle/run", "oof")
-    assert resume.begin(tmp_path / "two", finished.record | {"state": "running"}, (tmp_path / "bundle",)).scans == []
+    assert (
+        resume.open_run(tmp_path / "two", finished.record | {"state": "running"}, [tmp_path / "bundle/run"]).scans == []
+    )
     assert "without a checkpoint or out-of-fold probabilities" in capsys.readouterr().out
     runs.write_record(tmp_path / "killed/run", stopped.record | {"state": "running"})
-    resume.begin(tmp_path / "three", stopped.record, (tmp_path / "killed",))
+    resume.open_run(tmp_path / "three", stopped.record, [tmp_path / "killed/run"])
     assert "it is this run, but without a finished epoch\n" in capsys.readouterr().out
-
-
-def test_competitions_and_pictures_are_not_searched_for_runs(tmp_path):
-    runs.write_record(tmp_path / "competitions/uw-madison/train/case1", {})
-    (tmp_path / "competitions/uw-madison/train.csv").write_text("id,class,segmentation\n", encoding="utf-8")
-    runs.write_record(tmp_path / "a/scans/run", {})
-    runs.write_record(tmp_path / "a/b/run", {})
-    assert contest.attached("run.json", [tmp_path, tmp_path / "nothing"]) == [tmp_path / "a/b/run"]
 
 
 def test_attached_table_of_folds_is_kept(slices, tmp_path):
@@ -159,34 +162,8 @@ def test_attached_table_of_folds_is_kept(slices, tmp_path):
         file.write("patient,part\n1,2\n")
     with runs.replacing(tmp_path / "empty/folds.csv") as file:
         file.write("")
-    jobs.adopt_table(slices, tmp_path / "new/folds.csv", 2, contest.attached("folds.csv", [tmp_path]))
-    assert (jobs.fold_table(slices, tmp_path / "new/folds.csv", 2) == 1 - dealt).all()
-
-
-def test_unknown_and_missing_trackers_are_explained(tmp_path, monkeypatch):
-    assert trackers.callbacks((), tmp_path) == []
-    with pytest.raises(ValueError, match="no tracker 'mlflow'"):
-        trackers.callbacks(["mlflow"], tmp_path)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"track: 'wandb' needs .* pip install wandb"):
-        trackers.callbacks(["wandb"], tmp_path)
-
-
-def test_tracked_run_keeps_its_id_where_it_goes_on_and_shares_it_with_none(slices, held_out, tmp_path, monkeypatch):
-    started, wandb = [], types.SimpleNamespace(init=lambda **options: started.append(options))
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    record = describe(slices, held_out)
-    for place, changes in {
-        "a/bce/seed0": {},
-        "a/bce/seed0 again": {"state": "stopped", "wall_seconds": 9.0, "best_epoch": 3},
-        "b/bce/seed0": {"began": "2026-01-01T00:00:00+00:00"},
-    }.items():
-        runs.write_record(tmp_path / place, record | changes)
-        trackers.callbacks(["wandb"], tmp_path / place)[0].on_train_begin()
-    first, again, other = started
-    assert first["name"] == other["name"] == "bce-seed0"
-    assert first["id"] == again["id"] != other["id"]
+    earlier = [tmp_path / place / "fold0" for place in ("none", "empty", "strange", "another", "old")]
+    assert (jobs.fold_table(slices, tmp_path / "new/folds.csv", 2, earlier) == 1 - dealt).all()
 
 
 def test_run_that_goes_on_is_running_and_counts_the_time_of_killed_calls(slices, held_out, tmp_path):
@@ -201,9 +178,9 @@ def test_run_that_goes_on_is_running_and_counts_the_time_of_killed_calls(slices,
 
 def test_interrupted_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
     model = types.SimpleNamespace(save_weights=lambda path: path.write_bytes(b"weights"))
-    checkpoints.save_best(tmp_path, model, 1)
-    checkpoints.save(tmp_path, model, checkpoints.State(epoch=1, best_epoch=1))
-    checkpoints.save_best(tmp_path, model, 2)
+    resume.save_best(tmp_path, model, 1)
+    resume.save(tmp_path, model, resume.State(epoch=1, best_epoch=1))
+    resume.save_best(tmp_path, model, 2)
 
     def fail(path):
         path.write_bytes(b"wei")
@@ -211,8 +188,124 @@ def test_interrupted_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
 
     broken = types.SimpleNamespace(save_weights=fail)
     with pytest.raises(OSError, match="disk full"):
-        checkpoints.save(tmp_path, broken, checkpoints.State(epoch=2, best_epoch=2))
-    assert checkpoints.read_state(tmp_path).epoch == 1
-    assert checkpoints.best_path(tmp_path, 1).is_file()
-    checkpoints.save(tmp_path, model, checkpoints.State(epoch=2, best_epoch=2))
+        resume.save(tmp_path, broken, resume.State(epoch=2, best_epoch=2))
+    assert resume.read_state(tmp_path).epoch == 1
+    assert resume.best_path(tmp_path, 1).is_file()
+    resume.save(tmp_path, model, resume.State(epoch=2, best_epoch=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best-0002.weights.h5", "epoch-0002"]
+
+
+@pytest.mark.parametrize("marker", ["paper/run.json", "fold0/run.json", "train.csv"])
+def test_a_folder_of_runs_or_of_data_is_no_run_folder(slices, held_out, tmp_path, marker):
+    with runs.replacing(tmp_path / "runs" / marker) as file:
+        file.write("{}")
+    with pytest.raises(
+        ValueError, match=r"runs is a (folder of runs \((paper|fold0)\)|competition's folder), not a run"
+    ):
+        resume.open_run(tmp_path / "runs", describe(slices, held_out))
+    assert not (tmp_path / "runs/run.json").exists()
+
+
+def test_a_run_of_an_earlier_version_is_not_resumed(slices, held_out, tmp_path):
+    runs.write_record(tmp_path, {"parameters": {"epochs": 3}, "state": "stopped"})
+    with pytest.raises(ValueError, match="was trained by an earlier version of the kit"):
+        resume.open_run(tmp_path, describe(slices, held_out))
+
+
+HOLD = """
+import sys
+from kitlib.training import resume
+with resume.hold(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(folder) -> subprocess.Popen:
+    """Hold a folder in another process until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_second_writer_is_refused_until_the_first_has_ended_or_was_killed(tmp_path):
+    for end in (signal.SIGTERM, signal.SIGKILL, None):
+        process = holder(tmp_path / "run")
+        opened = len(os.listdir("/dev/fd"))
+        with (
+            pytest.raises(resume.Held, match=r"another process is training in .*run: wait"),
+            resume.hold(tmp_path / "run"),
+        ):
+            pass
+        assert len(os.listdir("/dev/fd")) == opened
+        process.communicate("") if end is None else (process.send_signal(end), process.communicate())
+        with resume.hold(tmp_path / "run"):
+            pass
+        assert not list((tmp_path / "run").iterdir())
+
+
+def test_second_call_in_the_same_process_is_refused_until_the_first_has_failed(tmp_path):
+    def hold_twice():
+        with resume.hold(tmp_path), resume.hold(tmp_path):
+            pass
+
+    with pytest.raises(RuntimeError, match="another process is training"):
+        hold_twice()
+    with resume.hold(tmp_path):
+        pass
+
+
+def test_folder_that_cannot_be_made_is_left_to_its_writer(tmp_path):
+    (tmp_path / "file").touch()
+    with resume.hold(tmp_path / "file/run"):
+        pass
+
+
+def test_lock_that_cannot_be_removed_hides_no_error(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(ZeroDivisionError), resume.hold(tmp_path):
+        raise ZeroDivisionError
+    with resume.hold(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS])
+def test_a_drive_without_locks_stops_no_training(slices, held_out, packed, spec, small, tmp_path, monkeypatch, code):
+    """Neither our own lock nor HDF5's, which fails on such a drive with an OSError."""
+    plain = h5py.File
+
+    def locked(name, *arguments, **options):
+        if str(name).startswith(str(tmp_path)):
+            raise OSError(code, os.strerror(code))
+        return plain(name, *arguments, **options)
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(h5py, "File", locked)
+    with resume.hold(tmp_path / "run"):
+        pass
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.optimizer.build(model.trainable_variables)
+    resume.save_best(tmp_path / "run", model, 1)
+    resume.save(tmp_path / "run", model, resume.State(epoch=1, best_epoch=1))
+    weights = model.get_weights()
+    model.set_weights([weight + 1 for weight in weights])
+    assert resume.load(tmp_path / "run", model)[0].epoch == 1
+    assert all((one == other).all() for one, other in zip(model.get_weights(), weights, strict=True))
+    if code == errno.ENOLCK:
+        options = {"held_out": held_out, "spec": spec, "packed": packed}
+        assert (
+            training.fit_fold(slices, tmp_path / "fit", recipe=replace(small, epochs=1), **options).state == "finished"
+        )

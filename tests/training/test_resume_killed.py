@@ -87,19 +87,18 @@ def test_killed_cross_validation_ends_like_one_that_was_left_alone(competition, 
 
 STRONG = """
 import sys
+from dataclasses import replace
 import keras
 from kitlib.training import budget
 from kitlib.data import inputs
-from kitlib.training import recipes as presets
+from kitlib.training import recipes
 from kitlib.data import scans
 from kitlib import training
-from kitlib.training import trackers
 
 keras.config.set_dtype_policy("mixed_float16")
 slices, place = scans.read(sys.argv[1]), sys.argv[2]
-options = presets.strong(
-    held_out=slices["case"] == slices["case"].iloc[0],
-    spec=inputs.InputSpec(32, 32, depth=3),
+recipe = replace(
+    recipes.strong(),
     network_options=dict(levels=1, base=4, window_stages=(0,), dropout=0.1),
     epochs=3,
     batch_size=4,
@@ -116,11 +115,14 @@ class Overflow(keras.callbacks.Callback):
             self.model.optimizer.dynamic_scale.assign(2.0**13)
             self.model.optimizer.step_counter.assign(0)
 
-trackers.callbacks = lambda names, folder: [Overflow()]
-
 def until(epochs, folder):
-    budget.Budget.fits = lambda self, *_: len(self.epochs) < epochs
-    return training.fit_fold(slices, place + folder, **options)
+    # fits is asked twice per epoch, before and after its evaluation; and once before a resumed training begins
+    answers = iter([True, True] * (epochs - 1) + [False])
+    budget.Budget.fits = lambda self, *_: next(answers)
+    return training.fit_fold(
+        slices, place + folder, held_out=slices["case"] == slices["case"].iloc[0],
+        spec=inputs.InputSpec(32, 32, depth=3), recipe=recipe, callbacks=[Overflow()],
+    )
 
 until(2, "/whole")
 until(1, "/broken")
@@ -133,7 +135,7 @@ def test_strong_course_in_half_floats_goes_on_to_the_bit_with_its_loss_scale(com
     """CutMix and MixUp, AdamW, averages and the loss scaling, all of which the checkpoint has to bring back."""
     finish(start(STRONG, competition, tmp_path))
     broken, whole = (runs.read(tmp_path / name) for name in ("broken", "whole"))
-    assert whole.record["parameters"]["augment_settings"]["cutmix"] > 0
+    assert whole.parameters["augment_settings"]["cutmix"] > 0
     pd.testing.assert_frame_equal(figures(broken), figures(whole), check_exact=True)
     one, other = (saved(run.folder / "checkpoint/epoch-0002/model.weights.h5") for run in (broken, whole))
     counter, scale = (other[f"optimizer/vars/{number}"] for number in (2, 3))  # after iterations and learning rate
@@ -173,12 +175,14 @@ slices = scans.read(sys.argv[1])
 options = dict(
     held_out=slices["case"] == slices["case"].iloc[0],
     spec=inputs.InputSpec(32, 32, depth=3),
-    network_options=dict(levels=1, base=4, batch_norm=False) | unet.NO_ATTENTION,
-    loss=losses.BCE(),
-    epochs=4,
-    batch_size=6,
-    learning_rate=1e-2,
-    average=0.8,
+    recipe=training.Recipe(
+        network_options=dict(levels=1, base=4, batch_norm=False) | unet.NO_ATTENTION,
+        loss=losses.BCE(),
+        epochs=4,
+        batch_size=6,
+        learning_rate=1e-2,
+        average=0.8,
+    ),
 )
 training.fit_fold(slices, sys.argv[2] + "/one", **options)
 fits = budget.Budget.fits
@@ -212,17 +216,19 @@ def test_folds_in_processes_of_their_own_are_those_of_one_process(competition, t
     options = {
         "count": 2,
         "spec": inputs.InputSpec(32, 32, depth=3),
-        "network_options": {"levels": 1, "base": 2} | unet.NO_ATTENTION,
-        "augment": augment.Augment(field=None, blur=0),
-        "epochs": 1,
-        "batch_size": 4,
+        "recipe": training.Recipe(
+            network_options={"levels": 1, "base": 2} | unet.NO_ATTENTION,
+            augment=augment.Augment(field=None, blur=0),
+            epochs=1,
+            batch_size=4,
+        ),
     }
     slices = scans.read(competition)
     apart = training.cross_validate(slices, tmp_path / "apart", at_once=2, **options)
     assert [run.state for run in apart] == ["finished"] * 2
     assert not (tmp_path / "apart/packed").exists()
     assert sorted(scan for run in apart for scan in run.scans) == sorted(slices["scan"].unique())
-    assert apart[0].record["parameters"]["augment_settings"]["field"] is None
+    assert apart[0].parameters["augment_settings"]["field"] is None
     together = training.cross_validate(slices, tmp_path / "apart", **options)
     assert [run.record for run in together] == [run.record for run in apart]
 

@@ -1,4 +1,4 @@
-"""The training step elsewhere: two devices, half precision, and JAX, each in a process of its own on tiny shapes."""
+"""The training step and the averages of its weights; also on two devices, in half precision and on JAX."""
 
 import json
 import os
@@ -6,8 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+
+from kitlib.data import pipeline, scans
+from kitlib.layers import augment, losses, monitors
+from kitlib.training import Recipe, step
 
 COMMON = """
 import json, keras, numpy as np
@@ -165,3 +170,87 @@ def test_another_backend_trains_with_augmentation_and_validates(backend):
     for history in found.values():
         assert sorted(history) == ["dice", "loss", "val_dice", "val_loss"]
         assert all(0 <= value < 10 for value in history.values())
+
+
+def test_loss_falls_on_a_few_slices(slices, packed, spec, small):
+    fullest = scans.organ_count(slices).nlargest(8).index
+    model = step.AugmentedModel(small.builder()(spec.shape))
+    model.compile(keras.optimizers.Adam(1e-2), losses.BCEDice(dice_weight=0.5))
+    batches = pipeline.dataset(slices.loc[sorted(fullest)], spec, 8, True, packed=packed)
+    history = model.fit(batches, epochs=1, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
+    history += model.fit(batches, epochs=60, steps_per_epoch=1, shuffle=False, verbose=0).history["loss"]
+    assert history[-1] < 0.8 * history[0]
+
+
+def test_padding_does_not_count_in_validation(slices, packed, spec, small):
+    model = step.AugmentedModel(small.builder()(spec.shape))
+    model.compile(loss=losses.BCE(), weighted_metrics=[monitors.Dice(name="dice")])
+    part = slices.iloc[:6]
+    whole, padded = (
+        model.evaluate(pipeline.dataset(part, spec, size, False, packed=packed), verbose=0, return_dict=True)
+        for size in (6, 4)
+    )
+    assert padded["dice"] == pytest.approx(whole["dice"], abs=1e-6)
+
+
+def test_augmentation_runs_in_training_only(slices, packed, spec, small):
+    model = step.AugmentedModel(small.builder()(spec.shape), augment.Augment())
+    fullest = slices.loc[scans.organ_count(slices).nlargest(4).index]
+    batch = next(iter(pipeline.dataset(fullest, spec, 4, False, packed=packed)))
+    kept, moved = (model(batch, training=moving)["masks"] for moving in (False, True))
+    np.testing.assert_array_equal(kept, batch["masks"])
+    assert keras.ops.any(moved != batch["masks"])
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_images_reach_the_augmentation_unrounded_and_the_network_in_16_bits(policy):
+    seen = {}
+
+    class Look(keras.layers.Layer):
+        def call(self, images, masks, seeds, training=None):
+            seen["dtype"] = images.dtype
+            return images, masks
+
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(policy)
+        network = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(3, 1)])
+        model = step.AugmentedModel(network, Look(dtype="float32"))
+        batch = {
+            "images": np.ones((2, 4, 4, 1), "float32"),
+            "masks": np.zeros((2, 4, 4, 3), "uint8"),
+            "seed": np.arange(2, dtype="int32"),
+            "weight": np.ones(2, "float32"),
+        }
+        answer = model({name: keras.ops.convert_to_tensor(value) for name, value in batch.items()}, training=True)
+        assert keras.backend.standardize_dtype(seen["dtype"]) == "float32"
+        assert keras.backend.standardize_dtype(answer["probabilities"].dtype) == policy.removeprefix("mixed_")
+        assert keras.backend.standardize_dtype(answer["weight"].dtype) == "float32"
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_moving_average_is_read_from_the_optimizer_and_statistics_from_the_network():
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization()])
+    network.compile(Recipe(learning_rate=0.1, average=0.75).make_optimizer(1), "mse")
+    expected = None
+    for number in range(4):
+        network.train_on_batch(np.full((8, 4), number + 1.0), np.ones((8, 3)))
+        now = [weight.numpy() for weight in network.trainable_variables]
+        expected = now if expected is None else [0.75 * a + 0.25 * b for a, b in zip(expected, now, strict=True)]
+    paths = [weight.path for weight in network.weights]
+    found = dict(zip(paths, step.averaged_weights(network, network), strict=True))
+    for weight, array in zip(network.trainable_variables, expected, strict=True):
+        np.testing.assert_allclose(found[weight.path], array, rtol=1e-5, atol=1e-6)
+        assert np.abs(array - weight.numpy()).max() > 1e-3
+    for weight in network.non_trainable_variables:
+        if weight.path in found:
+            np.testing.assert_array_equal(found[weight.path], weight.numpy())
+
+
+def test_mean_of_epochs_is_their_mean():
+    epochs = np.random.default_rng(0).random((5, 2, 3))
+    mean = None
+    for count, array in enumerate(epochs):
+        mean = step.add_to_mean(mean, count, [array])
+    np.testing.assert_allclose(mean[0], epochs.mean(axis=0))
