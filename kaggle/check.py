@@ -266,8 +266,9 @@ class Check:
     def hostile(self) -> None:
         """The rerun on broken files, a broken network and wrong parameters: valid, and every fault is listed."""
         place = self.mount("competition")
-        wanted = [*break_things(place, self.attached()), "BATCH", "FLIP"]
-        file, seconds, text = self.run("working-hostile", BATCH="16", FLIP="false")
+        wrong = {"BATCH": "16", "FLIP": "false", "RUNS": "/kaggle/input/before/runs", "RUN": "misspelt"}
+        wanted = [*break_things(place, self.attached()), *(f"parameter {name}" for name in wrong)]
+        file, seconds, text = self.run("working-hostile", **wrong)
         score, report = self.score(file), (file.parent / "faults.csv").read_text(encoding="utf-8")
         missing = [name for name in wanted if name not in report]
         assert not missing, f"not reported: {missing}\n{text}"

@@ -151,9 +151,8 @@ def test_wrong_parameters_are_named_with_their_value(name, value, words):
 
 @pytest.mark.parametrize("value", ["a", ["a", "c"], [1], None, ["a", "a"]])
 def test_a_list_of_choices_is_a_list(value):
-    with pytest.raises(
-        ValueError, match=r"parameter COMPARE = .*expected a list of any of 'a', 'b', each once, such as \['a'\]"
-    ):
+    text = r"parameter COMPARE = .*expected a list of any of 'a', 'b', each once, such as \['a'\]"
+    with pytest.raises(ValueError, match=text):
         session.parameters({"COMPARE": value}, COMPARE=["a", "b"])
 
 
