@@ -48,11 +48,11 @@ FOLDS = 4  # groups of cases; tuning holds out one at a time
 import tempfile
 
 import pandas as pd
-from IPython.display import display
+from IPython.display import FileLink, display
 
 from kitlib import files, postprocess, runs
 from kitlib.data import scans
-from kitlib.figures import scoring
+from kitlib.figures import scoring, viewer
 from kitlib.postprocess import rescoring, tuning
 from kitlib.runs import selection
 from kitlib.scoring import __main__ as command
@@ -164,6 +164,23 @@ display(worst.head(8).round(4))
 
 # %%
 scoring.worst(truth, plain, slices, worst[worst["hausdorff"] < 1].head(3))
+
+# %% [markdown]
+# What do the worst scans look like, slice by slice? Open the page in a browser: it needs no server and no network. Its
+# pictures stay on this machine, because the rules of the competition forbid to share them.
+
+# %%
+page = viewer.write(
+    held_out.folder / "figures/viewer.html",
+    truth,
+    plain,
+    slices,
+    points=found,
+    presence=lambda scan: viewer.presence_of(held_out(scan)),
+    name=str(held_out),
+    progress=True,
+)
+display(FileLink(os.path.relpath(page)))
 
 # %% [markdown]
 # How large are the errors in millimetres, as clinicians report them? The table has the worst voxel, its 95 % form that
