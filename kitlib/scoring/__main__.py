@@ -19,30 +19,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the panel and the worst scans, or the ledger; return 1 after listing the problems of a faulty file."""
     options = _parser().parse_args(arguments)
     try:
-        truth = read_truth(options.truth)
-        slices = sizes(truth, options.data, options.sizes)
-        if options.millimetres and "spacing_mm" not in slices:
-            raise ValueError(
-                f"{options.sizes} has no column spacing_mm, which --millimetres needs: add it, give the folder with "
-                "--data instead, or leave --millimetres out"
-            )
-        prediction = submission.read(options.submission)
-        problems = submission.check(options.submission, slices, strict=False)
+        print(_answer(options))
     except (OSError, ValueError) as error:
         print(error)
         return 1
-    if problems:
-        print("\n".join(f"{where}: {what}" for where, what in problems))
-        return 1
-    if options.ledger is not None:
-        print(ledger_report(ledger.measure(truth, prediction, slices, not options.quiet), options.ledger))
-        return 0
-    print(report(metric.scores(truth, prediction, slices, not options.quiet), options.convention, options.worst))
-    if options.millimetres:
-        print("\nvolumes in millimetres, means over the scans where both masks contain the organ")
-        table = borders.clinical(truth, prediction, slices)
-        print(borders.clinical_means(table).to_string(float_format="%.3f"))
     return 0
+
+
+def _answer(options: argparse.Namespace) -> str:
+    """Return the text to print; a faulty file is a ValueError with a line per problem."""
+    truth = read_truth(options.truth)
+    slices = sizes(truth, options.data, options.sizes)
+    if options.millimetres and "spacing_mm" not in slices:
+        raise ValueError(
+            f"{options.sizes} has no column spacing_mm, which --millimetres needs: add it, give the folder with --data "
+            "instead, or leave --millimetres out"
+        )
+    prediction = submission.read(options.submission)
+    problems = submission.check(options.submission, slices, strict=False)
+    if problems:
+        raise ValueError("\n".join(f"{where}: {what}" for where, what in problems))
+    if options.ledger is not None:
+        return ledger_report(ledger.measure(truth, prediction, slices, not options.quiet), options.ledger)
+    text = report(metric.scores(truth, prediction, slices, not options.quiet), options.convention, options.worst)
+    if options.millimetres:
+        means = borders.clinical_means(borders.clinical(truth, prediction, slices))
+        text += "\n\nvolumes in millimetres, means over the scans where both masks contain the organ\n"
+        text += means.to_string(float_format="%.3f")
+    return text
 
 
 def report(scores: dict[str, metric.Score], convention: str = "host", worst: int = 5) -> str:

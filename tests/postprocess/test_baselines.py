@@ -99,3 +99,8 @@ def test_command_prints_the_table(competition, hidden, tmp_path, capsys):
     submission.write(path, baselines.empty(hidden))
     assert command.main([str(competition), str(path)]) == 0
     assert "atlas of the training masks" in capsys.readouterr().out
+
+
+def test_command_explains_a_folder_without_truth(tmp_path, capsys):
+    assert command.main([str(tmp_path), str(tmp_path / "submission.csv")]) == 1
+    assert "no truth.csv, which only a synthetic competition has" in capsys.readouterr().out

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from kitlib.scoring import __main__ as command
-from kitlib.scoring import conventions, metric
+from kitlib.scoring import conventions, ledger, metric
 from tests.scoring.volumes import random_scans, tables
 
 
@@ -31,6 +31,43 @@ def test_command_prints_the_panel_and_the_worst_scans(files, capsys):
     assert "ones, worst scans" in printed
     assert "hausdorff_95_mm" in printed
     assert "3/3" in bar
+
+
+def test_command_prints_the_ledger_whose_points_sum_to_the_loss(files, capsys):
+    assert run(files, "--ledger", "--quiet") == 0
+    printed = capsys.readouterr().out
+    score = metric.score(*tables(*random_scans())).value
+    assert f"host score {score:.4f}: {1 - score:.4f} points lost" in printed
+    assert "far island, stomach (0.0" in printed
+    assert run(files, "--ledger", "2", "--quiet") == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    largest = ledger.table(*tables(*random_scans()))["voxels"].head(2).astype(str).tolist()
+    assert [line.split()[-1] for line in lines[: lines.index("")]] == ["voxels", *largest]
+
+
+def as_gzip(path):
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.to_csv(path, index=False, compression="gzip")
+
+
+def as_excel_does(path):
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.to_csv(path, sep=";", encoding="utf-16")
+
+
+@pytest.mark.parametrize("change", [as_gzip, as_excel_does])
+@pytest.mark.parametrize("which", ["truth", "submission", "sizes"])
+def test_command_scores_csv_files_of_other_programs(files, capsys, which, change):
+    change(files[which])
+    assert run(files, "--quiet") == 0
+    assert f"{metric.score(*tables(*random_scans())).value:.5f}" in capsys.readouterr().out
+
+
+def test_command_names_a_malformed_mask_of_the_truth(files, capsys):
+    text = files["truth"].read_text(encoding="utf-8")
+    files["truth"].write_text(text.replace("slice_0001,stomach,", "slice_0001,stomach,7 1 3", 1), encoding="utf-8")
+    assert run(files) == 1
+    assert "truth, case1_day0_slice_0001 stomach: run-length text '7 1 3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
