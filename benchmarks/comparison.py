@@ -1,7 +1,7 @@
-"""What attention and augmentation bring: runs that differ in one thing, side by side.
+"""What attention and augmentation bring: runs that differ in one setting, side by side.
 
-`python benchmarks/comparison.py NAME=RUN [NAME=RUN ...] [--data TEXT] [--save]` reads run folders that one training
-notebook left with `COMPARE=("plain", "unaugmented")`: same data, seed, order and steps. --save also draws
+`python benchmarks/comparison.py NAME=RUN [NAME=RUN ...] [--data TEXT] [--save]` reads run folders that
+02_train left with `COMPARE=("plain", "unaugmented")`: same data, seed, order and steps. --save also draws
 docs/pictures/gaps.png.
 """
 
@@ -23,9 +23,9 @@ FREE = {"network", "window_stages", "external_bottleneck", "augment", "augment_s
 
 
 def table(compared: dict[str, runs.Run]) -> str:
-    """Scores on the held-out scans, and Dice on both sides at the last epoch, as a Markdown table."""
+    """Write a Markdown table: scores on the validation scans, and Dice of both sets at the last epoch."""
     lines = [
-        "| run | host score | Dice | Hausdorff | seconds | Dice learned from | Dice held out | gap |",
+        "| run | host score | Dice | Hausdorff | seconds | Dice, training | Dice, validation | gap |",
         "|--|--|--|--|--|--|--|--|",
     ]
     for name, run in compared.items():
@@ -39,7 +39,7 @@ def table(compared: dict[str, runs.Run]) -> str:
 
 
 def setting(compared: dict[str, runs.Run]) -> str:
-    """What the runs share, in words.
+    """Describe the settings that the runs share.
 
     Raises:
         ValueError: when they differ in more than the attentions and the augmentation, or in the number of steps.
@@ -54,13 +54,13 @@ def setting(compared: dict[str, runs.Run]) -> str:
         if len(run.history()) != len(first.history()):
             raise ValueError(f"{run.folder} has {len(run.history())} epochs, {first.folder} {len(first.history())}")
         if run.record["folds"] != first.record["folds"] or run.record["input_spec"] != first.record["input_spec"]:
-            raise ValueError(f"{run.folder} and {first.folder} have other scans or another grid")
+            raise ValueError(f"{run.folder} and {first.folder} differ in their scans or their grid")
     folds, spec = first.record["folds"], first.record["input_spec"]
     return (
-        f"{len(folds['train'])} scans to learn from, held out: {', '.join(folds['held_out'])}; grid {spec['height']} x "
+        f"{len(folds['train'])} scans to train on, validation: {', '.join(folds['held_out'])}; grid {spec['height']} x "
         f"{spec['width']}; {', '.join(f'{name} {mine[name]}' for name in SHOWN)}.\n\n"
         "Score, Dice and Hausdorff are the host's, at the size of the files; the last three columns are the Dice of "
-        "the training's monitor at the last epoch, summed over slices per organ, an organ seen nowhere counting 1. "
+        "the training's metric at the last epoch, pooled over slices per organ; an organ that is nowhere counts 1. "
         "One run each: differences of some hundredths are chance."
     )
 
@@ -68,12 +68,12 @@ def setting(compared: dict[str, runs.Run]) -> str:
 def main() -> None:
     """Print the table, and save it and the picture with --save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="*", metavar="NAME=RUN", help="what to call a run, and its folder")
-    parser.add_argument("--data", default="data not named", help="what was learned from, for the table's heading")
+    parser.add_argument("runs", nargs="*", metavar="NAME=RUN", help="a name for a run, and its folder")
+    parser.add_argument("--data", default="data not named", help="the data, for the table's heading")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/comparison.md and the picture")
     given = parser.parse_args()
     if not given.runs:
-        print("no runs named: nothing to compare")
+        print("no runs to compare: name some, as NAME=RUN")
         return
     compared = {name: runs.read(folder) for name, folder in (text.split("=", 1) for text in given.runs)}
     text = f"# With and without attention and augmentation\n\n{given.data}: {setting(compared)}\n\n{table(compared)}\n"

@@ -1,7 +1,7 @@
 """How hard the phantom is: `python benchmarks/difficulty.py [--epochs N] [--save]`.
 
-The paper's network, both attentions included, learns from 8 cases of a phantom and is checked on 4 it has never seen,
-beside two guesses that need no learning: an atlas of the 8, and a range of grey values on the usual slices.
+The paper's network with both attentions is trained on 8 cases of a phantom and scored on 4 others, beside two guesses
+that need no training: an atlas of the 8 cases, and a range of grey values on the usual slices.
 """
 
 import argparse
@@ -24,16 +24,16 @@ from kitlib.training import recipes
 from phantom.likeness import guesses, measures
 
 RESULTS = Path(__file__).parent / "results"
-LEARNED, UNSEEN = 8, 4
+TRAINED, UNSEEN = 8, 4
 
 
 def write(root: Path, seed: int, days: int) -> tuple[pd.DataFrame, pd.Series]:
     """Write 12 open cases (and 3 hidden ones, left alone): the slices, and True for those of the 4 unseen cases."""
-    phantom.write(root, LEARNED + UNSEEN + 3, seed, days=days, processes=2)
+    phantom.write(root, TRAINED + UNSEEN + 3, seed, days=days, processes=2)
     slices = scans.read(root)
     cases = sorted(slices["case"].unique())
-    assert len(cases) == LEARNED + UNSEEN
-    return slices, slices["case"].isin(cases[LEARNED:])
+    assert len(cases) == TRAINED + UNSEEN
+    return slices, slices["case"].isin(cases[TRAINED:])
 
 
 def foreground(truth: np.ndarray, found: np.ndarray) -> dict[str, list[float]]:
@@ -74,7 +74,7 @@ def main():
 
 
 def compare(folder: Path, given: argparse.Namespace) -> str:
-    """Write the phantom, train on it and lay the three predictions out."""
+    """Write the phantom, train on it and compare the three predictions."""
     slices, held_out = write(folder / "phantom", given.seed, given.days)
     spec = inputs.InputSpec(given.size, given.size)
     packed = pipeline.pack(slices, spec)
@@ -114,8 +114,8 @@ def compare(folder: Path, given: argparse.Namespace) -> str:
     atlas_score = metric.score(scans.rows(val), guess, val).value
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "numpy"))
     head = (
-        f"The paper's network with both attentions on {given.size} x {given.size} pixels, {LEARNED} cases of "
-        f"{given.days} day(s) learned, {UNSEEN} unseen; seed {given.seed}, {len(curve)} epochs, {minutes:.0f} min on "
+        f"The paper's network with both attentions on {given.size} x {given.size} pixels, {TRAINED} cases of "
+        f"{given.days} day(s) trained on, {UNSEEN} unseen; seed {given.seed}, {len(curve)} epochs, {minutes:.0f} min on "
         f"{platform.machine()}, {versions}. Dice of the foreground on the grid, threshold .5."
     )
     scores = (

@@ -2,9 +2,9 @@
 
 `python benchmarks/step.py [--rounds 6] [--long] [--save]`. Every contestant runs in a process of its own, one after the
 other: 128 x 128 x 5, batch 16, BCE + 0.5 Dice, Adam. The share of the peak is the arithmetic of the convolutions
-(forward once, backward twice) over what a large matrix product reaches on the same device just before. --long runs
-what could decide it, XLA, JAX, torch.compile, oneDNN and layout, some a minute each, beside the two plain contestants,
-and saves a table of its own.
+(forward once, backward twice) over the speed of a large matrix product on the same device just before. --long runs
+XLA, JAX, torch.compile, oneDNN and layout, some a minute each, beside the two plain contestants, and saves a table of
+its own.
 """
 
 import argparse
@@ -177,7 +177,7 @@ def timed(step, product, rounds, weights) -> dict:
 
 
 def main() -> None:
-    """Run everybody, print the table, save it with --save."""
+    """Run every contestant, print the table, save it with --save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--long", action="store_true", help="compilers, oneDNN and layout")
@@ -222,14 +222,15 @@ def main() -> None:
     text = "\n".join([*lines, "", decisive(seconds)]) + "\n"
     print("\n" + text)
     if options.save:
+        from kitlib import files
+
         target = RESULTS.with_name("compiled.md") if options.long else RESULTS
-        draft = target.with_suffix(".tmp")
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, target)
+        with files.replacing(target) as file:
+            file.write(text)
 
 
 def decisive(seconds: dict[str, float]) -> str:
-    """What decides the speed: every contestant's images per second over the plain network's of the same package."""
+    """Compare every contestant's images per second with those of the plain network of the same package."""
     ratios = []
     for package, plain in zip(("Keras", "PyTorch"), ALWAYS, strict=True):
         others = [name for name in seconds if name.startswith(package) and name not in ALWAYS]
@@ -242,7 +243,7 @@ def decisive(seconds: dict[str, float]) -> str:
 
 
 def versions() -> str:
-    """The versions of whatever takes part."""
+    """List the versions of the packages that take part."""
     from importlib.metadata import version
 
     return ", ".join(f"{p} {version(p)}" for p in ("keras", "tensorflow", "jax", "torch", "monai") if find_spec(p))

@@ -153,26 +153,6 @@ def seed(number: int, deterministic: bool = False) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def check_keras() -> None:
-    """Check that Keras keeps channels last and computes in at least 32 bits by default.
-
-    Raises:
-        ValueError: names the setting, the file that it is usually from, and the remedy.
-    """
-    file = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "keras.json"
-    layout, kind = keras.config.image_data_format(), keras.config.floatx()
-    if layout != "channels_last":
-        raise ValueError(
-            f'Keras is set to {layout}, and the kit keeps channels last: write "image_data_format": "channels_last" '
-            f"into {file}, or call keras.config.set_image_data_format('channels_last')"
-        )
-    if kind not in ("float32", "float64"):
-        raise ValueError(
-            f'Keras is set to floatx {kind}, too coarse for weights: write "floatx": "float32" into {file}, or call '
-            "keras.config.set_floatx('float32'); for speed in 16 bits use devices.use(devices.detect())"
-        )
-
-
 @contextlib.contextmanager
 def cleared() -> Iterator[None]:
     """Free Keras' state after a training; precision and distribution, which Keras would reset with it, stay."""

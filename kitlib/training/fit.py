@@ -14,9 +14,10 @@ from kitlib import runs
 from kitlib.data import folds, pipeline, scans
 from kitlib.data.inputs import InputSpec
 from kitlib.layers import monitors
+from kitlib.models.unet import check_keras
 from kitlib.training import resume
 from kitlib.training.budget import Budget
-from kitlib.training.devices import Devices, check_keras, scope, seed
+from kitlib.training.devices import Devices, scope, seed
 from kitlib.training.epochs import EpochEnd, EpochLog
 from kitlib.training.evaluate import Evaluator
 from kitlib.training.recipes import Recipe

@@ -19,6 +19,7 @@ class AugmentedModel(keras.Model):
 
     Shapes: a batch is a dict of "images" (B, H, W, C), "masks" (B, H, W, organs) uint8, "seed" (B,) int32 and "weight"
         (B,); the result one of "probabilities" and "masks" (B, H, W, organs), both after augmentation, and "weight".
+        Masks that were augmented are float16, or float32 after MixUp.
 
     Args:
         network: from images to probabilities.
@@ -33,6 +34,7 @@ class AugmentedModel(keras.Model):
     def call(self, batch, training=None):
         images, masks = batch["images"], batch["masks"]
         if self.augment is not None:
+            masks = keras.ops.cast(masks, "float16")  # TensorFlow gathers no 8-bit integers on a GPU
             images, masks = self.augment(images, masks, batch["seed"], training=training)
         return {
             "probabilities": self.network(images, training=training),

@@ -129,15 +129,16 @@ def test_a_network_that_cannot_be_imported_is_an_error_at_the_start(fit, small, 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("image_data_format", "channels_first", "set to channels_first, .*keras.json, or call"),
-        ("floatx", "float16", "set to floatx float16, .*keras.json, or call"),
-        ("floatx", "bfloat16", "set to floatx bfloat16"),
+        ("image_data_format", "channels_first", "image_data_format is 'channels_first', .*keras.json"),
+        ("dtype_policy", "float16", "floatx is 'float16', .*keras.json"),
+        ("dtype_policy", "bfloat16", "floatx is 'bfloat16', .*keras.json"),
     ],
 )
 def test_settings_of_keras_that_do_not_fit_are_found_at_the_start(
     fit, small, tmp_path, monkeypatch, name, value, words
 ):
-    monkeypatch.setattr(keras.config, name, lambda: value)
+    setting = keras.DTypePolicy(value) if name == "dtype_policy" else value
+    monkeypatch.setattr(keras.config, name, lambda: setting)
     with pytest.raises(ValueError, match=words):
         fit(tmp_path / "run", recipe=small)
     assert not (tmp_path / "run").exists()
