@@ -174,7 +174,10 @@ def _rows(path: str | os.PathLike, text: str, columns: Sequence[str]) -> tuple[S
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if "\x00" in text:
         line = text[: text.index("\x00")].count("\n") + 1
-        raise CsvError(f"{path}, line {line}", "holds a zero byte; copy the file again")
+        raise CsvError(
+            f"{path}, line {line}",
+            "holds a zero byte, so the file is damaged or not csv; copy it again, or save it as csv",
+        )
     start = len(text) - len(text.lstrip("\n"))
     first, _, rest = text[start:].partition("\n")
     if first.lower().startswith("sep=") and len(first) == 5:  # a line that Excel reads and writes

@@ -40,6 +40,9 @@ def kaggle(tmp_path, monkeypatch):
 
 def test_public_version_is_a_batch_and_a_filled_test_set_a_rerun(kaggle, monkeypatch):
     assert session.mode(kaggle) == "batch"
+    for name in (".ipynb_checkpoints", "@eaDir"):
+        (kaggle / "test" / name).mkdir()
+    assert session.mode(kaggle) == "batch"
     (kaggle / "test/case1").mkdir()
     assert session.mode(kaggle) == "rerun"
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
