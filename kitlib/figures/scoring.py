@@ -26,16 +26,16 @@ from kitlib.scoring import host
 
 @look
 def conventions(panel: pd.DataFrame) -> Figure:
-    """Draw one prediction's score in every convention, its interval, and what a perfect file would get."""
+    """Draw the score of a prediction in every convention, its interval, and the score of a perfect file."""
     figure, axes = canvas(0.45 * len(panel) + 1)
-    axis, places = axes[0, 0], np.arange(len(panel))
-    axis.barh(places, panel["perfect"], color="#EEEEEE", height=0.62, label="a perfect file")
-    axis.barh(places, panel["value"], color="#7A8CA3", height=0.62, label="this prediction")
+    axis, rows = axes[0, 0], np.arange(len(panel))
+    axis.barh(rows, panel["perfect"], color="#EEEEEE", height=0.62, label="a perfect file")
+    axis.barh(rows, panel["value"], color="#7A8CA3", height=0.62, label="this prediction")
     spread = np.abs(panel[["low", "high"]].sub(panel["value"], axis=0)).T.to_numpy()
-    axis.errorbar(panel["value"], places, xerr=spread, fmt="none", ecolor=INK, capsize=3, label="95 % over cases")
-    for place, value in zip(places, panel["value"], strict=True):
-        axis.text(0.01, place, f"{value:.3f}", va="center", color="white")
-    axis.set(yticks=places, yticklabels=panel.index, xlim=(0, 1.02), xlabel="score")
+    axis.errorbar(panel["value"], rows, xerr=spread, fmt="none", ecolor=INK, capsize=3, label="95 % over cases")
+    for row, value in zip(rows, panel["value"], strict=True):
+        axis.text(0.01, row, f"{value:.3f}", va="center", color="white")
+    axis.set(yticks=rows, yticklabels=panel.index, xlim=(0, 1.02), xlabel="score")
     axis.invert_yaxis()
     figure.legend(loc="outside lower center", ncols=3)
     return figure
@@ -45,59 +45,60 @@ def conventions(panel: pd.DataFrame) -> Figure:
 def worst(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame, picks: pd.DataFrame) -> Figure:
     """Mark the pair of voxels that makes the Hausdorff distance: a row per scan and organ.
 
-    Left the slice of the farthest voxel, right that of its nearest in the other mask; the two are often the same slice.
+    The left slice holds the farthest voxel, the right one its nearest voxel in the other mask; they may be the same.
 
     Args:
         truth, prediction: rows of run-length text.
         slices: the slice table, whose `path` gives the images.
-        picks: rows with `scan` and `organ`, such as the worst of `Score.scans`; an empty mask is said in words.
+        picks: rows with `scan` and `organ`, such as the worst of `Score.scans`.
     """
     if picks.empty:
         figure, axes = canvas(0.6)
-        picture_axis(axes[0, 0], "no volume in which both truth and prediction hold something")
+        picture_axis(axes[0, 0], "no volume in which truth and prediction both have a mask")
         return figure
     figure, axes = canvas(WIDTH / 2.3 * len(picks), rows=len(picks), columns=2)
     for row, scan, organ in zip(axes, picks["scan"], picks["organ"], strict=True):
         _pair(row, truth, prediction, slices[slices["scan"] == scan], scan, organ)
-    organ_legend(figure, title="line: truth, dashed: prediction, filled dot: farthest voxel, ring: its nearest")
+    marks = "solid: truth, dashed: prediction, dot: farthest voxel, ring: its nearest in the other mask"
+    organ_legend(figure, title=marks)
     return figure
 
 
 def _pair(row, truth, prediction, part, scan, organ) -> None:
-    """Draw both ends of one distance."""
+    """Draw both voxels of one distance."""
     channel = contest.ORGANS.index(organ)
-    one, other = (scans.masks(scans.with_masks(part, rows))[..., channel] for rows in (truth, prediction))
-    if not (one.any() and other.any()):
-        empty = "truth" if not one.any() else "prediction"
+    true, predicted = (scans.masks(scans.with_masks(part, rows))[..., channel] for rows in (truth, prediction))
+    if not (true.any() and predicted.any()):
+        empty = "truth" if not true.any() else "prediction"
         for axis in row:
             picture_axis(axis, f"{scan} {LABELS[organ]}: the {empty} is empty")
         return
-    found = host.farthest(one, other)
-    owner = "truth" if found.forward else "prediction"
-    ends = found.source, found.target
-    shown = (one | other)[[z for z, _, _ in ends]]
+    pair = host.farthest(true, predicted)
+    owner = "truth" if pair.forward else "prediction"
+    ends = pair.source, pair.target
+    shown = (true | predicted)[[z for z, _, _ in ends]]
     for _, y, x in ends:
         shown[0, y, x] = True
     rows, columns = box(shown, margin=20)
     for axis, (z, _, _) in zip(row, ends, strict=True):
         image = inputs.load([part["path"].iloc[z]])[0].astype(float)
         masks = np.zeros((*image.shape, len(contest.ORGANS)), bool)
-        masks[..., channel] = one[z]
+        masks[..., channel] = true[z]
         overlay(axis, image, masks, fill=0)
-        if other[z].any():
-            axis.contour(other[z], levels=[0.5], colors=[COLORS[organ]], linewidths=1.2, linestyles="dashed")
+        if predicted[z].any():
+            axis.contour(predicted[z], levels=[0.5], colors=[COLORS[organ]], linewidths=1.2, linestyles="dashed")
         for (depth, y, x), filled in zip(ends, (True, False), strict=True):
             here = depth == z
             axis.plot(x, y, "o", ms=9, mew=2, mfc="white" if filled else "none", mec="white", alpha=1 if here else 0.45)
         axis.plot([x for _, _, x in ends], [y for _, y, _ in ends], color="white", linewidth=1, linestyle=":")
         axis.set(xlim=(columns.start, columns.stop), ylim=(rows.stop, rows.start))
-    row[0].set_title(f"{scan} {LABELS[organ]}: {found.distance:.3f}\nfarthest, in the {owner}, slice {ends[0][0] + 1}")
+    row[0].set_title(f"{scan} {LABELS[organ]}: {pair.distance:.3f}\nfarthest, in the {owner}, slice {ends[0][0] + 1}")
     row[1].set_title(f"\nnearest in the other mask, slice {ends[1][0] + 1}")
 
 
 @look
 def waterfall(table: pd.DataFrame, score: float, least: float = 0.001) -> Figure:
-    """Draw the way from a score to 1: a bar per class of error, as long as the points it costs, in organ colours.
+    """Draw the way from a score to 1: a bar per class of error, as long as the points that it costs.
 
     Args:
         table: of `scoring.ledger`.
@@ -135,13 +136,13 @@ def waterfall(table: pd.DataFrame, score: float, least: float = 0.001) -> Figure
 
 @look
 def tuning_steps(steps: pd.DataFrame) -> Figure:
-    """Draw the gain of each step on held-out cases with its interval; filled where the step was kept."""
+    """Draw the gain of each step on held-out cases with its interval; steps that were kept are filled."""
     figure, axes = canvas(0.22 * len(steps) + 1)
     axis = axes[0, 0]
-    for place, step in enumerate(steps.itertuples()):
+    for row, step in enumerate(steps.itertuples()):
         color = COLORS.get(step.organ, INK)
-        axis.plot([step.low, step.high], [place, place], color=color, linewidth=1.5)
-        axis.plot(step.gain, place, "o", color=color, mfc=color if step.kept else "white")
+        axis.plot([step.low, step.high], [row, row], color=color, linewidth=1.5)
+        axis.plot(step.gain, row, "o", color=color, mfc=color if step.kept else "white")
     labels = [f"{step.setting.replace('_', ' ')} → {step.value}" for step in steps.itertuples()]
     axis.axvline(0, color=PALE, zorder=0)
     axis.set(yticks=range(len(steps)), yticklabels=labels, ylim=(len(steps) - 0.5, -0.5))
@@ -153,9 +154,9 @@ def tuning_steps(steps: pd.DataFrame) -> Figure:
 
 @look
 def border_bias(table: pd.DataFrame, chosen: float = 0.5) -> Figure:
-    """Draw what the threshold does to the border: median and mean signed distance, and the 5 to 95 % range.
+    """Draw the signed distance of the border over the threshold: median, mean and the range from 5 to 95 %.
 
-    A false piece far away moves the mean and hardly the median.
+    A false piece far away changes the mean, and hardly the median.
 
     Args:
         table: of `rescoring.bias_by_threshold`.

@@ -67,7 +67,7 @@ def test_no_volume_to_draw_says_so(scored):
     slices, truth, _, predicted = scored
     picks = pd.DataFrame({"scan": [], "organ": []})
     figure = draw(scoring.worst(truth, predicted, slices, picks))
-    assert "no volume in which both" in figure.axes[0].get_title(loc="left")
+    assert "no volume in which truth and prediction both" in figure.axes[0].get_title(loc="left")
 
 
 def test_the_waterfall_leads_from_the_score_to_one(scored):
