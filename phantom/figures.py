@@ -91,8 +91,11 @@ def read(root: Path) -> pd.DataFrame:
     Raises:
         ValueError: `root` is not a phantom.
     """
+    root = Path(root).expanduser()
     if not scans.is_phantom(root):
-        raise ValueError(f"{root} is not a phantom; pictures in the checkout show no patients. Write one: make phantom")
+        raise ValueError(
+            f"{root} is not a phantom, and pictures of patients are not drawn; write one: python -m phantom data/phantom"
+        )
     return scans.read(root)
 
 
@@ -100,7 +103,9 @@ def draw(root: Path, folder: Path) -> list[Path]:
     """Write both pictures of a phantom's training part and return their paths."""
     slices = read(root)
     pictures = (six_slices(slices), sheet(slices))
-    return [save(picture, folder / name, dpi=100) for picture, name in zip(pictures, NAMES, strict=True)]
+    return [
+        save(picture, Path(folder).expanduser() / name, dpi=100) for picture, name in zip(pictures, NAMES, strict=True)
+    ]
 
 
 def draw_mixed(root: Path, other: Path, folder: Path, seed: int = 0) -> tuple[Path, pd.DataFrame]:
@@ -109,6 +114,7 @@ def draw_mixed(root: Path, other: Path, folder: Path, seed: int = 0) -> tuple[Pa
     Raises:
         ValueError: a root shows patients, and `folder` lies in a checkout.
     """
+    root, other, folder = (path.expanduser() for path in (root, other, folder))
     parents = (folder.resolve(), *folder.resolve().parents)
     checkouts = [parent for parent in parents if parent == CHECKOUT or (parent / ".git").exists()]
     for source in (root, other):

@@ -93,11 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scans", type=int, default=12, help="scans in the page, those that lose the most points")
     options = parser.parse_args(arguments)
     try:
+        root = scans.find_root(options.root) if options.root or options.viewer else None
         if options.viewer:
-            root = scans.find_root(options.root)
             paths = pages(options.run, root, options.truth, most=options.scans, progress=sys.stderr.isatty())
         else:
-            paths = draw(options.run, options.root)
+            paths = draw(options.run, root)
         for path in paths:
             print(path)
     except (OSError, ValueError) as problem:

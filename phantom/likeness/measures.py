@@ -118,7 +118,7 @@ def gather(root, progress: bool = False) -> Reading:
         FileNotFoundError: the root has no rows to measure.
         ValueError: the rows are of no scan.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     index = pd.read_csv(root / "slices.csv.gz", encoding="utf-8") if (root / "slices.csv.gz").is_file() else None
     reading = Reading([], [], [])
     parts = list(_tables(root, index))

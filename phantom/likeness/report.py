@@ -154,7 +154,7 @@ def _marked(line, root) -> str:
 
 def _otherwise(figure: str, root) -> bool:
     """Return whether a figure of this root is not comparable with the real value."""
-    return figure in OTHERWISE and not scans.is_phantom(root)
+    return figure in OTHERWISE and not scans.is_phantom(Path(root).expanduser())
 
 
 def as_text(root, progress: bool = False) -> str:
