@@ -94,7 +94,7 @@ def read(root: Path) -> pd.DataFrame:
     root = Path(root).expanduser()
     if not scans.is_phantom(root):
         raise ValueError(
-            f"{root} is not a phantom, and pictures of patients are not drawn; write one: python -m phantom data/phantom"
+            f"{root} is not a phantom, and patients are never drawn; write one: python -m phantom data/phantom"
         )
     return scans.read(root)
 
