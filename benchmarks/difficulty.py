@@ -115,8 +115,8 @@ def compare(folder: Path, given: argparse.Namespace) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "numpy"))
     head = (
         f"The paper's network with both attentions on {given.size} x {given.size} pixels, {TRAINED} cases of "
-        f"{given.days} day(s) trained on, {UNSEEN} unseen; seed {given.seed}, {len(curve)} epochs, {minutes:.0f} min on "
-        f"{platform.machine()}, {versions}. Dice of the foreground on the grid, threshold .5."
+        f"{given.days} day(s) in training, {UNSEEN} unseen; seed {given.seed}, {len(curve)} epochs, {minutes:.0f} min "
+        f"on {platform.machine()}, {versions}. Dice of the foreground on the grid, threshold .5."
     )
     scores = (
         f"Host score on the unseen cases: network {run.score()['score']:.3f}, atlas {atlas_score:.3f}, "

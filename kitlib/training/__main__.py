@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--size", type=_count, default=128, help="height and width of the network's grid, in pixels")
     parser.add_argument("--plain", action="store_true", help="without the attentions")
-    parser.add_argument("--cards", type=int, default=0, help="GPUs to use; 0 is all: with --folds one fold per GPU")
+    parser.add_argument("--cards", type=_cards, default=0, help="GPUs to use; 0 is all: with --folds one fold per GPU")
     parser.add_argument("--share-batch", action="store_true", help="let several GPUs share each batch instead")
     parser.add_argument("--no-figures", action="store_true", help="draw no curves and predictions into the run folder")
     parser.add_argument("--submission", type=Path, help="write the validation scans' masks as a submission")
@@ -102,6 +102,11 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return int(text)
+
+
+def _cards(text: str) -> int:
+    """Read a whole number from 0 up."""
+    return 0 if text == "0" else _count(text)
 
 
 def _seconds(text: str) -> float:

@@ -156,12 +156,15 @@ def cross_validate(
         The runs of the folds that were begun, by this call or before, in order.
 
     Raises:
-        ValueError: when the folder is a run folder, or its folds.csv does not fit.
+        ValueError: when the folder is a run folder or a folder of other runs, or its folds.csv does not fit.
         FloatingPointError: of the first fold that diverged, when the others are done; it names the fold's folder.
     """
     folder = Path(folder)
     if (folder / "run.json").is_file():
         raise ValueError(f"{folder} is a run folder and has no folds: choose another folder")
+    others = sorted(path.parent.name for path in folder.glob("*/run.json"))
+    if others and not (folder / "folds.csv").is_file():
+        raise ValueError(f"{folder} is a folder of runs ({', '.join(others[:5])}): choose a new folder below it")
     table = fold_table(slices, folder / "folds.csv", count, earlier)
     folders = [folder / f"fold{fold}" for fold in range(count)]
     chosen = range(count) if only is None else only

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from kitlib import runs
 from kitlib.data import folds
 from kitlib.training import __main__ as command
 from kitlib.training import devices, recipes
@@ -71,6 +72,7 @@ def test_folds_are_a_cross_validation(competition, tmp_path, asked, capsys):
         ("--epochs ten", "--epochs: 'ten' is not a whole number"),
         ("--folds 2.5", "--folds: '2.5' is not a whole number"),
         ("--size -64", "--size: expected one argument|--size: '-64' is not"),
+        ("--cards two", "--cards: 'two' is not a whole number"),
         ("--time-limit 1h", "--time-limit: '1h' is not a positive number of seconds"),
         ("--time-limit 0", "--time-limit: '0' is not a positive"),
         ("--preset papr", "--preset: invalid choice: 'papr'"),
@@ -85,6 +87,15 @@ def test_wrong_arguments_are_named_and_nothing_is_trained(competition, asked, ca
     assert ended.value.code == 2
     assert re.search(words, capsys.readouterr().err.splitlines()[-1])
     assert not asked
+
+
+@pytest.mark.parametrize("which", ["--held-out later-days", "--folds 2"])
+def test_the_folder_of_all_runs_is_refused_by_name(competition, tmp_path, capsys, which):
+    runs.write_record(tmp_path / "runs/paper", {})
+    with pytest.raises(SystemExit):
+        command.main([str(competition), *which.split(), "--resume", str(tmp_path / "runs")])
+    assert "runs is a folder of runs (paper)" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["paper"]
 
 
 def test_data_that_are_not_there_are_named(tmp_path, asked, capsys):
