@@ -32,6 +32,7 @@ IMAGE = {
     "IPython",
     "PIL",
     "packaging",
+    "filelock",  # transformers, datasets and ray of Kaggle's image require it
 }
 
 
