@@ -1,8 +1,8 @@
-"""The score ledger of a training set: `python benchmarks/ledger.py [--scans 274] [--save]`.
+"""The score ledger of a training set: `python -P benchmarks/ledger.py [--scans 274] [--save]`.
 
 Processor seconds and peak memory of the ledger of as many scans as the training set has, on one core. The scans are
-those of a phantom, under new names; the predictions are made from the truth and cleaned with the default settings, or
-not at all. There is no peer that does this.
+those of a phantom, repeated under new names; the predictions are made from the truth, and cleaned with the default
+settings or not at all. There is no peer that does this.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from kitlib.postprocess import DEFAULT, PLAIN, rescoring
 from kitlib.scoring import ledger, metric
 from phantom.standin import StandIn
 
+TRAINING_SET = 274  # scans
 RESULTS = Path(__file__).parent / "results" / "ledger.md"
 
 
@@ -58,20 +59,19 @@ def measure(slices, settings, count):
 def main():
     """Measure, print, and save when asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scans", type=int, default=274, help="number of scans")
+    parser.add_argument("--scans", type=int, default=TRAINING_SET, help="number of scans")
     parser.add_argument("--save", action="store_true", help="write into benchmarks/results/ledger.md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = phantom.write(Path(folder) / "phantom", cases=6, days=1, sizes=((310, 360), (266, 266)))
         slices = scans.read(root)
-    lines = [
-        "| prediction | host score | rows of the ledger | score s | ledger s | ledger s per scan |",
-        "| --- " * 6 + "|",
-    ]
+    columns = "prediction | host score | rows | score, s a scan | ledger, s a scan | ledger of the training set, min"
+    lines = [f"| {columns} |", "| --- " * 6 + "|"]
     for name, settings in (("threshold 0.5", PLAIN), ("default cleaning", DEFAULT)):
         score, seconds, found = measure(slices, settings, given.scans)
-        cells = [name, f"{found.score:.4f}", len(found.table), f"{score:.1f}", f"{seconds:.1f}"]
-        lines.append("| " + " | ".join(map(str, [*cells, f"{seconds / given.scans:.3f}"])) + " |")
+        score, seconds = score / given.scans, seconds / given.scans
+        cells = [name, f"{found.score:.4f}", len(found.table), f"{score:.3f}", f"{seconds:.3f}"]
+        lines.append("| " + " | ".join(map(str, [*cells, f"{seconds * TRAINING_SET / 60:.1f}"])) + " |")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     text = (
         f"# Score ledger\n\n{given.scans} scans of 144 slices, repeated from {slices['scan'].nunique()}; one "
