@@ -53,11 +53,11 @@ HOURS = 0.0  # time limit of all trainings; run again to continue; 0: 11 on Kagg
 # %%
 from IPython.display import display
 
-from kitlib.paper import evidence, experiments, published
-from kitlib.figures import paper
+from kitlib import contest, runs, training
 from kitlib.data import folds, inputs, pipeline, scans
 from kitlib.eda import planted
-from kitlib import training
+from kitlib.figures import paper
+from kitlib.paper import evidence, experiments, published
 from kitlib.training import devices
 
 # %%
@@ -106,14 +106,20 @@ recipe = form.recipe(EPOCHS)
 # %% [markdown]
 # ## All trainings
 #
-# How many trainings are there? One that several tables share is run once. Each has its own run folder; run this cell
-# again to continue after an interruption. Until all are finished, the tables show what there is.
+# How many trainings are there, and do their run folders fit on the disk? A training that several tables share is run
+# once. Run the second cell again to continue after an interruption; until all are finished, the tables show what there
+# is.
 
 # %%
 seeds = range(SEEDS or form.seeds)
 jobs = experiments.tasks(kept, experiments.trials(COMPARE), seeds, held_out, spec, recipe)
 print(f"{len(jobs)} trainings: {len(experiments.trials(COMPARE))} kinds x {len(seeds)} seeds")
-trained = experiments.run(slices, jobs, packed, machine, deadline=ends)
+unfinished = sum(not runs.finished(job.folder) for job in jobs)
+print(runs.check_disk(kept, unfinished * held_out.sum() + len(slices), spec, session.disk_left(kept)))
+
+# %%
+attached = contest.attached("run.json")  # on Kaggle: the runs of earlier sessions
+trained = experiments.run(slices, jobs, packed, machine, deadline=ends, earlier=attached)
 assert experiments.BASE in trained, "no epoch of the base is finished: raise HOURS and run this cell again"
 
 # %% [markdown]
@@ -282,9 +288,9 @@ display(known)
 # %%
 outlined = packed.remasked(spoiled)
 count = min(form.folds or FOLDS, slices["case"].nunique())
-same = {"spec": spec, "recipe": recipe, "packed": outlined, "devices": machine}
+same = {"spec": spec, "recipe": recipe, "packed": outlined, "devices": machine, "count": count, "earlier": attached}
 base = trained[experiments.BASE][-1].folder  # its epochs tell whether a fold fits into the time
-members = training.cross_validate(spoiled, kept / "faults", count=count, deadline=ends, like=[base], **same)
+members = training.cross_validate(spoiled, kept / "faults", deadline=ends, like=[base], **same)
 print(f"{len(members)} of {count} folds are trained")
 
 # %% [markdown]

@@ -24,7 +24,7 @@ from kitlib.training import Job, Recipe, jobs, recipes
 from kitlib.training.devices import Devices
 
 BASE = "BCE + 0.5 Dice"
-FIRST = "the paper's first course"
+FIRST = "the paper's first training"
 COLUMNS = {"Dice": "val_dice", "IoU": "val_iou", "accuracy": "val_paper_accuracy", "binary": "val_binary_accuracy"}
 
 
@@ -138,17 +138,17 @@ def trials(sets: Iterable[str] = tuple(SETS)) -> list[Trial]:
 
 def tasks(
     folder: str | os.PathLike,
-    grid: Iterable[Trial],
+    chosen: Iterable[Trial],
     seeds: Iterable[int],
     held_out: pd.Series,
     spec: InputSpec,
     recipe: Recipe,
 ) -> list[Job]:
-    """List one training per trial and seed; seed after seed, so that each seed is a whole table.
+    """List one training per trial and seed, seed by seed, so that the first seed alone fills every table.
 
     Args:
         folder: for the run folders.
-        grid: the trials.
+        chosen: trials, of `trials`.
         seeds: one training of each trial per seed.
         held_out: True for the rows to validate on.
         spec: what the networks see; a trial changes the depth.
@@ -156,10 +156,10 @@ def tasks(
     """
     listed = []
     for seed in seeds:
-        for trial in grid:
+        for trial in chosen:
             own = replace(_changed(recipe, trial.changes), seed=seed)
-            place = trial.name.lower().translate(str.maketrans({" ": "-", ",": "", "'": "", "+": "and"}))
-            run_folder = Path(folder) / place / f"seed{seed}"
+            name = trial.name.lower().translate(str.maketrans({" ": "-", ",": "", "'": "", "+": "and"}))
+            run_folder = Path(folder) / name / f"seed{seed}"
             listed.append(Job(run_folder, held_out, replace(spec, depth=trial.depth), own, trial.name))
     return listed
 
@@ -170,8 +170,9 @@ def run(
     packed: pipeline.Packed,
     devices: Devices | None = None,
     deadline: float | None = None,
+    earlier: Sequence[str | os.PathLike] = (),
 ) -> dict[str, list[runs.Run]]:
-    """Train what is not trained yet, with `jobs.run`, on one GPU at a time each.
+    """Train what is not trained yet, with `jobs.run`: one training per GPU at a time.
 
     Args:
         slices: table of slices.
@@ -179,13 +180,14 @@ def run(
         packed: the scans, with any depth.
         devices: as for `fit_fold`.
         deadline: seconds of `time.time()` at which all should have ended.
+        earlier: as for `fit_fold`.
 
     Returns:
         Trial -> its runs, one per seed; those without a finished epoch are left out.
     """
-    at_once = jobs.trainings_at_once(devices, len(listed))
+    options = {"packed": packed, "devices": devices, "deadline": deadline, "earlier": earlier}
     trained = {}
-    for outcome in jobs.run(slices, listed, packed=packed, devices=devices, at_once=at_once, deadline=deadline):
+    for outcome in jobs.run(slices, listed, at_once=jobs.trainings_at_once(devices, len(listed)), **options):
         if outcome.run and outcome.run.history().get("val_loss", pd.Series(dtype=float)).notna().any():
             trained.setdefault(outcome.job.name, []).append(outcome.run)
     return trained

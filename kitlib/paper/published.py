@@ -14,7 +14,7 @@ _RESULTS = {  # comparison -> row -> values of _MEASURES; "at" is the value at t
         "BCE + 0.5 Dice": (19, 0.7006, 0.7006, 0.7699, 0.7576, 0.9287, 0.6449),
     },
     "levels": {"4 levels": (27, 0.7, None, 0.75), "5 levels": (19, 0.7, None, 0.75)},
-    "augmentation": {"with": (19, 0.7006, None, 0.7699), "the paper's first course": (6, 0.5, None, 0.6)},
+    "augmentation": {"with": (19, 0.7006, None, 0.7699), "the paper's first training": (6, 0.5, None, 0.6)},
 }
 _ABOVE = "larger than the Dice, but on the same pixels IoU = Dice / (2 - Dice), which is smaller"
 _CEILING = "larger than 0.294, the mean Dice of a perfect prediction when empty masks count as 0"

@@ -64,7 +64,8 @@ def test_first_training_of_the_paper_is_its_recipe_and_carries_the_numbers_of_fi
 def test_runs_are_grouped_by_trial_and_those_without_a_finished_epoch_are_in_no_table(
     packed, slices, tmp_path, monkeypatch, make_run
 ):
-    def fit(table, folder, *, packed, recipe, **options):
+    def fit(table, folder, *, packed, recipe, earlier, **options):
+        assert earlier == ["an earlier session"]
         run = make_run(folder, packed, recipe.seed)
         if folder.parent.name == "one-slice-3-copies":
             (folder / "history.csv").write_text("", encoding="utf-8")
@@ -75,7 +76,7 @@ def test_runs_are_grouped_by_trial_and_those_without_a_finished_epoch_are_in_no_
 
     monkeypatch.setattr("kitlib.training.jobs.fit_fold", fit)
     jobs = listed(tmp_path, slices, experiments.trials(["neighbours"]), [0, 1])
-    trained = experiments.run(slices, jobs, packed)
+    trained = experiments.run(slices, jobs, packed, earlier=["an earlier session"])
     assert {name: len(members) for name, members in trained.items()} == {experiments.BASE: 2, "3 slices": 2}
     table = experiments.table(trained, experiments.SETS["neighbours"])
     assert experiments.ahead(table, "5 slices", "1 slice") == "5 slices - 1 slice: 1 slice not trained yet"
