@@ -1,5 +1,6 @@
 """The networks of an inference run: load them, and run each in the fastest exact way on this machine."""
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -112,11 +113,15 @@ def load(folder: str | os.PathLike):
     """
     import keras
 
-    from kitlib.models import unet  # noqa: F401 (registers the kit's layers for loading)
+    from kitlib.models import unet  # noqa: F401 (registers the layers of the kit)
 
     run = runs.read(folder)
     if not run.model_path.is_file():
         raise FileNotFoundError(f"{run.folder} has no model.keras; its training did not finish")
+    module, colon, _ = str(run.parameters.get("network", "")).partition(":")
+    if colon:  # a network of your own registers its layers where it is defined; without layers it needs no import
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     try:
         return keras.saving.load_model(run.model_path, compile=False)
     except (TypeError, ValueError):

@@ -1,12 +1,17 @@
+import json
+import shutil
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+from kitlib import runs
 from kitlib.inference import networks
 from kitlib.inference.faults import Faults
 from kitlib.models import unet
+from kitlib.training import recipes
 
 
 def network(**options):
@@ -88,3 +93,25 @@ def test_the_network_of_a_run_of_version_0_1_predicts_what_it_did():
     (member,) = networks.open_members([saved], Faults(), batch_size=1)
     assert member.flip
     np.testing.assert_allclose(member.run(images), np.load(saved / "expected.npy"), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "network", ["kitlib.models:build_unet", "own_network_for_this_test:build", "nowhere_at_all:build"]
+)
+def test_the_module_of_a_network_is_imported_to_register_its_layers(tmp_path, monkeypatch, network):
+    saved = Path(__file__).parents[1] / "runs/saved-ae48e92"
+    run = Path(shutil.copytree(saved, tmp_path / "run"))
+    record = runs.read(saved).record
+    record["recipe"] = record.pop("parameters") | {"network": network}
+    runs.write_record(run, record)
+    (tmp_path / "own_network_for_this_test.py").write_text("", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("own_network_for_this_test", None)
+    assert networks.load(run).output_shape == (None, 16, 16, 3)
+    assert ("own_network_for_this_test" in sys.modules) == network.startswith("own")
+
+
+@pytest.mark.parametrize("preset", recipes.PRESETS)
+def test_a_network_is_flipped_as_its_recipe_was(preset):
+    recipe = recipes.PRESETS[preset]()
+    assert runs.Run(Path(), {"recipe": json.loads(recipe.to_json())}).flipped == recipe.flips
