@@ -46,10 +46,8 @@ EPOCHS = 0  # at most; 0: what the preset says
 SIZE = 0  # height and width of the grid in pixels; 0: 128 as in the paper, 64 in the short form
 FOLDS = 5  # parts that the cases are split into
 FOLD = 0  # the part that validates; the others are trained on
-FOLDS_TO_TRAIN = 1  # networks, one per fold from FOLD on; FOLDS is a cross-validation
-UNSEEN = (
-    ""  # scans neither trained nor validated on, scored once: "fold" (one case in FOLDS) or "later-days"; empty: none
-)
+FOLDS_TO_TRAIN = 1  # folds to train, one network each, from FOLD on; as many as FOLDS is a cross-validation
+UNSEEN = ""  # scans to keep out and score once, at the end: "fold" (one case in FOLDS) or "later-days"; empty: none
 CARDS = 0  # GPUs to use; 0: all, with one fold per card
 LEVELS = 4  # poolings: 4 or 5 in the paper
 ATTENTION = True  # window and external attention, as in the paper
@@ -169,8 +167,8 @@ figures_model.stack(packed, busiest)
 # %% [markdown]
 # ## Elastic distortion
 #
-# How far can a slice be distorted before it shows another organ? Two kinds of field: noise smoothed by a Gaussian,
-# which the paper cites, and the coarse grid of control points of elasticdeform. Masks follow by the nearest pixel.
+# What does elastic distortion do to a slice? The paper cites noise that is smoothed by a Gaussian; elasticdeform
+# interpolates a coarse grid of control points. Masks follow by the nearest pixel.
 
 # %% tags=["preview-distortion"]
 image = packed.images[busiest].astype("float32")
@@ -201,15 +199,15 @@ else:
 # %% [markdown]
 # ## Augmentation
 #
-# What does the network get instead of the same slice twice? The changes are drawn anew for every sample inside the
-# training step, and the whole stack of a sample moves together.
+# How does augmentation change a slice? The changes are drawn anew for every sample inside the training step, and all
+# slices of a stack change together.
 
 # %%
 layer, stack = recipe.made("augment"), packed.stack(busiest)
 if layer is not None:
     display(layers.samples(layer, stack, masks, np.arange(1, 6)))
 else:
-    print("no augmentation: every sample as it is")
+    print("no augmentation: samples are not changed")
 
 # %% [markdown]
 # ## The network
@@ -283,7 +281,7 @@ listed = [
     for name in COMPARE
 ]
 at_once = jobs.trainings_at_once(machine, len(listed))
-outcomes = jobs.run(known, listed, at_once=at_once, like=[run.folder], deadline=ends, **same)
+outcomes = jobs.run(known, listed, at_once=at_once, like=[run.folder], earlier=attached, deadline=ends, **same)
 compared = {"this run": run} | {outcome.job.name: outcome.run for outcome in outcomes if outcome.run}
 figures_model.gaps({name: run.history() for name, run in compared.items()})
 
@@ -311,7 +309,7 @@ pd.DataFrame(scores).loc[["score", "dice", "hausdorff"]].astype(float).round(4)
 figures_model.predictions(run, known[held_out])
 
 # %% [markdown]
-# Which pictures does the run folder keep? Curves and predictions, beside the network.
+# Which pictures does the run folder keep? `python -m kitlib.figures` draws them again.
 
 # %%
 for path in figures_run.draw(run.folder, root):

@@ -115,8 +115,8 @@ for folder in chosen.unfinished:
     print(folder, "stopped within its first epoch:", "no other" if folder in chosen.folders else "left out")
 
 # %% [markdown]
-# How is each network run, and how do probabilities become masks? The settings are those that were tuned with the runs;
-# where runs disagree, those of the run with the best score.
+# How is each network run, and how do probabilities become masks? The settings were tuned with the runs; if runs
+# disagree, the run with the best score decides.
 
 # %%
 settings, problems = runs.choose_settings(chosen.folders)
@@ -132,8 +132,9 @@ print(settings)
 # %% [markdown]
 # ## Rehearsal
 #
-# Would it work, and in what time? Without test scans a training scan is predicted, so that a network that does not load
-# is found now and not in the rerun. Fifty scans of 144 slices are a guess at the hidden test set.
+# Will prediction work, and how long will it take? Without test scans a training scan is predicted, so a network that
+# does not load is found now and not in the rerun. The forecast is for 50 scans of 144 slices, a guess at the hidden
+# test set.
 
 # %%
 rehearsal = pd.DataFrame(columns=["id", "class", "predicted"])
@@ -150,8 +151,8 @@ if mode != "rerun" and not len(slices) and members and (root / "train.csv").is_f
 # %% [markdown]
 # ## Prediction
 #
-# How far is it, and will it end in time? Each finished scan is in the file at once. When the forecast passes the
-# deadline, flipped passes are left out first and networks after them; the first network always stays.
+# Will prediction finish in time? Each scan is written to the file as soon as it is finished. If the forecast passes the
+# deadline, flipped passes are dropped first and networks after them; the first network always stays.
 
 # %%
 clock = deadline.Deadline(HOURS, spent=0.0 if mode == "interactive" else None)  # a kernel may be days old
@@ -172,8 +173,8 @@ print(f"{clock.elapsed / 60:.1f} min of {HOURS} h; shed: {', '.join(map(str, clo
 # %% [markdown]
 # ## The file
 #
-# Would the competition take it? Every row of the sample is there, in its order, and every mask fits its slice. How many
-# slices of each scan hold which organ?
+# Is the file valid? It must have every row of the sample in its order, and every mask must fit its slice. The table
+# counts the slices of each scan with each organ.
 
 # %%
 for where, problem in submission.check(target, slices, sample):
@@ -186,9 +187,10 @@ counts.pivot_table(index="scan", columns="class", values="mask", aggfunc="sum").
 pd.crosstab(predicted["class"], (predicted["predicted"] != "").map({True: "with a mask", False: "without"}))
 
 # %% [markdown]
-# ## A look
+# ## A picture
 #
-# Does it look like anatomy? Slices along the first scan with the predicted masks; in a rehearsal, the training scan.
+# Does the prediction look like anatomy? The picture shows slices along the first scan, or in a rehearsal along the
+# training scan.
 
 # %% tags=["preview-submission"]
 shown = predicted if len(predicted) else rehearsal

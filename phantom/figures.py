@@ -86,7 +86,7 @@ def _thumbnails(chosen: pd.DataFrame, columns: int, title: str, numbered: bool =
 
 
 def read(root: Path) -> pd.DataFrame:
-    """Read the slices of a phantom, and refuse any other root: pictures in the checkout show no patients.
+    """Read the slices of a phantom, and refuse any other root, because pictures in the checkout must not show patients.
 
     Raises:
         ValueError: `root` is not a phantom.
@@ -94,7 +94,8 @@ def read(root: Path) -> pd.DataFrame:
     root = Path(root).expanduser()
     if not scans.is_phantom(root):
         raise ValueError(
-            f"{root} is not a phantom, and patients are never drawn; write one: python -m phantom data/phantom"
+            f"{root} is not a phantom, and pictures of patients must not be drawn; "
+            "write a phantom: python -m phantom data/phantom"
         )
     return scans.read(root)
 

@@ -212,7 +212,7 @@ def down(name: str, images, stem: str = "mean") -> list:
     taps = [_tap(whole, tap) for tap in encoder.taps if tap]
     flat = keras.models.clone_model(keras.Model(inputs, taps), input_tensors=images, clone_function=_clone)
     if flat.inputs[0] is not images:
-        raise ValueError(f"an encoder needs the tensor of a keras.Input, got one of layers before it: {images}")
+        raise ValueError(f"an encoder starts at a keras.Input; got the output of another layer: {images}")
     return [None] * (LEVELS + 1 - len(taps)) + flat.outputs
 
 

@@ -294,7 +294,7 @@ def _furthest(earlier: Sequence[str | os.PathLike], record: dict) -> runs.Run | 
             nearest, lacks = folder, apart
     if best is None and nearest is not None:
         more = f"; and {len(lacks) - 3} more" if len(lacks) > 3 else ""
-        print(f"starting anew, as no earlier run is this one; nearest {nearest}: {'; '.join(lacks[:3])}{more}")
+        print(f"no earlier run can be resumed here; the nearest is {nearest}: {'; '.join(lacks[:3])}{more}")
     return best
 
 
