@@ -5,11 +5,6 @@
 docs/pictures/gaps.png.
 """
 
-import sys
-
-if __name__ == "__main__" and not sys.flags.safe_path:
-    sys.path.pop(0)  # this folder's statistics.py would hide Python's own module
-
 import argparse
 from pathlib import Path
 

@@ -5,11 +5,6 @@ by nearest pixel. Each row draws fields and warps; only the rows of whole layers
 peers run as two processes whose rates are added, like the workers of a data loader.
 """
 
-import sys
-
-if __name__ == "__main__" and not sys.flags.safe_path:
-    sys.path.pop(0)  # this folder's statistics.py would hide Python's own module
-
 import argparse
 import importlib.metadata
 import importlib.util
@@ -18,6 +13,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
