@@ -133,15 +133,15 @@ def bias_by_threshold(
     Returns:
         `borders.bias` for every threshold: index threshold and organ.
     """
-    found = {threshold: [] for threshold in thresholds}
+    measured = {threshold: [] for threshold in thresholds}
     for scan, part in scans.with_masks(slices, truth).groupby("scan", sort=False):
         masks, full = scans.masks(part), _restored(probabilities, scan, part)
-        for threshold, entries in found.items():
+        for threshold, entries in measured.items():
             distances = borders.organ_distances(masks, full >= np.float32(threshold))
             entries.append((distances, float(part["spacing_mm"].iloc[0])))
-    tables = [borders.summary(entries) for entries in found.values()]
+    tables = [borders.summary(entries) for entries in measured.values()]
     # Not pd.concat: pandas 2 warns where a table without any border is all NaN.
-    index = pd.MultiIndex.from_product([found, contest.ORGANS], names=["threshold", "organ"])
+    index = pd.MultiIndex.from_product([measured, contest.ORGANS], names=["threshold", "organ"])
     return pd.DataFrame(np.concatenate([table.to_numpy(float) for table in tables]), index, tables[0].columns)
 
 
@@ -168,10 +168,10 @@ def _least(settings: Settings) -> float:
 
 def opened(probabilities: Callable[[str], np.ndarray], scan: str, depth: int) -> np.ndarray:
     """Read the probabilities of a scan, (depth, h, w, organs); another shape is an error that names the scan."""
-    found = probabilities(scan)
-    if found.ndim != 4 or (len(found), found.shape[-1]) != (depth, len(contest.ORGANS)):
-        raise ValueError(f"{scan}: expected probabilities ({depth}, h, w, {len(contest.ORGANS)}), got {found.shape}")
-    return found
+    read = probabilities(scan)
+    if read.ndim != 4 or (len(read), read.shape[-1]) != (depth, len(contest.ORGANS)):
+        raise ValueError(f"{scan}: expected probabilities ({depth}, h, w, {len(contest.ORGANS)}), got {read.shape}")
+    return read
 
 
 def as_float(probabilities: np.ndarray) -> np.ndarray:

@@ -61,15 +61,16 @@ def report(scores: dict[str, metric.Score], convention: str = "host", worst: int
     return "\n\n".join(parts)
 
 
-def ledger_report(found: ledger.Ledger, rows: int = 0) -> str:
+def ledger_report(account: ledger.Ledger, rows: int = 0) -> str:
     """Return the largest rows of a ledger as text, 0 for all, its sum and its what-ifs, and advice."""
-    shown = found.table.head(rows) if rows else found.table
+    table = account.table
+    shown = table.head(rows) if rows else table
     sums = (
-        f"host score {found.score:.4f}: {found.table['points'].sum():.4f} points lost in {len(found.table)} rows; "
-        f"with the right slices {found.right_presence:.4f}, with the right contours {found.right_contours:.4f}"
+        f"host score {account.score:.4f}: {table['points'].sum():.4f} points lost in {len(table)} rows; "
+        f"with the right slices {account.right_presence:.4f}, with the right contours {account.right_contours:.4f}"
     )
-    table = shown.to_string(index=False, float_format="%.4f") if len(shown) else "no errors"
-    return "\n\n".join([sums, table, "\n".join(ledger.advice(shown))]).strip()
+    text = shown.to_string(index=False, float_format="%.4f") if len(shown) else "no errors"
+    return "\n\n".join([sums, text, "\n".join(ledger.advice(shown))]).strip()
 
 
 def read_truth(path: str | Path) -> pd.DataFrame:
@@ -111,10 +112,10 @@ def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path
             f"the truth leaves out slices of its scans, {len(cut)} in all, first {cut[0]}: add three rows with empty "
             "fields for each slice without masks, because the depth of a scan counts"
         )
-    found = known.loc[ids, [name for name in ("height", "width", "spacing_mm") if name in known]].reset_index()
-    found["scan"] = [name.scan for name in parsed]
-    found[["case", "day", "slice"]] = [tuple(name) for name in parsed]
-    return found.sort_values(["case", "day", "slice"], ignore_index=True)
+    slices = known.loc[ids, [name for name in ("height", "width", "spacing_mm") if name in known]].reset_index()
+    slices["scan"] = [name.scan for name in parsed]
+    slices[["case", "day", "slice"]] = [tuple(name) for name in parsed]
+    return slices.sort_values(["case", "day", "slice"], ignore_index=True)
 
 
 def _read_sizes(path: str | Path) -> pd.DataFrame:

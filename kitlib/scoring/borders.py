@@ -103,11 +103,11 @@ def signed_distances(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
         (N,) float, negative inside the truth.
     """
     parts = []
-    for one, other in zip(truth, prediction, strict=True):
-        if one.any() and other.any():
-            bordered = np.pad(other, 1)
+    for true, predicted in zip(truth, prediction, strict=True):
+        if true.any() and predicted.any():
+            bordered = np.pad(predicted, 1)
             inner = bordered[:-2, 1:-1] & bordered[2:, 1:-1] & bordered[1:-1, :-2] & bordered[1:-1, 2:]
-            parts.append(_offset(one)[other & ~inner])
+            parts.append(_offset(true)[predicted & ~inner])
     return np.concatenate(parts) if parts else np.empty(0)
 
 

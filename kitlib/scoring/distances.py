@@ -220,16 +220,16 @@ def _rings(left: np.ndarray, target: np.ndarray, box: _Box, best: _Best) -> np.n
 
 def _first_hit(voxels: np.ndarray, target: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return for each voxel the index of the first offset that leads into the target; `offsets.size` if none does."""
-    found = np.full(voxels.size, offsets.size)
+    hit_index = np.full(voxels.size, offsets.size)
     rows, start = np.arange(voxels.size), 0
     while rows.size and start < offsets.size:
         chunk = offsets[start : start + max(1, _GATHER // rows.size)]
         hits = target[voxels[rows, None] + chunk]
         first = hits.argmax(axis=1)
         hit = hits[np.arange(rows.size), first]
-        found[rows[hit]] = start + first[hit]
+        hit_index[rows[hit]] = start + first[hit]
         rows, start = rows[~hit], start + chunk.size
-    return found
+    return hit_index
 
 
 def _drop(voxels: np.ndarray, target: np.ndarray, offsets: np.ndarray) -> np.ndarray:

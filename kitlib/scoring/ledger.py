@@ -124,10 +124,10 @@ def errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     Returns:
         (D, H, W, organs) uint8.
     """
-    found = np.zeros((truth.shape[-1], *truth.shape[:-1]), np.uint8)
+    classes = np.zeros((truth.shape[-1], *truth.shape[:-1]), np.uint8)
     box = _box(truth | prediction)
-    _classify(found[(slice(None), *box)], truth[box], prediction[box])
-    return np.moveaxis(found, 0, -1)
+    _classify(classes[(slice(None), *box)], truth[box], prediction[box])
+    return np.moveaxis(classes, 0, -1)
 
 
 def advice(table: pd.DataFrame, least: float = 0.005) -> list[str]:
@@ -181,11 +181,11 @@ def _rows(scans: list[str], points: np.ndarray, voxels: np.ndarray) -> pd.DataFr
     """List the points (scans, organs, classes, terms) of every scan, error and organ that has voxels."""
     shown = voxels[..., 1:] > 0
     scan, organ, error = np.nonzero(shown)
-    found = pd.DataFrame({"scan": np.array(scans, object)[scan], "error": np.array(CLASSES, object)[error + 1]})
-    found["organ"] = np.array(contest.ORGANS, object)[organ]
+    rows = pd.DataFrame({"scan": np.array(scans, object)[scan], "error": np.array(CLASSES, object)[error + 1]})
+    rows["organ"] = np.array(contest.ORGANS, object)[organ]
     terms = points[shown]
     columns = [terms.sum(axis=1), *terms.T, voxels[..., 1:][shown]]
-    return found.assign(**dict(zip(_COLUMNS, columns, strict=True)))
+    return rows.assign(**dict(zip(_COLUMNS, columns, strict=True)))
 
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:

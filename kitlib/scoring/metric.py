@@ -95,10 +95,10 @@ def panel(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame, p
 def panel_of(scores: dict[str, Score]) -> pd.DataFrame:
     """Put scores by convention into the table of `panel`."""
     lines = {}
-    for name, found in scores.items():
-        convention, area = conventions.named(name), found.slices["truth"].to_numpy()
+    for name, scored in scores.items():
+        convention, area = conventions.named(name), scored.slices["truth"].to_numpy()
         perfect = host.weighted(pd.Series(convention.dice(area, area, area)).mean(), 0.0)
-        line = found.interval()._asdict() | {"dice": found.dice, "hausdorff": found.hausdorff}
+        line = scored.interval()._asdict() | {"dice": scored.dice, "hausdorff": scored.hausdorff}
         lines[name] = line | {"perfect": perfect, "seen_in": convention.seen_in}
     return pd.DataFrame(lines.values(), index=pd.Index(lines, name="convention"))
 
@@ -171,8 +171,8 @@ def _areas(rows: pd.DataFrame, kept: np.ndarray, truth: np.ndarray, prediction: 
     """Count the pixels of truth, prediction and overlap on every slice of a scan."""
     counts = np.zeros((3, len(contest.ORGANS), len(rows)), int)
     for organ, index in np.ndindex(len(contest.ORGANS), len(kept)):
-        one, other = truth[index, ..., organ], prediction[index, ..., organ]
-        counts[:, organ, kept[index]] = [np.count_nonzero(mask) for mask in (one, other, one & other)]
+        true, predicted = truth[index, ..., organ], prediction[index, ..., organ]
+        counts[:, organ, kept[index]] = [np.count_nonzero(mask) for mask in (true, predicted, true & predicted)]
     ids, names = np.tile(rows["id"], len(contest.ORGANS)), np.repeat(contest.ORGANS, len(rows))
     columns = [ids, rows["scan"].iloc[0], names, *counts.reshape(3, -1)]
     return pd.DataFrame(dict(zip(_AREAS, columns, strict=True)))

@@ -94,7 +94,8 @@ def test_bad_submission_and_missing_truth_are_explained(competition, hidden, tmp
         baselines.table(tmp_path, path)
 
 
-def test_command_prints_the_table(competition, hidden, tmp_path, capsys):
+def test_command_prints_the_table(competition, hidden, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(baselines, "THRESHOLDS", (0.3,))
     path = tmp_path / "submission.csv"
     submission.write(path, baselines.empty(hidden))
     assert command.main([str(competition), str(path)]) == 0
