@@ -90,6 +90,7 @@ form = experiments.SHORT if quick else experiments.LONG
 print(f"{machine} - {form.name}")
 root = session.competition(DATA)
 slices = scans.read(root)
+spoiled, known = planted.read_or_plant(root, slices, FAULTS)  # for the last section
 print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'].nunique()} cases")
 
 # %% [markdown]
@@ -100,7 +101,9 @@ print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'
 size = SIZE or form.size
 spec = inputs.InputSpec(size, size)
 packed = pipeline.pack(slices, spec)
-held_out = folds.by_case(slices, min(FOLDS, slices["case"].nunique())) == FOLD
+count = min(FOLDS, slices["case"].nunique())
+held_out = folds.by_case(slices, count) == FOLD
+assert held_out.any(), f"FOLD = {FOLD}: these cases make {count} folds, so choose 0 to {count - 1}"
 recipe = form.recipe(EPOCHS)
 
 # %% [markdown]
@@ -272,13 +275,10 @@ print(f"nearest to the published pair: {best}, IoU off by {reading.at[best, 'off
 # %% [markdown]
 # ## Do experts draw too generously?
 #
-# Can wrong annotations be found without looking at all of them? Some are spoiled here on purpose, unless the phantom
-# has faults already. Then networks that were not trained on a case are compared with its outlines.
+# Can wrong annotations be found without looking at all of them? These were spoiled on purpose, or were planted when the
+# phantom was written. Networks that were not trained on a case are compared with its outlines.
 
 # %%
-known = planted.read(root)
-count = FAULTS or max(1, slices["scan"].nunique() // 5)
-spoiled, known = (slices, known) if len(known) else planted.plant(slices, count)
 display(known)
 
 # %% [markdown]

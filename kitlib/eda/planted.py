@@ -1,7 +1,7 @@
 """Bad annotations, planted on purpose: a test of whether wrong outlines can be found.
 
 `spoil` puts one kind of error into the masks of a scan, `plant` does so for several scans of a slice table, and `read`
-lists the errors that a phantom was written with. NumPy and the slice table only.
+lists the errors of a phantom. NumPy and the slice table only.
 """
 
 import os
@@ -65,7 +65,7 @@ def plant(slices: pd.DataFrame, count: int, seed: int = 0) -> tuple[pd.DataFrame
     pixels = slices[list(contest.ORGANS)].map(rle.area).sum(axis=1).groupby(slices["scan"]).sum()
     annotated = pixels.index[pixels > 0].to_numpy()
     if not 0 <= count <= len(annotated):
-        raise ValueError(f"count={count}: choose 0 to {len(annotated)}, the number of scans with masks")
+        raise ValueError(f"{count} annotations cannot be spoiled; choose 0 to {len(annotated)}, the scans with masks")
     for number, scan in enumerate(rng.permutation(annotated)[:count]):
         rows = slices[slices["scan"] == scan]
         masks = scans.masks(rows)
@@ -78,6 +78,24 @@ def plant(slices: pd.DataFrame, count: int, seed: int = 0) -> tuple[pd.DataFrame
             spoiled.loc[rows.index, organ] = rle.encode_stack(np.ascontiguousarray(masks[..., channel]))
         faults.append((scan, kind))
     return spoiled, pd.DataFrame(faults, columns=COLUMNS)
+
+
+def read_or_plant(root: str | os.PathLike, slices: pd.DataFrame, count: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a table with bad annotations and the list of them: a phantom's own, or planted now where it has none.
+
+    Args:
+        count: annotations to spoil; 0 is one scan in five, and at least one.
+
+    Raises:
+        ValueError: as `plant`; names the notebook's parameter, FAULTS.
+    """
+    faults = read(root)
+    if len(faults):
+        return slices, faults
+    try:
+        return plant(slices, count or max(1, slices["scan"].nunique() // 5))
+    except ValueError as problem:
+        raise ValueError(f"FAULTS={count}: {problem}") from None
 
 
 def read(root: str | os.PathLike) -> pd.DataFrame:

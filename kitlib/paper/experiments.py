@@ -124,7 +124,7 @@ SHORT = Form(
 
 
 def trials(sets: Iterable[str] = tuple(SETS)) -> list[Trial]:
-    """List the trials of some comparisons, each once; the base, which all of them share, comes first.
+    """List the trials of some comparisons, each once, after the base, which all of them share.
 
     Raises:
         ValueError: names an unknown comparison.
@@ -132,7 +132,7 @@ def trials(sets: Iterable[str] = tuple(SETS)) -> list[Trial]:
     unknown = set(sets) - set(SETS)
     if unknown:
         raise ValueError(f"unknown comparison {min(unknown)!r}; choose among {', '.join(SETS)}")
-    needed = {name for comparison in sets for name in SETS[comparison].values()}
+    needed = {BASE, *(name for comparison in sets for name in SETS[comparison].values())}
     return [TRIALS[name] for name in sorted(TRIALS, key=lambda name: name != BASE) if name in needed]
 
 

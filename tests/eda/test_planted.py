@@ -90,8 +90,20 @@ def test_only_the_listed_scans_of_a_table_are_spoiled(slices):
 
 @pytest.mark.parametrize("count", [-1, 99])
 def test_a_count_that_cannot_be_planted_is_refused(slices, count):
-    with pytest.raises(ValueError, match=f"count={count}: choose 0 to"):
+    with pytest.raises(ValueError, match=f"{count} annotations cannot be spoiled; choose 0 to"):
         planted.plant(slices, count)
+
+
+def test_faults_of_a_phantom_are_taken_before_any_are_planted(slices, tmp_path):
+    spoiled, faults = planted.read_or_plant(tmp_path, slices)
+    assert len(faults) == max(1, slices["scan"].nunique() // 5)
+    assert not (spoiled == slices).all(axis=None)
+    with pytest.raises(ValueError, match=r"^FAULTS=99: 99 annotations cannot be spoiled; choose 0 to \d+"):
+        planted.read_or_plant(tmp_path, slices, 99)
+    (tmp_path / "faults.csv").write_text("scan,fault\ncase1_day0,half\n", encoding="utf-8")
+    same, faults = planted.read_or_plant(tmp_path, slices, 3)
+    assert same is slices
+    assert faults["scan"].tolist() == ["case1_day0"]
 
 
 def test_faults_of_a_phantom_are_read_from_its_folder(competition, tmp_path):

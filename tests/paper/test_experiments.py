@@ -22,6 +22,7 @@ def test_trainings_that_tables_share_are_run_once():
     assert len(names) == len(set(names)) == 13
     assert names[0] == experiments.BASE
     assert [trial.name for trial in experiments.trials(["levels"])] == [experiments.BASE, "5 levels"]
+    assert [trial.name for trial in experiments.trials([])] == [experiments.BASE]
     with pytest.raises(ValueError, match="unknown comparison 'colours'"):
         experiments.trials(["colours"])
 
