@@ -12,6 +12,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 demo: $(STAMP) $(DATA)/train.csv  ## synthetic competition, three notebooks, a scored submissions/submission.csv
 	$(BIN)/python notebooks/execute.py 01_eda 02_train 03_inference --set "DATA=$(abspath $(DATA))" --set "RUNS=$(abspath runs/demo)"
+	$(BIN)/python -m kitlib.scoring $(DATA)/truth.csv submissions/submission.csv --data $(DATA) --ledger 5 --quiet
+	$(BIN)/python -m kitlib.figures submissions/submission.csv $(DATA) --viewer
 	$(BIN)/python -m kitlib.postprocess $(DATA) submissions/submission.csv
 	@echo "Open pages/01_eda.html, pages/02_train.html and pages/03_inference.html; the run lies below runs/demo."
 
