@@ -70,7 +70,7 @@ def ledger_report(account: ledger.Ledger, rows: int = 0) -> str:
         f"with the right slices {account.right_presence:.4f}, with the right contours {account.right_contours:.4f}"
     )
     text = shown.to_string(index=False, float_format="%.4f") if len(shown) else "no errors"
-    return "\n\n".join([sums, text, "\n".join(ledger.advice(shown))]).strip()
+    return "\n\n".join([sums, text, "\n".join(ledger.advice(table)[: len(shown)])]).strip()
 
 
 def read_truth(path: str | Path) -> pd.DataFrame:

@@ -50,6 +50,7 @@ REMEDIES = {
     "rim too wide": "Raise the threshold of this organ.",
     "rim too tight": "Lower the threshold of this organ.",
 }
+_RIMS = {"rim too wide": "rim too tight", "rim too tight": "rim too wide"}
 PRESENCE = CLASSES[1:8]  # errors of whole slices; the others are errors of contours
 _COLUMNS = ["points", "dice_points", "hausdorff_points", "voxels"]
 _CONNECTED = np.ones((3, 3, 3), bool)
@@ -132,11 +133,15 @@ def errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 def advice(table: pd.DataFrame, least: float = 0.005) -> list[str]:
     """Return a sentence for each row that costs at least so many points: what usually mends it."""
-    large = table[table["points"] >= least]
-    return [
-        f"{row.error}, {row.organ.replace('_', ' ')} ({row.points:.3f}): {REMEDIES[row.error]}"
-        for row in large.itertuples()
-    ]
+    points = {(row.error, row.organ): row.points for row in table.itertuples()}
+    lines = []
+    for (error, organ), cost in points.items():
+        remedy = REMEDIES[error]
+        if error in _RIMS and points.get((_RIMS[error], organ), 0.0) >= cost / 2:
+            remedy = "The rim is wrong on both sides, so no threshold mends it: train longer or at a finer pixel size."
+        if cost >= least:
+            lines.append(f"{error}, {organ.replace('_', ' ')} ({cost:.3f}): {remedy}")
+    return lines
 
 
 def _classify(found: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:

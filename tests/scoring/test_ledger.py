@@ -241,3 +241,11 @@ def test_every_class_has_a_remedy_and_advice_names_large_rows_only():
     (line,) = ledger.advice(table)
     assert line.startswith("far island, stomach (0.")
     assert "Settings.largest" in line
+
+
+def test_advice_for_a_rim_that_is_wrong_on_both_sides_is_no_threshold():
+    truth, prediction = [scan()], [scan()]
+    prediction[0][..., STOMACH] = np.roll(prediction[0][..., STOMACH], 3, axis=2)
+    table = ledger.table(*tables(truth, prediction))
+    assert set(table["error"]) == {"rim too wide", "rim too tight"}
+    assert all("no threshold mends it" in line for line in ledger.advice(table))
