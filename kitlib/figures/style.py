@@ -133,9 +133,14 @@ def save(figure: Figure, path, dpi: int = 80, colors: int = 256) -> Path:
     """
     drawn = BytesIO()
     figure.savefig(drawn, format="png", dpi=dpi, bbox_inches="tight")
-    with Image.open(drawn) as picture, replacing(path, "wb") as file:
+    return save_small(drawn, path, colors)
+
+
+def save_small(picture, path, colors: int = 256) -> Path:
+    """Write a PNG, a file or its path, again with a small palette."""
+    with Image.open(picture) as opened, replacing(path, "wb") as file:
         # Of Pillow's methods, this one keeps rare strong colours: the organs' contours.
-        few = picture.convert("RGB").quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few = opened.convert("RGB").quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         few.save(file, format="png", optimize=True)
     return Path(path)
 

@@ -328,7 +328,7 @@ function describe() {
       return `${page.errors[error]}, ${number(count)} px`;
     });
     return `<div>${label} on slice ${scan.numbers[z]}: Dice ${value.toFixed(2)}, truth ${number(scan.areas.truth[k][z])} px, `
-      + `prediction ${number(scan.areas.prediction[k][z])} px. ${wrong.join("; ") || "No error"}.</div>`;
+      + `prediction ${number(scan.areas.prediction[k][z])} px. ${wrong.length ? "Errors: " + wrong.join("; ") : "No error"}.</div>`;
   }).join("");
 }
 

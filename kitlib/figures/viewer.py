@@ -11,7 +11,8 @@ of truth and prediction; the files `viewer.html`, `viewer.css` and `viewer.js` b
 import base64
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -25,11 +26,11 @@ from kitlib.data import inputs, scans
 from kitlib.figures.style import COLORS, LABELS
 from kitlib.scoring import host, ledger
 
-QUALITY = 70  # of WebP: 2 to 5 kB a slice, so that 12 scans take about 10 MB
+QUALITY = 80  # of WebP: 3 to 6 kB a slice
 WHITE = 99.5  # percentile of a scan's grey values that is shown as white
 PRESENT_PX = 12  # presence: the largest probability that at least this many pixels of the slice reach
-_PRIVATE = "This page holds pictures of the competition, which its rules forbid to share. Keep it on your machine."
-_SYNTHETIC = "The slices are synthetic, not of patients: this page may be shared."
+PRIVATE = "This page holds pictures of the competition, which its rules forbid to share. Keep it on your machine."
+SYNTHETIC = "The slices are synthetic, not of patients: this page may be shared."
 
 
 def write(
@@ -57,7 +58,7 @@ def write(
         name: of the prediction, for the page's heading.
         progress: show progress bars.
 
-    Cost: about 2 s and 0.8 MB per scan of 144 slices.
+    Cost: about 3 s and 1.2 MB per scan of 144 slices (`benchmarks/viewer.py`).
     """
     points = points or ledger.measure(truth, prediction, slices, progress)
     lost = points.scans.groupby("scan")["points"].sum().reindex(slices["scan"].unique(), fill_value=0.0)
@@ -128,7 +129,7 @@ def _summary(points: ledger.Ledger, ranked: pd.Series, slices: pd.DataFrame, nam
         "score": points.score,
         "scans": [{"name": scan, "lost": float(lost)} for scan, lost in ranked.items()],
         "all": int(slices["scan"].nunique()),
-        "notice": _SYNTHETIC if synthetic else _PRIVATE,
+        "notice": SYNTHETIC if synthetic else PRIVATE,
         "organs": [{"label": LABELS[organ], "color": COLORS[organ]} for organ in ORGANS],
         "errors": list(ledger.CLASSES),
         "points": [[ledger.CLASSES.index(error), float(value)] for error, value in by_class.items()],
@@ -157,7 +158,7 @@ def _scan(truth_rows: pd.DataFrame, rows: pd.DataFrame, lost: pd.DataFrame) -> d
             for k, organ in enumerate(ORGANS)
         ],
         "points": {ledger.CLASSES.index(error): float(value) for error, value in by_class.items()},
-        "images": list(_images(rows["path"].tolist())),
+        "images": _images(rows["path"].tolist()),
     }
 
 
@@ -184,16 +185,20 @@ def _classes(errors: np.ndarray) -> dict[int, str]:
     return {int(number): rle.encode(errors == number) for number in numbers if number}
 
 
-def _images(paths: list[str]) -> Iterator[str]:
+def _images(paths: list[str]) -> list[str]:
     """Encode the slices of one scan as WebP in base64, on one grey scale."""
     images = inputs.load(paths)
-    white = max(float(np.percentile(images, WHITE)), 1.0)
-    for image in images:
-        grey = np.clip(image * (255 / white), 0, 255).astype(np.uint8)
+    factor = 255 / max(float(np.percentile(images, WHITE)), 1.0)
+
+    def encode(image: np.ndarray) -> str:
+        grey = np.clip(image * factor, 0, 255).astype(np.uint8)
         ok, data = cv2.imencode(".webp", grey, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
         if not ok:
             raise OSError("this OpenCV cannot write WebP; install opencv-python-headless from PyPI")
-        yield base64.b64encode(data.tobytes()).decode("ascii")
+        return base64.b64encode(data.tobytes()).decode("ascii")
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(encode, images))
 
 
 def _json(data: dict) -> str:

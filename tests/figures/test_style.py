@@ -202,3 +202,11 @@ def test_a_case_with_a_single_scan_is_drawn(slices, measured):
     scans_of = slices.groupby("case")["scan"].nunique()
     case = int(scans_of.idxmin())
     assert_full(eda.case_over_days(measured, case))
+
+
+def test_only_a_page_of_synthetic_slices_is_photographed(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("<html></html>", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"page\.html does not say that its slices are synthetic"):
+        draw.photograph(page, tmp_path / "viewer.png")
+    assert not (tmp_path / "viewer.png").exists()
