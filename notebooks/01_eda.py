@@ -37,7 +37,7 @@ print(session.versions())
 
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
-INDEX = ""  # csv of slices (id, image_path, has_mask) that stands for the images when only tables are at hand
+INDEX = ""  # csv of slices (id, image_path, has_mask) that replaces the images if there are only tables
 CASE = 0  # the case that is followed from day to day; 0: one with the most days
 SAMPLES = 8  # slices per scan whose grey values are measured
 
@@ -310,7 +310,7 @@ with_masks(statistics.fold_counts, masked, fold)
 
 # %% [markdown]
 # What does a split like the hidden test set hold out? It has later days of known cases as well as new cases, so cases
-# are shared on purpose, in time order. Its score is closer to the leaderboard's task, and higher than the folds'.
+# are shared on purpose, in time order. It resembles the leaderboard's task more than the folds do.
 
 # %%
 later = folds.later_days(masked).map({True: "validation", False: "training"})

@@ -98,7 +98,7 @@ class Form:
     changes: dict = field(default_factory=dict)
 
     def recipe(self, epochs: int = 0) -> Recipe:
-        """The paper's recipe in this form, for at most so many epochs; 0 is the form's own number.
+        """The paper's recipe in this form, for at most `epochs` epochs; 0 is the form's own number.
 
         Training stops early by the loss, as in the paper, and the host score is left for the end.
         """

@@ -36,14 +36,14 @@ class Settings:
     Attributes:
         threshold: a voxel belongs to the organ from this probability on.
         seed: hysteresis: a 3D component is kept if one of its voxels reaches this probability; 0 is off.
-        gate_pixels: a slice is kept if at least so many of its pixels reach `gate_level`; 0 is off.
+        gate_pixels: a slice is kept if at least this many of its pixels reach `gate_level`; 0 is off.
         gate_level: the probability for `gate_pixels`.
         presence: a slice is kept if the model's own score of the organ's presence reaches this; 0 is off.
         island: 2D components of a slice with fewer pixels are removed; 0 is off.
         island_3d: 3D components with fewer voxels are removed; 0 is off.
         largest: only the largest 3D component is kept.
         smoothing: a slice is kept if more than half of the slices up to this many away contain the organ; 0 is off.
-        gap: runs of at most so many empty slices between two with the organ are filled; 0 is off.
+        gap: runs of at most this many empty slices between two with the organ are filled; 0 is off.
         stop: both bowels end on one slice, the annotators' stop line: the "earlier", the "mean" or the "later" of their
             two ends; the last slice of the one that ends before it is repeated. Empty is off.
     """

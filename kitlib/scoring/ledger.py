@@ -132,7 +132,7 @@ def errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def advice(table: pd.DataFrame, least: float = 0.005) -> list[str]:
-    """Return a sentence for each row that costs at least so many points: what usually mends it."""
+    """Return a sentence for each row that costs at least `least` points: what usually mends it."""
     points = {(row.error, row.organ): row.points for row in table.itertuples()}
     lines = []
     for (error, organ), cost in points.items():

@@ -80,12 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         help="validate on all days of this scan's case, such as case16_day0; or on later-days, a split like that of "
         "the hidden test set, with 44.5 %% of the real slices; the default is fold 0 of five",
     )
-    which.add_argument("--folds", type=_count, help="train one network per fold, a cross-validation with so many folds")
+    which.add_argument("--folds", type=_count, help="train a cross-validation with this many folds")
     parser.add_argument("--preset", choices=recipes.PRESETS, default="paper")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folder goes, named by the time")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="the run folder itself, new or to be continued")
-    parser.add_argument("--time-limit", type=_seconds, metavar="SECONDS", help="stop after so many seconds, resumable")
-    parser.add_argument("--epochs", type=_count, help="at most so many epochs")
+    parser.add_argument("--time-limit", type=_seconds, metavar="SECONDS", help="time limit; a later call continues")
+    parser.add_argument("--epochs", type=_count, help="the largest number of epochs")
     parser.add_argument("--batch-size", type=_count, help="slices per step")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--size", type=_count, default=128, help="height and width of the network's grid, in pixels")

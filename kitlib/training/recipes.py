@@ -44,15 +44,15 @@ class Recipe:
         weight_decay: of AdamW, per step and unit of the learning rate; biases and norms are spared.
         schedule: "constant"; or "cosine": a straight climb from a tenth of the peak, then half a cosine down to zero.
         warmup_epochs: length of that climb, also a fraction, at most half of the training.
-        epochs: at most so many.
-        patience: training ends at the first evaluated epoch that is so many epochs past the best one.
+        epochs: the largest number of epochs.
+        patience: training ends at the first evaluated epoch that is this many epochs past the best one.
         monitor: the measure that chooses the best epoch: "score" (the host score of the validation scans), "val_dice",
             "val_iou" or "val_loss".
         score_every: epochs from one host score to the next; the last epoch always has one. Loss, Dice and IoU are
             measured after each.
         average: share of the old value that a moving average of the weights keeps at each step, such as 0.999; the
             average is then evaluated and saved. 0 is none.
-        average_last: the mean of the weights of so many last epochs competes with the best epoch; 0 is none.
+        average_last: the mean of the weights of this many last epochs competes with the best epoch; 0 is none.
         batch_size: slices per step.
         empty_share: share of the slices without a mask to train on; 1 is all, 0 leaves the annotated slices alone.
         leave_out: scans not to train on: the hosts' suspects. In the validation set they stay.
