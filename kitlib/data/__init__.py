@@ -1,4 +1,9 @@
-"""From a folder in the official layout to batches: `scans` (the slice table), `folds` (splits), `inputs`, `pipeline`.
+"""From a folder in the official layout to batches.
+
+    scans      find the competition, and read it as one table with a row per slice
+    folds      training and validation splits
+    inputs     `InputSpec`: stack depth, grid and scale; read images and bring them to the network's grid and back
+    pipeline   pack scans in memory or on disk, and batch them with tf.data
 
     slices = scans.read(scans.find_root())               one row per slice, with run-length text per organ
     held_out = folds.by_case(slices) == 0                the validation set; or folds.later_days(slices)

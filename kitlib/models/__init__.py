@@ -1,7 +1,11 @@
 """The networks, in pure `keras.ops`.
 
-`unet` has the paper's U-Net, `encoders` the pretrained ways down that it can take, `weights` reads their files, and
-`padding` knows which image sizes fit.
+    unet       the U-Net, with the paper's attentions or a pretrained encoder
+    encoders   the pretrained encoders by name, where they are tapped, and where their weights are found
+    weights    readers of weight files: HDF5, npz, PyTorch's; nothing in a file is executed
+    padding    which image sizes fit, and the mirrored border of the original U-Net
+
+`python -m kitlib.models lite0` converts the weights of EfficientNet-Lite0 for a bundle.
 """
 
 from kitlib.models.unet import build_unet as build_unet

@@ -1,7 +1,8 @@
 """The run folder that a training writes, and the choice of the runs to predict or to score with.
 
-`read` one run, `find` or `compare` all below a folder; `choose` the runs that predict and `choose_settings` for them,
-`choose_held_out` the probabilities to score. `replacing` writes a file whole or not at all.
+    folder      run.json, history.csv, out-of-fold probabilities: read, write, list and compare
+    selection   choose the runs and settings that predict, and the validation scans that are scored
+    manifest    the check sums of a bundle, to find damaged files
 """
 
 from kitlib.files import replacing as replacing

@@ -1,8 +1,16 @@
-"""From packed scans to run folders: a recipe, one training, a cross-validation, a list of trainings.
+"""From packed scans to run folders.
 
-A `Recipe` says how a network is trained, and `recipes` has ready-made ones; `fit_fold` trains one network into a run
-folder and resumes it; `cross_validate` trains one per fold; `jobs.run` trains any list, a process per GPU where told
-to. The command is `python -m kitlib.training`.
+    recipes    `Recipe`: network, loss, augmentation, optimizer, schedule, epochs, patience; ready-made recipes
+    fit        `fit_fold` trains one network into a run folder, or resumes it
+    jobs       lists of trainings: cross-validation, experiments, a process per GPU
+    step       the compiled training step, and averages of weights
+    epochs     after each epoch: validate, keep the best, early stopping, write the checkpoint
+    evaluate   loss, Dice and host score of the validation scans
+    resume     run.json, checkpoints and locks
+    budget     stop in time for a deadline
+    devices    the GPUs, precision and strategy
+
+The command is `python -m kitlib.training`.
 """
 
 from kitlib.training import recipes as recipes

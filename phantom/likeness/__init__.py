@@ -1,5 +1,7 @@
-"""How like the real data a phantom is: `report` prints every figure beside the real one and its band.
+"""How like the real data a folder is: each measured number beside the real one and the band it must meet.
 
-`measures` gathers the figures of a folder, `shapes` measures single masks and slices, and `guesses` scores predictions
-that use no network. `python -m phantom ROOT --report` prints the table.
+    report     the table
+    measures   the numbers of a folder
+    shapes     measurements of single masks and slices
+    guesses    the scores of predictions without a network: an atlas, another day, grey values
 """
