@@ -26,7 +26,7 @@ def read(
     """Read all slices of the training set, and those of them whose masks are known.
 
     Args:
-        root: folder of the competition; with an index, only its train.csv is read, if there is one.
+        root: folder of the competition; with an index, only its train.csv is read, and None means no masks.
         index: csv with one row per slice (`id image_path`, and `has_mask` where known) that replaces the images.
 
     Returns:
@@ -34,11 +34,16 @@ def read(
 
     Raises:
         ValueError: names the line of the index whose `has_mask` is neither True nor False.
+        FileNotFoundError: there is no index, or no train.csv in `root`; names the notebook's parameter.
     """
     if index is None:
         slices = scans.read(scans.find_root(root))
         return slices, slices
-    index = Path(index).expanduser()
+    index, root = Path(index).expanduser(), root and Path(root).expanduser()
+    if not index.is_file():
+        raise FileNotFoundError(f"INDEX={index}: no such file; give a csv with the columns id and image_path")
+    if root and not (root / "train.csv").is_file():
+        raise FileNotFoundError(f"DATA={root}: has no train.csv; give the folder that holds it, or no DATA at all")
     slices = scans.read(index.parent, split="test", index=index)
     listed = files.read_csv(index, ["id"], optional=["has_mask"])
     if "has_mask" in listed:
@@ -47,8 +52,8 @@ def read(
             line = answers.index[answers.isna()][0]
             raise ValueError(f"{index}, line {line}: has_mask is {listed['has_mask'][line]!r}; write True or False")
         slices = slices.join(listed.assign(has_mask=answers.astype(bool)).set_index("id")["has_mask"], on="id")
-    if root is not None and (Path(root).expanduser() / "train.csv").is_file():
-        return slices, scans.read(Path(root).expanduser(), problems=[], index=index)
+    if root:
+        return slices, scans.read(root, problems=[], index=index)
     return slices, slices.iloc[:0].assign(**dict.fromkeys(ORGANS, ""))
 
 
