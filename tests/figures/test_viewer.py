@@ -1,8 +1,10 @@
 """The score viewer: what the page holds, and what it does in a real browser."""
 
+import importlib.util
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -295,6 +297,9 @@ def test_page_fits_its_window_and_passes_the_accessibility_checks(opened, width,
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     ratio = page.evaluate("$('axial').clientWidth / $('axial').clientHeight")
     assert ratio == pytest.approx(page.evaluate("state.scan.shape[2] / state.scan.shape[1]"), rel=0.02)
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    results = axe.Axe().run(page)
-    assert results.violations_count == 0, results.generate_report()
+    axe = importlib.util.find_spec("axe_playwright_python")
+    if axe is None:
+        pytest.skip("axe-playwright-python, which holds axe-core, is not installed")
+    page.evaluate(Path(axe.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
+    violations = page.evaluate("axe.run().then((results) => results.violations)")
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in violations] == []
