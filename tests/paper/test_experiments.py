@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kitlib import runs
+from kitlib import runs, session
 from kitlib.data import inputs
 from kitlib.figures import paper
 from kitlib.paper import evidence, experiments, published
@@ -148,3 +148,11 @@ def test_comments_of_the_notebook_name_the_defaults_of_both_forms(name):
     long, short = (getattr(form, field) for form in (experiments.LONG, experiments.SHORT))
     assert [int(text) for text in comment.groups()] == [long, short]
     assert f"{name} or form.{field}" in script or f"form.recipe({name})" in script
+
+
+@pytest.mark.parametrize("name", ["02_train", "05_experiments"])
+def test_comments_of_the_notebooks_name_the_time_limit_on_kaggle(name):
+    script = (ROOT / "notebooks" / f"{name}.py").read_text(encoding="utf-8")
+    hours = re.search(r"^HOURS = 0.0  # .*; 0: (\d+) on Kaggle, else no limit$", script, re.MULTILINE).group(1)
+    assert int(hours) == session.SESSION_HOURS
+    assert session.ends_at(0) is None
