@@ -1,8 +1,8 @@
 """What the attentions cost: forward and training step of the network with and without them, in one process.
 
-`python benchmarks/attention.py [--levels 4] [--steps 8] [--save]`. The variants take turns, so a slow moment hits all of
-them; Keras' backend and device are as configured. Two more tables follow: the time of each layer per pixel on maps of
-three sizes, which must not grow, and each step inside the window attention of the finest stage.
+`python benchmarks/attention.py [--levels 4] [--steps 8] [--save]`. The variants take turns, so a slow moment hits all
+of them; Keras' backend and device are as configured. Two more tables follow: the time of each layer per pixel on maps
+of three sizes, which must not grow, and each step inside the window attention of the finest stage.
 
 On a CPU under TensorFlow, memory traffic bounds the window attention: each operation makes its own pass over maps and
 scores. Tried without a gain beyond the noise of a busy machine: a custom gradient (`keras.ops.custom_gradient`, softmax

@@ -1,10 +1,10 @@
 """From trained runs to submission.csv, in time and with a damaged test set.
 
-    prediction   scan by scan: read, predict, average, post-process, write
-    networks     load the networks of some runs and make them ready to predict
-    clock        forecast the time of the run, and drop passes to meet the deadline
-    rescue       repair what can be repaired: unreadable images, damaged sample files, memory limits
-    faults       the list of what was met and how it was handled
+prediction   scan by scan: read, predict, average, post-process, write
+networks     load the networks of some runs and make them ready to predict
+clock        forecast the time of the run, and drop passes to meet the deadline
+rescue       repair what can be repaired: unreadable images, damaged sample files, memory limits
+faults       the list of what was met and how it was handled
 """
 
 from kitlib.inference.faults import Faults as Faults

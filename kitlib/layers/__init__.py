@@ -1,13 +1,13 @@
 """Keras layers, losses and metrics in pure `keras.ops`, for every backend.
 
-    attention    the paper's local window attention and external attention
-    augment      the augmentation layer: one warp per sample, then changes of intensity
-    elastic      the displacement fields of the augmentation
-    sampling     interpolation of images at displaced positions, and cubic splines
-    randomness   random numbers from a seed, the same on every backend
-    losses       the loss functions: BCE, Dice, soft Dice, their sums, Lovasz
-    monitors     metrics shown during training: Dice, IoU, two accuracies
-    dropout      dropout and stochastic depth whose random state is saved with the weights
+attention    the paper's local window attention and external attention
+augment      the augmentation layer: one warp per sample, then changes of intensity
+elastic      the displacement fields of the augmentation
+sampling     interpolation of images at displaced positions, and cubic splines
+randomness   random numbers from a seed, the same on every backend
+losses       the loss functions: BCE, Dice, soft Dice, their sums, Lovasz
+monitors     metrics shown during training: Dice, IoU, two accuracies
+dropout      dropout and stochastic depth whose random state is saved with the weights
 """
 
 from kitlib.layers.attention import ExternalAttention as ExternalAttention

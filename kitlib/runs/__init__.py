@@ -1,8 +1,8 @@
 """The run folder that a training writes, and the choice of the runs to predict or to score with.
 
-    folder      run.json, history.csv, out-of-fold probabilities: read, write, list and compare
-    selection   choose the runs and settings that predict, and the validation scans that are scored
-    manifest    the check sums of a bundle, to find damaged files
+folder      run.json, history.csv, out-of-fold probabilities: read, write, list and compare
+selection   choose the runs and settings that predict, and the validation scans that are scored
+manifest    the check sums of a bundle, to find damaged files
 """
 
 from kitlib.files import replacing as replacing
