@@ -207,9 +207,8 @@ def test_every_depth_gets_its_stacks_from_the_same_packed_scans(slices, held_out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at_once", [1, 2])
 def test_all_trainings_of_a_list_have_the_precision_of_the_first(
-    slices, held_out, packed, spec, small, tmp_path, monkeypatch, at_once
+    slices, held_out, packed, spec, small, tmp_path, monkeypatch
 ):
     """Keras resets it with its state, which is cleared between two trainings."""
     used = []
@@ -222,12 +221,12 @@ def test_all_trainings_of_a_list_have_the_precision_of_the_first(
     before = keras.config.dtype_policy()
     try:
         keras.config.set_dtype_policy("mixed_bfloat16")
-        outcomes = jobs.run(slices, listed, packed=packed, at_once=at_once)
+        outcomes = jobs.run(slices, listed, packed=packed)
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
     finally:
         keras.config.set_dtype_policy(before)
     assert [outcome.run.record["precision"] for outcome in outcomes] == ["mixed_bfloat16"] * 2
-    assert used == (["mixed_bfloat16"] * 2 if at_once == 1 else [])
+    assert used == ["mixed_bfloat16"] * 2
     curves = [outcome.run.history()["val_loss"].notna().all() for outcome in outcomes]
     assert curves == [True, True]
 

@@ -235,7 +235,7 @@ def holder(folder) -> subprocess.Popen:
 
 
 def test_second_writer_is_refused_until_the_first_has_ended_or_was_killed(tmp_path):
-    for end in (signal.SIGTERM, signal.SIGKILL, None):
+    for end in (signal.SIGKILL, None):
         process = holder(tmp_path / "run")
         opened = len(os.listdir("/dev/fd"))
         with (

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -225,13 +226,17 @@ def test_folds_in_processes_of_their_own_are_those_of_one_process(competition, t
             batch_size=4,
         ),
     }
-    slices = scans.read(competition)
-    apart = training.cross_validate(slices, tmp_path / "apart", at_once=2, **options)
-    assert [run.state for run in apart] == ["finished"] * 2
+    slices, before = scans.read(competition), keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        apart = training.cross_validate(slices, tmp_path / "apart", at_once=2, **options)
+        together = training.cross_validate(slices, tmp_path / "apart", **options)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert [(run.state, run.record["precision"]) for run in apart] == [("finished", "mixed_bfloat16")] * 2
     assert not (tmp_path / "apart/packed").exists()
     assert sorted(scan for run in apart for scan in run.scans) == sorted(slices["scan"].unique())
     assert apart[0].parameters["augment_settings"]["field"] is None
-    together = training.cross_validate(slices, tmp_path / "apart", **options)
     assert [run.record for run in together] == [run.record for run in apart]
 
 
