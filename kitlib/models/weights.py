@@ -65,7 +65,7 @@ def _read_hdf5(path):
     def text(names):
         return [name.decode() if isinstance(name, bytes) else name for name in names]
 
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r", locking=False) as file:
         root = file if "layer_names" in file.attrs else file["model_weights"]
         groups = {name: root[name] for name in text(root.attrs["layer_names"])}
         layers = {name: [group[key][()] for key in text(group.attrs["weight_names"])] for name, group in groups.items()}
