@@ -123,7 +123,7 @@ def run(script, backend):
         **os.environ,
         "KERAS_BACKEND": backend,
         "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
     }
     done = subprocess.run([sys.executable, "-c", script], env=surroundings, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
