@@ -7,7 +7,10 @@
     training   input stacks, curves, folds, predictions
     scoring    conventions, the worst distance, tuning, border bias
     paper      the experiments beside the paper's tables
+    viewer     one HTML file to look at a prediction scan by scan, with its page in viewer.html, .css and .js
 
-A notebook shows the figures that the functions return. `python -m kitlib.figures RUN` draws a run's pictures into its
-folder. This is the only room that imports Matplotlib, and no other room imports it.
+A notebook shows the figures that the functions return; `save` writes one. `python -m kitlib.figures RUN` draws a run's
+pictures into its folder. This is the only room that imports Matplotlib, and no other room imports it.
 """
+
+from kitlib.figures.style import save as save
