@@ -9,9 +9,9 @@
 # %% [markdown]
 # # 1 · The data
 #
-# Which organs are on these slices, where and how often, and what follows for a model? The tables are computed from the
-# run-length text alone, in about a second for the whole training set; only the slices in pictures are opened. At the
-# end the paper's figures are compared with those of the attached data.
+# Which organs appear on these slices, where and how often, and what does that mean for a model? All mask statistics
+# come from the run-length text, in about a second for the whole training set; images are opened only for pictures and
+# grey values. Near the end, the paper's published numbers are compared with those of the attached data.
 
 # %%
 import importlib.util
@@ -36,10 +36,10 @@ from kitlib import session
 print(session.versions())
 
 # %% tags=["parameters"]
-DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
-INDEX = ""  # csv of slices (id, image_path, has_mask) that replaces the images if there are only tables
-CASE = 0  # the case that is followed from day to day; 0: one with the most days
-SAMPLES = 8  # slices per scan whose grey values are measured
+DATA = ""  # folder of the competition; empty: searched for as kitlib.data.scans.find_root describes
+INDEX = ""  # csv of slices (id, image_path, has_mask) to use in place of images that are not attached
+CASE = 0  # case to follow from day to day; 0: a case with the most days
+SAMPLES = 8  # slices per scan to measure grey values on
 
 # %%
 import time
@@ -59,8 +59,8 @@ pd.set_option("display.float_format", lambda value: f"{value:,.0f}" if abs(value
 # %% [markdown]
 # ## The attached data
 #
-# Is this the real competition or a phantom, a synthetic competition in the same layout? Tables and pictures that need
-# masks or images which are not attached are skipped below, with a message.
+# Is this the real competition or a phantom, a synthetic competition in the same layout? Where masks or images are not
+# attached, the cells below that need them print a message instead.
 
 # %%
 root = DATA or None if INDEX else session.competition(DATA)
@@ -111,8 +111,8 @@ display(statistics.scans_per_case(slices).T)
 annotators.days(slices).head(12)
 
 # %% [markdown]
-# Which image sizes occur? File names give the width first; this kit has height before width everywhere. A case whose
-# size changes between days has a 2 in the column `sizes` above.
+# Which image sizes occur? File names give the width first; this kit puts height first everywhere. In the table above,
+# the column `sizes` counts the different image sizes of a case.
 
 # %%
 statistics.image_sizes(slices)
@@ -120,15 +120,16 @@ statistics.image_sizes(slices)
 # %% [markdown]
 # ## Organs
 #
-# How often is each organ annotated? `share` is its part of all masks, `share_of_slices` the part of the slices that
-# hold it.
+# How often is each organ annotated? `share` is the organ's share of all masks; `share_of_slices` is the share of the
+# slices that contain it.
 
 # %%
 with_masks(statistics.organ_counts, measured)
 
 # %% [markdown]
-# In which combinations do the organs appear? The table and the picture count the slices by their exact combination, as
-# the paper's Figure 3 does; `share_within` compares combinations of the same number of organs.
+# In which combinations do the organs appear? The table and the picture count the slices with each exact combination
+# of organs, as the paper's Figure 3 does. `share_within` is the share among combinations of the same number of
+# organs.
 
 # %%
 with_masks(statistics.organs_per_slice, measured)
@@ -137,8 +138,9 @@ with_masks(statistics.organs_per_slice, measured)
 with_masks(eda.organs_per_slice, measured)
 
 # %% [markdown]
-# Which organs appear together? Each row shows the share of the slices with that organ that also hold the others. The
-# small bowel almost never appears without the large one; stomach and small bowel meet least often.
+# Which organs appear together? Each row takes the slices with one organ and shows the share of them that also contain
+# each of the others. The small bowel almost never appears without the large bowel; stomach and small bowel appear
+# together least often.
 
 # %%
 with_masks(eda.cooccurrence, measured)
@@ -146,7 +148,8 @@ with_masks(eda.cooccurrence, measured)
 # %% [markdown]
 # ## The masks
 #
-# What did the experts draw? One slice of each of several cases, above without and below with the contours.
+# What did the experts draw? The picture shows one slice from each of several cases: the image above, and the same
+# image with its contours below.
 
 # %%
 with_images(figures_scans.typical_masks, masked)
@@ -161,8 +164,8 @@ scan = masked[masked["scan"] == richest]
 with_images(figures_scans.contact_sheet, scan)
 
 # %% [markdown]
-# And in three planes, drawn to scale in millimetres? Slices are 3 mm apart, pixels 1.5 mm wide. Contours are smooth in
-# the plane in which they were drawn and ragged across it.
+# How does this scan look in three planes, drawn to scale in millimetres? Slices are 3 mm apart and pixels 1.5 mm
+# wide. Contours are smooth in the plane in which they were drawn and ragged across it.
 
 # %%
 with_images(figures_scans.planes, scan)
@@ -175,8 +178,8 @@ with_images(figures_scans.planes, scan)
 with_masks(statistics.organ_areas, measured)
 
 # %% [markdown]
-# Where do the organs lie? `down` and `across` are shares of the image's height and width, `along` is the share of the
-# scan from head to feet. The patient's right is on the left.
+# Where are the organs? `down` and `across` are relative to the image's height and width, and `along` is the position
+# in the scan from head to feet. The patient's right side is on the left of the image.
 
 # %%
 with_masks(statistics.centroids, measured)
@@ -184,7 +187,7 @@ with_masks(statistics.centroids, measured)
 # %% [markdown]
 # ## Overlaps
 #
-# Can a pixel belong to two organs? Wherever `overlapping` is above zero it does. One label per pixel cannot describe
+# Can a pixel belong to two organs? Yes, wherever `overlapping` is above zero. One label per pixel cannot represent
 # such an annotation, so the task needs three separate masks.
 
 # %%
@@ -198,15 +201,15 @@ with_masks(statistics.overlaps, measured)
 with_masks(eda.overlap_areas, measured)
 
 # %% [markdown]
-# Does the mask of one organ ever lie completely inside another's? The paper shows such a case for the large bowel in
-# the small bowel (Figure 5).
+# Is the mask of one organ ever completely inside another's? The paper shows such a case, large bowel inside small
+# bowel (Figure 5).
 
 # %%
 with_masks(statistics.containment, measured)
 
 # %% [markdown]
-# What do the largest overlaps look like? White pixels belong to both organs. They usually lie along the border of two
-# touching organs.
+# What do the largest overlaps look like? White pixels belong to both organs. They usually follow the border between
+# two touching organs.
 
 # %%
 with_images(figures_scans.overlapping_masks, masked)
@@ -214,22 +217,22 @@ with_images(figures_scans.overlapping_masks, masked)
 # %% [markdown]
 # ## Along the body
 #
-# At which slice does each organ appear most often? The curves follow the body, first the stomach and then the bowels,
-# so the position of a slice and its neighbours tell a network much.
+# At which slice does each organ appear most often? From head to feet, the stomach comes first and then the bowels.
+# The position of a slice and its neighbours therefore help a network to tell the organs apart.
 
 # %%
 with_masks(eda.bells, measured)
 
 # %% [markdown]
-# The same curves as numbers: the slice of the peak, mean and spread in slices, and the shares of the masks before and
-# after the peak.
+# Where are the peaks of these curves, and how wide are they? The table gives the slice of the peak, mean and spread
+# in slices, and the shares of the masks before and after the peak.
 
 # %%
 with_masks(statistics.bells, measured)
 
 # %% [markdown]
 # Does every scan look like the average? Each row is a scan, and the days of a case are next to each other. Darker
-# shades are larger areas of the organ on that slice.
+# shades mean a larger area of the organ on that slice.
 
 # %%
 with_masks(eda.areas_along, measured)
@@ -237,8 +240,8 @@ with_masks(eda.areas_along, measured)
 # %% [markdown]
 # ## The annotators
 #
-# Where does each organ begin and end, and how abruptly? An organ that tapers off ends near area 0; one that is cut off
-# ends near its largest area. Both bowels end on the same slice, a line that the annotators drew.
+# Where does each organ begin and end, and how abruptly? An organ that tapers off ends near area 0; one that is cut
+# off ends near its largest area. Both bowels end on the same slice, where the annotators stopped.
 
 # %%
 with_masks(annotators.stop_lines, measured)
@@ -265,8 +268,8 @@ annotators.suspects(slices)
 # %% [markdown]
 # ## From day to day
 #
-# How far do organs move between two scans of a case, and how much do they grow? The changes are the reason why every
-# treatment needs new outlines, and the limit of copying yesterday's masks.
+# How far do organs move between two scans of a case, and how much do they grow? Because of these changes every
+# treatment needs new outlines, and copying the masks of an earlier day gives limited results.
 
 # %%
 changes = annotators.daily_changes(measured)
@@ -274,8 +277,8 @@ by_organ = changes.groupby("organ", sort=False)[["moved_mm", "grew"]]
 by_organ.describe(percentiles=[0.1, 0.5, 0.9]).T if len(changes) else print("No case has masks on two days.")
 
 # %% [markdown]
-# How does one case change over its days? The first picture shows the areas along the scan, the second the coronal plane
-# with the most mask pixels, at one scale.
+# How does one case change over its days? The first picture shows the areas along the scan. The second shows the
+# coronal plane with the most mask pixels, with all days at the same scale.
 
 # %%
 case = annotators.case_to_follow(masked, CASE)
@@ -287,8 +290,8 @@ with_images(figures_scans.days, masked, case)
 # %% [markdown]
 # ## Grey values
 #
-# Do all scans have the same scale? `hot` is the brightest pixel over the 99th percentile. Where it is large, dividing
-# by the maximum would leave the organs dark, so `InputSpec` divides by a percentile.
+# Do all scans have the same range of grey values? `hot` is the brightest pixel divided by the 99th percentile. If it
+# is large, dividing by the maximum would leave the organs dark, so `InputSpec` divides by a percentile.
 
 # %%
 samples = intensities.sample(slices, SAMPLES) if has_images else None
@@ -300,8 +303,8 @@ eda.intensities(samples) if has_images else print(no_images)
 # %% [markdown]
 # ## Folds
 #
-# Are the folds alike, and does any case leak? Whole cases are assigned so that every fold has its share of slices with
-# 0, 1, 2 and 3 organs. `shared cases` must be 0: it counts cases that are in several folds.
+# Are the folds similar, and is any case in more than one? Whole cases are assigned so that every fold has a similar
+# share of slices with 0, 1, 2 and 3 organs. `shared cases` counts cases that are in several folds and must be 0.
 
 # %%
 count = min(5, masked["case"].nunique())
@@ -309,35 +312,36 @@ fold = folds.by_case(masked, count) if count > 1 else np.zeros(len(masked), int)
 with_masks(statistics.fold_counts, masked, fold)
 
 # %% [markdown]
-# What does a split like the hidden test set hold out? It has later days of known cases as well as new cases, so cases
-# are shared on purpose, in time order. It resembles the leaderboard's task more than the folds do.
+# Which scans does a split like the hidden test set hold out? It holds out the later days of some cases and all days
+# of others. Some cases are on both sides on purpose, with the earlier days in the training set. This split is closer
+# to the leaderboard's task than the folds are.
 
 # %%
 later = folds.later_days(masked).map({True: "validation", False: "training"})
 with_masks(statistics.fold_counts, masked, later)
 
 # %% [markdown]
-# ## The paper's figures
+# ## The paper's numbers
 #
-# Does the attached data reproduce the published figures? `same` says "same" or "different" for the full training set
-# only; figures of a part of the data cannot be compared.
+# Do the attached data reproduce the published numbers? The column `same` says "same" or "different" for the full
+# training set only, because numbers of a part of the data cannot match.
 
 # %%
 print(published.missing(slices, bool(root) and scans.is_phantom(root)))
 published.compare(measured if len(measured) == len(slices) else slices)
 
 # %% [markdown]
-# Do the paper's statements about overlaps and positions hold for the attached data? `here` shows the figures that
-# decide each of them.
+# Do the paper's statements about overlaps and positions hold for the attached data? `here` gives the numbers that
+# decide each statement.
 
 # %%
 with_masks(published.claims, measured)
 
 # %% [markdown]
-# ## What follows for a model
+# ## Consequences for a model
 #
-# Why does the training notebook choose as it does? Each decision follows from one of the tables above; this one shows
-# the deciding figure of the attached data.
+# Why is the network trained as in 02_train? Each decision follows from one of the tables above; `because` gives the
+# deciding number for the attached data.
 
 # %%
 with_masks(published.decisions, measured, samples)

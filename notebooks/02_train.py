@@ -9,10 +9,10 @@
 # %% [markdown]
 # # 2 · Training
 #
-# You get a trained 2.5D U-Net for large bowel, small bowel and stomach, in a run folder that 03_inference reads. On a
-# GPU it follows the paper: 128 x 128 pixels, BCE + 0.5 Dice, elastic augmentation, at most 40 epochs. Without one it
-# takes a short form of some minutes. If training is interrupted, run the notebook again with the same `RUN`: it
-# continues after the last finished epoch.
+# This notebook trains a 2.5D U-Net for large bowel, small bowel and stomach, and saves it in a run folder that
+# 03_inference reads. On a GPU it follows the paper: 128 x 128 pixels, BCE + 0.5 Dice, elastic augmentation, at most
+# 40 epochs. Without a GPU it uses a short preset for 64 x 64 pixels that takes a few minutes. If training is
+# interrupted, run the notebook again with the same `RUN`: it continues after the last finished epoch.
 
 # %%
 import importlib.util
@@ -37,22 +37,22 @@ from kitlib import session
 print(session.versions())
 
 # %% tags=["parameters"]
-DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
-RUNS = ""  # where run folders go; empty: runs/ here on Kaggle, which keeps it, ../runs elsewhere
-RUN = ""  # name of the run, also to resume it; empty: the time of day
+DATA = ""  # folder of the competition; empty: searched for as kitlib.data.scans.find_root describes
+RUNS = ""  # folder for the run folders; empty: runs/ here on Kaggle, which keeps it, ../runs elsewhere
+RUN = ""  # name of a new run, or of the run to resume; empty: the current date and time
 PRESET = ""  # "paper", "paper_first", "strong" or "short" (kitlib.training.recipes); empty: paper on a GPU, else short
-HOURS = 0.0  # time limit of all trainings; run again to continue; 0: 11 on Kaggle, else no limit
-EPOCHS = 0  # at most; 0: what the preset says
-SIZE = 0  # height and width of the grid in pixels; 0: 128 as in the paper, 64 in the short form
-FOLDS = 5  # parts that the cases are split into
-FOLD = 0  # the part that validates; the others are trained on
-FOLDS_TO_TRAIN = 1  # folds to train, one network each, from FOLD on; as many as FOLDS is a cross-validation
-UNSEEN = ""  # scans to keep out and score once, at the end: "fold" (one case in FOLDS) or "later-days"; empty: none
-CARDS = 0  # GPUs to use; 0: all, with one fold per card
-LEVELS = 4  # poolings: 4 or 5 in the paper
+HOURS = 0.0  # time limit for all trainings together; run the notebook again to continue; 0: 11 on Kaggle, else no limit
+EPOCHS = 0  # maximum number of epochs; 0: the preset's
+SIZE = 0  # height and width of the network's input in pixels; 0: 128 as in the paper, 64 with the preset short
+FOLDS = 5  # number of folds, the groups that the cases are split into
+FOLD = 0  # fold to validate on; the others are the training set
+FOLDS_TO_TRAIN = 1  # folds to train, one network each, starting with FOLD; all FOLDS are a cross-validation
+UNSEEN = ""  # scans held out of everything until a final score: "fold" (one case in FOLDS) or "later-days"; empty: none
+CARDS = 0  # GPUs to use, each for a fold of its own; 0: all
+LEVELS = 4  # number of poolings; the paper compares 4 and 5
 ATTENTION = True  # window and external attention, as in the paper
-AUGMENT = ""  # "paper", "full" or "none"; empty: what the preset says
-COMPARE = ()  # trained as well, with the same seed and steps: any of "plain" (no attention), "unaugmented"
+AUGMENT = ""  # "paper", "full" or "none"; empty: the preset's
+COMPARE = ()  # alternatives to train too, with the same seed and steps: any of "plain" (no attention), "unaugmented"
 SEED = 0
 
 # %%
@@ -95,8 +95,8 @@ session.parameters(
 # %% [markdown]
 # ## Data and machine
 #
-# Which competition is attached, and which devices train? A phantom is a synthetic competition in the official layout:
-# its scores show that the kit works and predict nothing about the leaderboard.
+# Are the data real or a phantom, and which devices train? A phantom is a synthetic competition in the official
+# layout. Its scores show that the kit works and predict nothing about the leaderboard.
 
 # %%
 kept, ends = session.run_folders(RUNS), session.ends_at(HOURS)
@@ -109,8 +109,8 @@ print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'
 # %% [markdown]
 # ## Recipe
 #
-# How is the network trained? The parameters above change a ready-made recipe. The run folder keeps all of it, and
-# `training.fit_fold` takes it in a script of your own.
+# How is the network trained? The parameters above change a ready-made recipe. The run folder stores the complete
+# recipe, and you can pass it to `training.fit_fold` in a script of your own.
 
 # %%
 preset = PRESET or ("paper" if machine.accelerators else "short")
@@ -126,8 +126,8 @@ print(f"preset {preset}, {size} x {size} pixels, at most {recipe.epochs} epochs 
 # %% [markdown]
 # ## Folds
 #
-# Which cases validate? Days of one case look alike, so all days of a case are in one fold. scikit-learn draws the folds
-# so that each has its share of slices with 0, 1, 2 and 3 organs.
+# Which cases are in the validation set? The days of a case look alike, so they are all in one fold. scikit-learn
+# assigns the cases so that every fold has a similar share of slices with 0, 1, 2 and 3 organs.
 
 # %%
 count = min(FOLDS, slices["case"].nunique())
@@ -142,22 +142,23 @@ fold = folds.by_case(known, count)
 pd.crosstab(fold, scans.organ_count(known), margins=True)
 
 # %% [markdown]
-# Which scans are scored, and when? The validation score chooses the epoch that is kept, so it is a little too high. An
-# honest one needs scans that nothing was chosen on: `UNSEEN`. "later-days" is a split like that of the hidden test set;
-# it takes 44.5 % of the real slices away from training.
+# Which scans are scored, and when? The validation score chooses the epoch to keep, so it is a little too high. An
+# unbiased score needs scans that had no part in any choice: set `UNSEEN`. "later-days" is a split like that of the
+# hidden test set; it removes 44.5 % of the real slices from training.
 
 # %%
 held_out = fold == FOLD
-assert held_out.any(), f"FOLD = {FOLD}: these cases make {count} folds, so choose 0 to {count - 1}"
-assert not set(known.loc[held_out, "case"]) & set(known.loc[~held_out, "case"]), "a case is in both sets"
+assert held_out.any(), f"FOLD = {FOLD}: there are only {count} folds of these cases; choose 0 to {count - 1}"
+shared = set(known.loc[held_out, "case"]) & set(known.loc[~held_out, "case"])
+assert not shared, f"cases {sorted(shared)} are in the training and the validation set; split with folds.by_case"
 print("validation: cases", ", ".join(map(str, known.loc[held_out, "case"].unique())))
 print("unseen:", f"{unseen.sum():,} slices of {slices.loc[unseen, 'scan'].nunique()} scans" if unseen.any() else "none")
 
 # %% [markdown]
-# ## What the network sees
+# ## The network's input
 #
-# How does a slice reach the network? It is scaled by the percentiles of its scan, stretched to the grid, and stacked
-# with two neighbours on either side. The middle one of the five is outlined.
+# How is a slice prepared for the network? It is scaled by the percentiles of its scan, resized to the input size, and
+# stacked with two neighbours on either side. The middle one of the five is outlined.
 
 # %%
 packed = pipeline.pack(slices, spec)
@@ -167,8 +168,9 @@ figures_model.stack(packed, busiest)
 # %% [markdown]
 # ## Elastic distortion
 #
-# What does elastic distortion do to a slice? The paper cites noise that is smoothed by a Gaussian; elasticdeform
-# interpolates a coarse grid of control points. Masks follow by the nearest pixel.
+# What does elastic distortion do to a slice? There are two ways to draw the displacement: the paper cites noise
+# smoothed by a Gaussian, and elasticdeform interpolates a coarse grid of control points. Masks are displaced like
+# their image, without interpolation: each pixel takes the nearest value.
 
 # %% tags=["preview-distortion"]
 image = packed.images[busiest].astype("float32")
@@ -181,8 +183,9 @@ fields = {
 layers.distortion(image, masks, {name: np.asarray(field)[0] for name, field in fields.items()})
 
 # %% [markdown]
-# Does ours agree with elasticdeform? The same control points go through both; elasticdeform runs one image at a time on
-# a CPU, ours where the network runs. The difference should be rounding. Kaggle's image lacks elasticdeform.
+# Does the kit's distortion agree with elasticdeform? Both get the same control points, and the difference should be
+# rounding only. elasticdeform processes one image at a time on a CPU; the kit's version runs on the network's device.
+# Kaggle's image lacks elasticdeform, so the comparison is skipped there.
 
 # %%
 control = np.random.default_rng(SEED).normal(0, 0.04 * size, (2, 4, 4)).astype("float32")
@@ -194,35 +197,35 @@ if importlib.util.find_spec("elasticdeform"):
     theirs = elasticdeform.deform_grid(image, control, order=1, mode="constant")
     display(layers.beside(image, ours, theirs))
 else:
-    print("elasticdeform is not installed: nothing to compare with")
+    print("elasticdeform is not installed, so the comparison is skipped")
 
 # %% [markdown]
 # ## Augmentation
 #
-# How does augmentation change a slice? The changes are drawn anew for every sample inside the training step, and all
-# slices of a stack change together.
+# How does augmentation change a slice? Each training step draws new random changes for every sample. All slices of a
+# stack change together.
 
 # %%
 layer, stack = recipe.made("augment"), packed.stack(busiest)
 if layer is not None:
     display(layers.samples(layer, stack, masks, np.arange(1, 6)))
 else:
-    print("no augmentation: samples are not changed")
+    print("This recipe has no augmentation: samples stay as they are.")
 
 # %% [markdown]
 # ## The network
 #
-# What does the network look like? Dots mark the attentions. The paper counts 2.50 million parameters for 4 levels and
-# 5.72 for 5, and does not say where its attentions are: this placement is our reading.
+# What does the network look like? Dots mark the attention layers. The paper reports 2.50 million parameters for 4
+# levels and 5.72 for 5. It does not say where its attention layers are, so their position here is our interpretation.
 
 # %% tags=["preview-network"]
 network = recipe.builder()(spec.shape)
 layers.network(network)
 
 # %% [markdown]
-# How large are the paper's two networks, and how much of the image does one value depend on? The paper's Table 7 counts
-# a pool as a stride only; its own 2 x 2 pixels, which a gradient finds, add a little. "in all" counts the averages that
-# batch norms keep too.
+# How large are the paper's two networks, and how large is the receptive field? The paper's Table 7 counts a pooling
+# layer as a stride only. Its 2 x 2 window makes the receptive field slightly larger, as gradients confirm. "in all"
+# includes the moving averages of batch normalisation.
 
 # %%
 for levels in (4, 5):
@@ -232,8 +235,8 @@ for levels in (4, 5):
     display(pd.DataFrame(unet.receptive_field(levels)).rename_axis("stage").T)
 
 # %% [markdown]
-# What happens at the border? Our networks pad with zeros and keep the size. The original U-Net uses only pixels whose
-# neighbourhood is complete, and mirrors the image outwards where it is not: the paper's Figure 2.
+# What happens at the border? The kit's networks pad with zeros and keep the size. The original U-Net does not pad its
+# convolutions; it mirrors the image beyond the border instead, as in the paper's Figure 2.
 
 # %%
 layers.mirrored_border(image)
@@ -242,7 +245,8 @@ layers.mirrored_border(image)
 # ## Training
 #
 # Does the validation score still rise? It is the host score of whole scans, measured after every epoch; a star marks
-# the best epoch so far, whose weights are kept. If the time is up, run the notebook again with the name printed here.
+# the best epoch so far, whose weights are kept. If training stops early, run the notebook again with the `RUN`
+# printed here.
 
 # %%
 folder = kept / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))
@@ -252,7 +256,7 @@ print(runs.check_disk(folder, int(fold.isin(wanted).sum()), spec, session.disk_l
 
 # %%
 same = {"packed": packed, "devices": machine}
-attached = contest.attached("run.json")  # on Kaggle: a run that an earlier notebook began
+attached = contest.attached("run.json")  # on Kaggle: runs of an earlier session, to resume
 trained = training.cross_validate(
     known, folder, count=count, only=wanted, spec=spec, recipe=recipe, earlier=attached, deadline=ends, **same
 )
@@ -260,9 +264,9 @@ run = runs.read(folder / f"fold{FOLD}")
 runs.compare(folder)
 
 # %% [markdown]
-# How do loss, Dice and IoU change? Where training and validation drift apart, the network overfits. Compare the shapes,
-# not the heights: the training loss is the mean over augmented batches of an epoch, the validation loss that over whole
-# scans after it, and a Dice term differs between the two.
+# How do loss, Dice and IoU change? The network overfits where the training and validation curves drift apart. Compare
+# the shapes of the curves, not their heights. The training loss is a mean over augmented batches during an epoch; the
+# validation loss is measured on whole scans after it, where the Dice term has other values.
 
 # %%
 figures_model.history(run.history())
@@ -270,8 +274,8 @@ figures_model.history(run.history())
 # %% [markdown]
 # ## Comparison
 #
-# What do the attentions and the augmentation bring? Each alternative in `COMPARE` is trained with the same seed, order
-# and number of steps. One run each proves little: 05_experiments takes several seeds.
+# How much do attention and augmentation help? Each alternative in `COMPARE` is trained with the same seed, slice
+# order and number of steps. One training of each proves little: 05_experiments repeats them with several seeds.
 
 # %%
 others = {"plain": {"network_options": options | unet.NO_ATTENTION}, "unaugmented": {"augment": None}}
@@ -288,9 +292,9 @@ figures_model.gaps({name: run.history() for name, run in compared.items()})
 # %% [markdown]
 # ## Score
 #
-# What is the host score of the validation scans? 0.4 Dice + 0.6 (1 - Hausdorff) is our estimate of the competition's.
-# It is a little too high here: the same scans chose the epoch. The Dice of the curves is higher because it pools all
-# pixels on the network's grid.
+# What is the host score of the validation scans? It is our estimate of the competition's score: 0.4 Dice + 0.6 (1 -
+# Hausdorff). It is a little too high here, because the same scans chose the epoch. The Dice in the curves is higher
+# because it pools all pixels at the network's input size.
 
 # %%
 print(f"{run.folder}: {run.state}, {run.record['best_weights']}; 03_inference reads it")
@@ -302,14 +306,14 @@ pd.DataFrame(scores).loc[["score", "dice", "hausdorff"]].astype(float).round(4)
 # %% [markdown]
 # ## Predictions
 #
-# Where is the network right and where wrong? Image, truth and prediction of validation slices, as in the paper's Figure
-# 11.
+# Where is the network right, and where is it wrong? The picture shows image, truth and prediction of validation
+# slices, as in the paper's Figure 11.
 
 # %% tags=["preview-predictions"]
 figures_model.predictions(run, known[held_out])
 
 # %% [markdown]
-# Which pictures does the run folder keep? `python -m kitlib.figures` draws them again.
+# Which pictures are saved in the run folder? The command `python -m kitlib.figures` draws them again.
 
 # %%
 for path in figures_run.draw(run.folder, root):

@@ -10,8 +10,9 @@
 # # 3 · Inference
 #
 # Trained networks predict the test scans, one at a time, and write `submission.csv`: one row per slice and organ, in
-# the order of the sample. The file is valid from the first second on, nothing here needs internet, and a clock keeps to
-# the deadline. A fault in the files stops the notebook; in Kaggle's scoring rerun it is worked around and listed.
+# the order of the sample. The file is valid from the first second, no internet is needed, and the notebook keeps to
+# its time limit. A fault in the files stops the notebook, except in Kaggle's scoring rerun, where it is worked around
+# and listed.
 
 # %%
 import importlib.util
@@ -36,16 +37,16 @@ from kitlib import session
 print(session.versions())
 
 # %% tags=["parameters"]
-DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
-RUNS = ""  # run folders to choose from; empty: those of the attached bundle, without one runs/ of the checkout
-RUN = ""  # a run, or a cross-validation; empty: all of a bundle, elsewhere the newest with its other folds
-ANY_DATA = False  # also predict with networks that were trained on another kind of data, such as a phantom
-OUTPUT = ""  # empty: submission.csv here on Kaggle, submissions/submission.csv of the checkout elsewhere
-FLIP = None  # also predict each slice mirrored; None: with the networks that were trained on mirrored slices
-BATCH = 16  # slices at a time
-HOURS = 9.0  # limit for the whole notebook
-FAULTS = ""  # "stop" at the first, or "go on"; empty: go on in the scoring rerun alone
-FALLBACK = ""  # without any network: "empty" or "atlas" (the mean of the training masks); empty: an error
+DATA = ""  # folder of the competition; empty: searched for as kitlib.data.scans.find_root describes
+RUNS = ""  # folder of the run folders; empty: the attached bundle, or runs/ of the checkout without a bundle
+RUN = ""  # a run, or a cross-validation; empty: all of a bundle, or the newest with its other folds without one
+ANY_DATA = False  # True: also use networks that were trained on another kind of data, such as a phantom
+OUTPUT = ""  # file to write; empty: submission.csv here on Kaggle, submissions/submission.csv of the checkout elsewhere
+FLIP = None  # also predict each slice mirrored; None: only with networks that were trained on mirrored slices
+BATCH = 16  # slices per batch
+HOURS = 9.0  # time limit for the whole notebook
+FAULTS = ""  # "stop" at the first fault, or "go on"; empty: go on in the scoring rerun only
+FALLBACK = ""  # prediction if no network loads: "empty" or "atlas" (the mean of the training masks); empty: an error
 
 # %%
 import pandas as pd
@@ -76,8 +77,9 @@ wrong = session.parameters(
 # %% [markdown]
 # ## Data and machine
 #
-# Which session is this, and which scans are asked for? A saved version on Kaggle sees an empty test folder and a sample
-# without rows; the scoring rerun fills both. The submission is written first, with every row empty.
+# Which type of session is this, and which scans have to be predicted? A saved version on Kaggle sees an empty test
+# folder and a sample without rows; the scoring rerun fills both. A submission with empty rows is written before
+# anything else.
 
 # %%
 print(devices.detect())
@@ -89,14 +91,14 @@ for name, fault in wrong:
 slices, sample = rescue.read(root, faults)
 target = session.submission_path(OUTPUT)
 submission.write(target, {}, sample)
-print(f"{mode}: {'the first fault stops' if faults.strict else 'faults are worked around and listed'}")
+print(f"{mode}: {'the first fault stops the notebook' if faults.strict else 'faults are worked around and listed'}")
 print(f"{len(slices):,} slices in {slices['scan'].nunique()} scans; {target.resolve()} has {len(sample):,} empty rows")
 
 # %% [markdown]
 # ## Networks
 #
-# Which runs predict? All runs of a bundle; elsewhere the newest, with the other folds of its cross-validation. Runs
-# trained on another kind of data are refused.
+# Which runs are used? All runs of an attached bundle; without a bundle, the newest run and the other folds of its
+# cross-validation. Runs trained on another kind of data are refused.
 
 # %%
 if RUNS and not session.run_folders(RUNS).is_dir():
@@ -112,11 +114,11 @@ if RUN and not chosen.folders:
     faults.meet(f"parameter RUN = {RUN!r}", f"is not a run below {place}", "its default is used")
     chosen = runs.choose(place, "", kind, bundle=bool(bundle))
 for folder in chosen.unfinished:
-    print(folder, "stopped within its first epoch:", "no other" if folder in chosen.folders else "left out")
+    print(folder, "stopped within its first epoch:", "used, the only one" if folder in chosen.folders else "left out")
 
 # %% [markdown]
-# How is each network run, and how do probabilities become masks? The settings were tuned with the runs; if runs
-# disagree, the run with the best score decides.
+# How does each network predict, and how do probabilities become masks? 04_score tunes the settings and saves them
+# with the runs. If the runs have different settings, those of the run with the best score are used.
 
 # %%
 settings, problems = runs.choose_settings(chosen.folders)
@@ -132,9 +134,9 @@ print(settings)
 # %% [markdown]
 # ## Rehearsal
 #
-# Will prediction work, and how long will it take? Without test scans a training scan is predicted, so a network that
-# does not load is found now and not in the rerun. The forecast is for 50 scans of 144 slices, a guess at the hidden
-# test set.
+# Will prediction work, and how long will it take? If there are no test scans, a training scan is predicted, so that a
+# network that does not load is found now and not in the rerun. The forecast is for 50 scans of 144 slices, a guess at
+# the size of the hidden test set.
 
 # %%
 rehearsal = pd.DataFrame(columns=["id", "class", "predicted"])
@@ -151,11 +153,12 @@ if mode != "rerun" and not len(slices) and members and (root / "train.csv").is_f
 # %% [markdown]
 # ## Prediction
 #
-# Will prediction finish in time? Each scan is written to the file as soon as it is finished. If the forecast passes the
-# deadline, flipped passes are dropped first and networks after them; the first network always stays.
+# Will prediction finish in time? Each scan is written to the file as soon as it is finished. If the forecast exceeds
+# the time limit, mirrored predictions are dropped first and networks after them; the first network always stays.
+# `shed` lists the dropped ones.
 
 # %%
-clock = deadline.Deadline(HOURS, spent=0.0 if mode == "interactive" else None)  # a kernel may be days old
+clock = deadline.Deadline(HOURS, spent=0.0 if mode == "interactive" else None)  # an interactive kernel may be days old
 options = {"settings": settings, "clock": clock, "flip": FLIP, "batch_size": BATCH}
 predicted = baselines.empty(slices)
 if members:
@@ -173,8 +176,8 @@ print(f"{clock.elapsed / 60:.1f} min of {HOURS} h; shed: {', '.join(map(str, clo
 # %% [markdown]
 # ## The file
 #
-# Is the file valid? It must have every row of the sample in its order, and every mask must fit its slice. The table
-# counts the slices of each scan with each organ.
+# Is the file valid? It must have all rows of the sample in the same order, and every mask must fit its slice. The
+# table counts the slices on which each organ was predicted, scan by scan.
 
 # %%
 for where, problem in submission.check(target, slices, sample):
@@ -189,8 +192,8 @@ pd.crosstab(predicted["class"], (predicted["predicted"] != "").map({True: "with 
 # %% [markdown]
 # ## A picture
 #
-# Does the prediction look like anatomy? The picture shows slices along the first scan, or in a rehearsal along the
-# training scan.
+# Does the prediction look like anatomy? The picture shows slices of the first test scan, or of the training scan that
+# was rehearsed.
 
 # %% tags=["preview-submission"]
 shown = predicted if len(predicted) else rehearsal
@@ -204,8 +207,8 @@ with faults.survive("contact sheet", "left out"):
 # %% [markdown]
 # ## Faults
 #
-# Which faults were met, and what was done about them? The list is usually empty. Where it is not, it is also written to
-# `faults.csv` beside the submission.
+# Which faults were found, and how were they worked around? The list is usually empty. If it is not, it is also
+# written to `faults.csv` beside the submission.
 
 # %%
 if len(faults):
@@ -215,8 +218,9 @@ print(faults)
 # %% [markdown]
 # ## Score
 #
-# Is it better than the baselines? The atlas puts every organ where the training cases had it; the earlier day copies
-# the masks of the same case. Only a phantom answers here: the competition's truth is hidden.
+# Is the submission better than the baselines? The atlas predicts an organ where the training scans usually have it.
+# The "earlier day" copies the masks of the last earlier scan of the same case. Only a phantom can be scored here: the
+# true masks of the competition's test scans are hidden.
 
 # %%
 if (root / "truth.csv").is_file():

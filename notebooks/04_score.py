@@ -9,10 +9,11 @@
 # %% [markdown]
 # # 4 · Score and tuning
 #
-# Where do the points go, and what do better post-processing settings bring? This notebook scores the out-of-fold
-# probabilities of a run, or of all folds of a cross-validation, by the kit's estimate of the leaderboard's score. It
-# shows the worst volumes, tunes the settings on held-out cases and measures the border. It needs a run of 02_train that
-# held out at least two cases. No network runs here: minutes on two cores, most of them in the full search.
+# Where are the points lost, and how much do better post-processing settings gain? This notebook scores the
+# out-of-fold probabilities of a run, or of all folds of a cross-validation, with the kit's estimate of the
+# leaderboard's score. It shows the worst scans, tunes the settings on held-out cases, saves them for 03_inference,
+# and measures the border. It needs a run of 02_train that held out at least two cases. The probabilities are read
+# from disk, so the notebook takes minutes on two cores, mostly for the full search.
 
 # %%
 import importlib.util
@@ -37,12 +38,12 @@ from kitlib import session
 print(session.versions())
 
 # %% tags=["parameters"]
-DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
-RUNS = ""  # run folders to choose from; empty: runs/ of the checkout, on Kaggle runs/ here
-RUN = ""  # a run, or a cross-validation with all its folds; empty: the newest that held out two cases
-SCANS = 12  # most scans to score and tune on, at least 2; 0: all
+DATA = ""  # folder of the competition; empty: searched for as kitlib.data.scans.find_root describes
+RUNS = ""  # folder of the run folders; empty: runs/ of the checkout, or runs/ here on Kaggle
+RUN = ""  # a run, or a cross-validation with all its folds; empty: the newest that held out at least two cases
+SCANS = 12  # maximum number of scans to score and tune on, at least 2; 0: all
 GRID = "full"  # values tried per setting: "full", or "short" for a quick look
-FOLDS = 4  # groups of cases; tuning holds out one at a time
+FOLDS = 4  # groups of cases; tuning holds out one group at a time
 
 # %%
 import tempfile
@@ -59,9 +60,10 @@ from kitlib.scoring import __main__ as command
 from kitlib.scoring import borders, ledger, metric
 
 # %% [markdown]
-# ## What is scored
+# ## The run to score
 #
-# Which run held out at least two cases of this data? Each scan is read from the fold that did not train on it.
+# Which run is scored? The newest one that held out at least two cases of this data, unless `RUN` names another. The
+# probabilities of each scan come from the fold that did not train on it.
 
 # %%
 session.parameters(globals(), DATA="", RUNS="", RUN="", SCANS=12, GRID=("full", "short"), FOLDS=(4, range(2, 101)))
@@ -76,8 +78,8 @@ if held_out is None:
 print(held_out)
 
 # %% [markdown]
-# Which scans take part? If there are more than SCANS, one of each case comes first. Scans are never cut, because the
-# distance is measured in whole volumes.
+# Which scans are scored? If there are more than `SCANS`, one scan of each case is taken before a second one of any.
+# Scans are never cut, because the Hausdorff distance is measured in whole volumes.
 
 # %%
 names = selection.thin(held_out.scans, SCANS)
@@ -88,8 +90,9 @@ print(f"{len(names)} scans of {slices['case'].nunique()} cases, {len(slices):,} 
 # %% [markdown]
 # ## The score
 #
-# How good is a plain threshold of 0.5? The competition's scorer is private, and its rules can be read in several ways:
-# the panel has a row for each reading, with a 95 % interval over cases. `host` is our estimate of the leaderboard.
+# How good is a plain threshold of 0.5? The competition's scorer is private, and its description leaves several
+# conventions open. The table has a row for each, with a 95 % interval over cases. `host` is our estimate of the
+# leaderboard's.
 
 # %%
 plain = rescoring.rows(held_out, slices, postprocess.PLAIN)
@@ -98,15 +101,16 @@ panel = metric.panel_of(scores)
 display(panel.round(4))
 
 # %% [markdown]
-# One warning: training kept the epoch with the best host score on these same scans. The number is therefore optimistic,
-# by more where few cases are held out. Compare runs with it; only scans that no choice has used show the true level.
+# Is this score unbiased? No: training kept the epoch with the best host score on these same scans, so it is too high,
+# and more so with few held-out cases. Use it to compare runs. For an unbiased score, hold scans out with `UNSEEN` in
+# 02_train.
 
 # %%
 print(f"epochs chosen on these scans: {[run.record.get('best_epoch') for run in held_out.runs]}")
 
 # %% [markdown]
-# How far apart are the readings? Where the grey bar ends before 1, even a perfect file loses points. Where intervals
-# overlap, the difference may come from the cases alone.
+# How far apart are the conventions? Where the grey bar ends before 1, even a perfect file loses points. If intervals
+# overlap, the difference may come from the choice of cases.
 
 # %%
 scoring.conventions(panel)
@@ -114,16 +118,17 @@ scoring.conventions(panel)
 # %% [markdown]
 # ## Where the points are lost
 #
-# Which organ costs most, and in which term? Dice is averaged over slices. The distance is that of the single worst
-# voxel of each volume, and has a weight of 60 %.
+# Which organ loses the most points, and in which term? Dice is averaged over slices. The Hausdorff distance has a
+# weight of 60 % and depends on one voxel of each volume (one organ of one scan): the voxel farthest from the other
+# mask.
 
 # %%
 host = scores["host"]
 display(host.organs.round(4))
 
 # %% [markdown]
-# Which errors cost the points? The ledger gives every wrong voxel one class of error. A row says about what the score
-# gains when that error is mended; the points of all rows sum to exactly 1 - score.
+# Which errors lose the points? The ledger assigns every wrong voxel to one class of error. `points` is roughly how
+# much the score would rise if all errors of that row were corrected. The points of all rows sum to exactly 1 - score.
 
 # %%
 found = ledger.measure(truth, plain, slices, progress=True)
@@ -131,43 +136,45 @@ display(found.table.head(10).round(4))
 print(f"{found.table['points'].sum():.4f} points lost by a score of {found.score:.4f}")
 
 # %% [markdown]
-# The waterfall leads from this score to 1, the most expensive class of error first. What would it take to gain the
-# first step?
+# How do these losses add up? The bars lead from this score to 1, with the most expensive class of error first.
 
 # %%
 scoring.waterfall(found.table, found.score)
 
 # %% [markdown]
-# What usually mends the large rows? The settings named here are tried under Tuning below; the rest is training.
+# What usually corrects the largest errors? Tuning, below, tries the settings named here; other remedies need a new
+# training.
 
 # %%
 print("\n".join(ledger.advice(found.table)))
 
 # %% [markdown]
-# Are the slices or the contours the larger problem? The first number has our contours on exactly the right slices, the
-# second has the true contours on our slices.
+# Is it harder to find the right slices or to draw the right contours? `now` is this score. `right slices` would be
+# the score with the predicted contours on exactly the right slices, and `right contours` with the true contours on
+# the predicted slices.
 
 # %%
 whatif = {"now": found.score, "right slices": found.right_presence, "right contours": found.right_contours}
 display(pd.Series(whatif, name="host score").round(4).to_frame())
 
 # %% [markdown]
-# Which volumes are worst? A distance of 1 means that an organ was missed altogether, or found where there is none.
+# Which volumes are worst? A distance of 1 means that an organ was missed altogether, or predicted where there is
+# none.
 
 # %%
 worst = host.scans.sort_values("hausdorff", ascending=False).dropna(subset="hausdorff")
 display(worst.head(8).round(4))
 
 # %% [markdown]
-# Which voxels decide? Each row is one volume. The dot is the voxel farthest from the other mask, the ring the nearest
-# voxel there. A far island and an organ that ends too late are easy to see.
+# Which voxel determines the distance? Each row is one volume. The dot is the voxel farthest from the other mask, and
+# the ring is the nearest voxel of that other mask. A far island and an organ that ends too late are easy to see.
 
 # %%
 scoring.worst(truth, plain, slices, worst[worst["hausdorff"] < 1].head(3))
 
 # %% [markdown]
-# What do the worst scans look like, slice by slice? Open the page in a browser: it needs no server and no network. Its
-# pictures stay on this machine, because the rules of the competition forbid to share them.
+# What do the worst scans look like, slice by slice? Open this page in a browser: it works offline and without a
+# server. Keep a page with the competition's images to yourself, because the rules forbid sharing them.
 
 # %%
 page = viewer.write(
@@ -183,8 +190,8 @@ page = viewer.write(
 display(FileLink(os.path.relpath(page)))
 
 # %% [markdown]
-# How large are the errors in millimetres, as clinicians report them? The table has the worst voxel, its 95 % form that
-# ignores small islands, and the mean distance of the surfaces.
+# How large are the errors in millimetres, as clinicians report them? The table has the Hausdorff distance, its 95 %
+# form, which ignores small islands, and the mean distance between the surfaces.
 
 # %%
 clinical = borders.clinical(truth, plain, slices)
@@ -193,8 +200,8 @@ display(borders.clinical_means(clinical).round(3))
 # %% [markdown]
 # ## Any submission
 #
-# The command `python -m kitlib.scoring` prints the same tables for any submission, and with `--ledger` the
-# ledger. As an example, it scores this plain threshold from two csv files.
+# How do you score any other submission? The command `python -m kitlib.scoring` prints these tables for any
+# submission, or the ledger with `--ledger`. As an example, it scores the plain threshold from two csv files.
 
 # %%
 paths = [f"{tempfile.mkdtemp()}/{name}.csv" for name in ("truth", "submission")]
@@ -205,8 +212,9 @@ command.main([*paths, "--data", str(root), "--worst", "3"])
 # %% [markdown]
 # ## Tuning
 #
-# What do better settings bring? One setting after the other is tried on all scans. Each group of cases is scored with
-# the value chosen on the others, and a step is kept only if its whole interval lies above zero.
+# How much do better settings gain? The search changes one setting at a time and tries each value on all scans. Each
+# group of cases is scored with the value chosen on the others. A change is kept only if the whole interval of its
+# gain is above zero.
 
 # %%
 tuned = tuning.tune(
@@ -220,14 +228,15 @@ tuned = tuning.tune(
 display(tuned.steps[tuned.steps["kept"]].round(4))
 
 # %% [markdown]
-# Which steps were refused? A gain whose interval contains zero may be luck, so these settings stay unchanged.
+# Which changes were rejected? They have open circles. A gain whose interval contains zero may be luck, so these
+# settings stay as they were.
 
 # %%
 scoring.tuning_steps(tuned.steps)
 
 # %% [markdown]
-# What is the total gain? Each case is scored with settings chosen without it, but which steps are kept was decided by
-# these same gains, so the gain is slightly optimistic. The row `default` has the settings used before any tuning.
+# What is the total gain? Each case is scored with settings chosen without it. It is slightly optimistic, because the
+# same gains decided which changes to keep. The row `default` has the settings that are used without tuning.
 
 # %%
 default = metric.score(truth, rescoring.rows(held_out, slices, postprocess.DEFAULT), slices).interval()
@@ -236,15 +245,15 @@ display(pd.DataFrame(table, index=["value", "low", "high"]).T.round(4))
 print(f"{tuned.evaluated} settings tried; chosen on all cases: {tuned.settings}")
 
 # %% [markdown]
-# Does every reading of the rules agree? The settings were chosen for `host`, on these scans; a loss in another reading
-# would be a warning.
+# Does the score rise in every convention? The settings were chosen for `host` on these scans; a loss in another
+# convention would be a warning.
 
 # %%
 after = metric.panel(truth, rescoring.rows(held_out, slices, tuned.settings), slices, progress=True)["value"]
 display(pd.DataFrame({"before": panel["value"], "after": after, "gain": after - panel["value"]}).round(4))
 
 # %% [markdown]
-# Inference reads the settings from the folder of each run.
+# The next cell writes the settings into the folder of each run, where 03_inference reads them.
 
 # %%
 for path in [run.folder / "settings.json" for run in held_out.runs]:
@@ -255,15 +264,15 @@ for path in [run.folder / "settings.json" for run in held_out.runs]:
 # %% [markdown]
 # ## The border
 #
-# The paper's predictions shrink at the border, and it asks why. How far is our border from the true one? Negative
-# numbers mean inside; `tight` is the share of the border that lies inside.
+# How far is the predicted border from the true one? The paper's predictions shrink at the border, and it asks why.
+# Negative distances are inside the true mask; `tight` is the share of the predicted border that is inside.
 
 # %%
 display(borders.bias(truth, plain, slices).round(3))
 
 # %% [markdown]
-# Is the threshold the reason? Where the median crosses zero, half of the predicted border lies outside the true one. A
-# mean far above the median comes from false pieces far away, which no threshold removes.
+# Is the threshold the reason? At the threshold where the median crosses zero, half of the predicted border is outside
+# the true one. A mean far above the median comes from false pieces far away, which no threshold removes.
 
 # %%
 bias = rescoring.bias_by_threshold(held_out, truth, slices)

@@ -9,11 +9,12 @@
 # %% [markdown]
 # # 5 · Experiments
 #
-# The paper's comparisons on the attached data: five losses (Table 8), 4 and 5 levels (Figure 10), augmentation (Figures
-# 7 and 9), and two that it leaves out, attention and neighbouring slices. Then its open questions. The long form, for a
-# GPU, trains as the paper does, with three seeds; on Kaggle it may take several sessions, each with the output of the
-# last one attached. The short form, for a CPU, trains small networks for a few epochs. It shows how each table is read,
-# and its numbers say little about the paper.
+# This notebook repeats the paper's comparisons on the attached data: five losses (Table 8), 4 and 5 levels (Figure
+# 10) and augmentation (Figures 7 and 9). It adds two comparisons that the paper leaves out, attention and
+# neighbouring slices, and then turns to the paper's open questions. The long form, for a GPU, trains as the paper
+# does, with three seeds. On Kaggle it may take several sessions, each with the output of the previous one attached.
+# The short form, for a CPU, trains small networks for a few epochs. It shows how to read each table, and its numbers
+# say little about the paper.
 
 # %%
 import importlib.util
@@ -38,17 +39,17 @@ from kitlib import session
 print(session.versions())
 
 # %% tags=["parameters"]
-DATA = ""  # folder of the competition; empty: found, see kitlib.data.scans.find_root
-RUNS = ""  # folder of the run folders; empty: runs/experiments here on Kaggle, ../runs/experiments elsewhere
-QUICK = None  # True: the short form; False: the long form; None: the short form if there is no GPU
+DATA = ""  # folder of the competition; empty: searched for as kitlib.data.scans.find_root describes
+RUNS = ""  # folder for the run folders; empty: runs/experiments here on Kaggle, ../runs/experiments elsewhere
+QUICK = None  # True: the short form; False: the long form; None: the long form on a GPU, else the short form
 COMPARE = ("losses", "levels", "augmentation", "attention", "neighbours")
-SEEDS = 0  # trainings per row; 0: 3, or 2 in the short form
-EPOCHS = 0  # at most; 0: 40 as in the paper, or 3 in the short form
-SIZE = 0  # height and width of the network's input; 0: 128 as in the paper, or 64 in the short form
-FOLDS = 5  # parts that the cases are split into
-FOLD = 0  # the part that validates, in all comparisons
-FAULTS = 0  # annotations to spoil for the last section; 0: one scan in five
-HOURS = 0.0  # time limit of all trainings; run again to continue; 0: 11 on Kaggle, else no limit
+SEEDS = 0  # trainings per row of a table, each with its own seed; 0: 3, or 2 in the short form
+EPOCHS = 0  # maximum number of epochs; 0: 40 as in the paper, or 3 in the short form
+SIZE = 0  # height and width of the network's input in pixels; 0: 128 as in the paper, or 64 in the short form
+FOLDS = 5  # number of folds, the groups that the cases are split into
+FOLD = 0  # fold to validate on, in all comparisons
+FAULTS = 0  # scans whose annotations are spoiled, to see whether they can be found; 0: one scan in five
+HOURS = 0.0  # time limit for all trainings together; run the notebook again to continue; 0: 11 on Kaggle, else no limit
 
 # %%
 from IPython.display import display
@@ -80,8 +81,8 @@ kept, ends = session.run_folders(RUNS, "experiments"), session.ends_at(HOURS)
 # %% [markdown]
 # ## Data, machine and form
 #
-# Which machine is this, what is attached, and which form of the experiments follows from it? `QUICK` chooses the form
-# whatever the machine is.
+# Which machine and which data are these, and is this the long or the short form? With a GPU it is the long form,
+# without one the short form, unless `QUICK` says otherwise.
 
 # %%
 machine = devices.use(devices.detect())
@@ -90,12 +91,12 @@ form = experiments.SHORT if quick else experiments.LONG
 print(f"{machine} - {form.name}")
 root = session.competition(DATA)
 slices = scans.read(root)
-spoiled, known = planted.read_or_plant(root, slices, FAULTS)  # for the last section
+spoiled, known = planted.read_or_plant(root, slices, FAULTS)  # to find them again below
 print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'].nunique()} cases")
 
 # %% [markdown]
-# What do all trainings share? The packed scans, the validation fold and the settings: the paper's, or in the short form
-# a small network whose learning rate falls over a few hundred steps.
+# What do all trainings have in common? They share the packed scans, the validation fold and the recipe: the paper's,
+# or in the short form a small network whose learning rate falls over a few hundred steps.
 
 # %%
 size = SIZE or form.size
@@ -103,15 +104,15 @@ spec = inputs.InputSpec(size, size)
 packed = pipeline.pack(slices, spec)
 count = min(FOLDS, slices["case"].nunique())
 held_out = folds.by_case(slices, count) == FOLD
-assert held_out.any(), f"FOLD = {FOLD}: these cases make {count} folds, so choose 0 to {count - 1}"
+assert held_out.any(), f"FOLD = {FOLD}: there are only {count} folds of these cases; choose 0 to {count - 1}"
 recipe = form.recipe(EPOCHS)
 
 # %% [markdown]
 # ## All trainings
 #
-# How many trainings are there, and do their run folders fit on the disk? A training that several tables share is run
-# once. Run the second cell again to continue after an interruption; until all are finished, the tables show what there
-# is.
+# How many trainings are there, and do their run folders fit on the disk? A training that several tables need runs
+# only once. After an interruption, run the second cell again to continue. Until all trainings are finished, the
+# tables show those that are.
 
 # %%
 seeds = range(SEEDS or form.seeds)
@@ -123,13 +124,14 @@ print(runs.check_disk(kept, unfinished * held_out.sum() + len(slices), spec, ses
 # %%
 attached = contest.attached("run.json")  # on Kaggle: the runs of earlier sessions
 trained = experiments.run(slices, jobs, packed, machine, deadline=ends, earlier=attached)
-assert experiments.BASE in trained, "no epoch of the base is finished: raise HOURS and run this cell again"
+assert experiments.BASE in trained, f"{experiments.BASE} has no finished epoch yet: raise HOURS and run this cell again"
 
 # %% [markdown]
 # ## Table 8: five losses
 #
-# Which loss is best, and is the order the paper's? Each cell shows our mean over seeds with its interval, then the
-# paper's value. "?" marks a value that cannot be right; "at" is the value at the epoch with the lowest loss.
+# Which loss is best, and is the order the same as in the paper? Each cell shows our mean over seeds with its
+# interval, then the paper's value. "?" marks a published value that cannot be right; "at" is the value at the epoch
+# with the lowest loss.
 
 
 # %%
@@ -145,8 +147,8 @@ def show(comparison):
 table = show("losses")
 
 # %% [markdown]
-# Is BCE + 0.5 Dice ahead, as in the paper? A difference smaller than its interval may be due to the seeds. The values
-# of different losses cannot be compared, so each row has the best epoch by its own loss.
+# Is BCE + 0.5 Dice ahead, as in the paper? A difference smaller than its interval may be due to the seeds. Values of
+# different losses cannot be compared, so each row shows the best epoch by its own loss.
 
 # %%
 for other in table.index.drop(experiments.BASE):
@@ -161,8 +163,9 @@ for cell in published.cells("losses").query("doubt != ''").itertuples():
     print(f"{cell.row}, {cell.column} {cell.value}: {cell.doubt}")
 
 # %% [markdown]
-# How does each loss learn? The paper's Dice loss has the sign of a score, so minimising it drives the overlap to zero.
-# That is why the paper finds that it "cannot be optimised". Soft Dice has no term on background pixels.
+# How does the training go with each loss? The paper's Dice loss has the sign of a score, so minimising it drives the
+# overlap to zero. That is why the paper finds that it "cannot be optimised". Soft Dice has no term on background
+# pixels.
 
 # %% tags=["preview-losses"]
 curves = experiments.histories(trained, experiments.SETS["losses"])
@@ -183,9 +186,10 @@ if "levels" in COMPARE:
 # %% [markdown]
 # ## Figures 7 and 9: augmentation
 #
-# How much does augmentation reduce overfitting, the gap between the grey line of the training set and the black one of
-# the validation? Figure 7 is the paper's first training, with BCE, patience 5 and no augmentation. Its Dice rises from
-# 0.5 there to 0.7 in Figure 9. "without" changes the augmentation alone and is not in the paper.
+# How much does augmentation reduce overfitting? Overfitting is the gap between the grey line of the training set and
+# the black line of the validation set. The paper's Figure 7 shows its first training, with BCE, patience 5 and no
+# augmentation; the Dice is 0.5 there and 0.7 in Figure 9. The row "without" changes only the augmentation and is not
+# in the paper.
 
 # %% tags=["preview-augmentation"]
 if "augmentation" in COMPARE:
@@ -199,7 +203,7 @@ if "augmentation" in COMPARE:
 # %% [markdown]
 # ## Attention and neighbouring slices
 #
-# Do the attentions help? The paper proposes them and does not measure them, so there are no published values here.
+# Does attention help? The paper proposes it and does not measure its effect, so there are no published values here.
 
 # %%
 if "attention" in COMPARE:
@@ -208,8 +212,8 @@ if "attention" in COMPARE:
     display(paper.curves(experiments.histories(trained, experiments.SETS["attention"])))
 
 # %% [markdown]
-# And the neighbouring slices, which the paper does not measure either? A network that sees three copies of a slice can
-# express no more than one that sees it once. Any difference between those two rows is noise.
+# Do neighbouring slices help? The paper does not measure this either. A network with three copies of a slice as input
+# cannot express more than one with the slice alone, so any difference between those two rows is noise.
 
 # %%
 if "neighbours" in COMPARE:
@@ -221,16 +225,17 @@ if "neighbours" in COMPARE:
 # %% [markdown]
 # ## Why is the accuracy unstable?
 #
-# What is Keras' accuracy of perfect masks? It asks which of the three channels is largest. On background all three are
-# near zero, so 0.001 more on one channel decides most pixels, although no mask changes.
+# Which accuracy does Keras give to perfect masks? It compares which of the three channels is largest. On background
+# all three are near zero, so adding 0.001 to one channel decides most pixels, although no mask changes.
 
 # %%
 val = slices[held_out]
 display(evidence.perfect_masks(packed.truth(val)).round(3))
 
 # %% [markdown]
-# And during training? "step" is its mean change between epochs. Soft Dice leaves background probabilities far from zero
-# and in a fixed order. If the first organ is the largest there, the accuracy looks very good and means nothing.
+# How does the accuracy change during training? "step" is its mean change between epochs. Soft Dice leaves background
+# probabilities far from zero and in a fixed order. If the first organ is the largest there, the accuracy looks very
+# good and means nothing.
 
 # %%
 by_loss = {name: trained[name] for name in experiments.SETS["losses"] if name in trained}
@@ -239,8 +244,8 @@ display(evidence.accuracy_by_loss(by_loss, packed).round(3))
 # %% [markdown]
 # ## Do predictions shrink at the border?
 #
-# Is the predicted border inside the true one? Distances below zero say so; the median ignores false islands, which are
-# far from any border. If one threshold brings a line to zero, the threshold causes the shrinking.
+# Is the predicted border inside the true one? If so, the distances are below zero. The median ignores false islands,
+# which are far from any border. If a line crosses zero at some threshold, the threshold causes the shrinking.
 
 # %% tags=["preview-borders"]
 drawn = {name: trained[name] for name in ("BCE", "Dice", "BCE + Dice", experiments.BASE) if name in trained}
@@ -248,7 +253,7 @@ bias = evidence.border_bias(drawn, slices)
 paper.border_by_loss(bias)
 
 # %% [markdown]
-# The same medians as numbers, in pixels, for each loss and organ.
+# What are these medians in pixels, for each loss and organ?
 
 # %%
 bias.pivot_table("median_px", ["trained with", "organ"], "threshold", sort=False).astype(float).round(2)
@@ -256,9 +261,9 @@ bias.pivot_table("median_px", ["trained with", "organ"], "threshold", sort=False
 # %% [markdown]
 # ## What does Table 8 measure?
 #
-# Which definition gives Dice 0.7006 and IoU 0.7699 at once? One prediction is measured by every definition in use.
-# "off" is the IoU that belongs to the published Dice, less the published IoU. "possible" tells whether a perfect
-# prediction would reach that Dice.
+# Which definition gives both Dice 0.7006 and IoU 0.7699, the published pair? One prediction is measured by every
+# definition in use. "off" is the IoU that follows from the published Dice, minus the published IoU. "possible" says
+# whether a perfect prediction would reach that Dice.
 
 # %%
 counts = evidence.pixel_counts(trained[experiments.BASE], packed)
@@ -266,30 +271,31 @@ reading = evidence.near(evidence.readings(counts))
 display(reading.round(3))
 
 # %% [markdown]
-# Which of the possible readings comes nearest to the published pair?
+# Which possible definition comes nearest to the published pair?
 
 # %%
 best = reading.query("possible")["off"].abs().idxmin()
 print(f"nearest to the published pair: {best}, IoU off by {reading.at[best, 'off']:+.3f}")
 
 # %% [markdown]
-# ## Do experts draw too generously?
+# ## Can wrong annotations be found?
 #
-# Can wrong annotations be found without looking at all of them? These were spoiled on purpose, or were planted when the
-# phantom was written. Networks that were not trained on a case are compared with its outlines.
+# Can a network find wrong annotations, so that nobody has to check every scan? These annotations are wrong on
+# purpose: they were spoiled in this notebook, or when the phantom was written. Below, the annotation of each scan is
+# compared with the prediction of a network that was not trained on its case.
 
 # %%
 display(known)
 
 # %% [markdown]
-# Which networks predict the scans? Each is trained on the other folds, spoiled outlines included, because nobody knows
-# beforehand which scans to leave out. The short form has two folds.
+# Which networks make these predictions? Each one is trained on all folds but its own, including the spoiled
+# annotations, because in practice nobody knows which scans to leave out. The short form has two folds.
 
 # %%
 outlined = packed.remasked(spoiled)
 count = min(form.folds or FOLDS, slices["case"].nunique())
 same = {"spec": spec, "recipe": recipe, "packed": outlined, "devices": machine, "count": count, "earlier": attached}
-base = trained[experiments.BASE][-1].folder  # its epochs tell whether a fold fits into the time
+base = trained[experiments.BASE][-1].folder  # its epochs show whether a fold fits into the time limit
 members = training.cross_validate(spoiled, kept / "faults", deadline=ends, like=[base], **same)
 print(f"{len(members)} of {count} folds are trained")
 
@@ -306,8 +312,8 @@ if members:
 # %% [markdown]
 # ## Conclusions
 #
-# Does the paper's ranking hold here: augmentation over none, and BCE + 0.5 Dice over the other losses? If not, the
-# sentence names what was measured that may explain the difference.
+# Does the paper's ranking hold here: augmentation ahead of none, and BCE + 0.5 Dice ahead of the other losses? If
+# not, the sentence names a measurement that may explain the difference.
 
 # %%
 for other in ("no augmentation", "BCE", "BCE + Dice"):
@@ -315,7 +321,8 @@ for other in ("no augmentation", "BCE", "BCE + Dice"):
         print(experiments.why(trained, experiments.BASE, other))
 
 # %% [markdown]
-# All comparisons at a glance: the mean over seeds, and half the width of its interval in the columns "+-".
+# How do all comparisons look at a glance? The tables show the mean over seeds; the columns "+-" show half the width
+# of its interval.
 
 # %%
 print(form.name, "on a phantom" * scans.is_phantom(root))
