@@ -90,10 +90,12 @@ def build(
             raise ValueError(f"{first} and {other} are both called {other.name}; rename one of the folders")
     for folder in chosen:
         if target in (folder, *folder.parents):
-            raise ValueError(f"{folder} lies in {target}, which is replaced; move the run to runs/ first")
+            raise ValueError(f"{folder} is inside {target}, which would be replaced; move the run to runs/ first")
     own = own_files(target)
     if own:
-        raise ValueError(f"{target} is replaced, and {own[0]} is not part of a bundle; move it or choose another --out")
+        raise ValueError(
+            f"{target} would be replaced, but {own[0]} is not part of a bundle; move it, or choose another --out"
+        )
     taken = {folder: _runs_of(folder, any_data) for folder in chosen}
     with files.replacing(target, None) as draft:
         dataset = draft / "dataset"
@@ -162,14 +164,14 @@ def _runs_of(folder: Path, any_data: bool) -> list[runs.Run]:
     """List the runs to take from a folder: a run, or the folds of a cross-validation."""
     found = runs.find(folder)
     if not found:
-        raise FileNotFoundError(f"{folder} holds no finished run (run.json and model.keras); name another folder")
+        raise FileNotFoundError(f"{folder} has no finished run (run.json and model.keras); name another folder")
     for run in found:
         if run.foreign(COMPETITION) and not any_data:
             raise ValueError(f"{run.folder} was trained on {run.kind} data; name another run, or add --any-data")
     trained = [run for run in found if run.trained]
     for run in found if trained else ():
         if run not in trained:
-            print(f"left out: {run.folder} stopped within its first epoch; resume it to take it along")
+            print(f"left out: {run.folder} stopped within its first epoch; resume it, then bundle again")
     return trained or found
 
 
@@ -196,7 +198,7 @@ def newest(root: Path, any_data: bool = False) -> list[Path]:
     for path, problem in choice.problems:
         raise ValueError(f"{path} {problem}")
     if not choice.folders:
-        raise FileNotFoundError(f"no finished run below {root}: run 02_train first, or name the run folders")
+        raise FileNotFoundError(f"{root} has no finished run; run 02_train first, or name the run folders")
     first = choice.folders[0]
     return [first.parent] if (first.parent / "folds.csv").is_file() else choice.folders
 
@@ -204,19 +206,23 @@ def newest(root: Path, any_data: bool = False) -> list[Path]:
 def main() -> None:
     """Bundle the runs that are named, or the newest with its folds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", type=Path, help="run folders, or cross-validations; by default the newest")
+    parser.add_argument(
+        "runs", nargs="*", type=Path, help="run folders or cross-validation folders (default: the newest)"
+    )
     parser.add_argument("--user", required=True, type=check_user, help="name of the Kaggle account")
-    parser.add_argument("--slug", default=SLUG, type=check_slug, help="name of the data set")
+    parser.add_argument("--slug", default=SLUG, type=check_slug, help="name of the Kaggle data set")
     parser.add_argument(
         "--go-on-with",
         nargs="+",
         default=[],
         type=check_notebook,
         metavar="NAME/SLUG",
-        help="notebooks whose last output holds stopped runs",
+        help="notebooks whose last output has stopped runs to resume",
     )
-    parser.add_argument("--any-data", action="store_true", help="take runs trained on a phantom too")
-    parser.add_argument("--out", type=Path, default=ROOT / "kaggle/bundle", help="folder to write or replace")
+    parser.add_argument("--any-data", action="store_true", help="also accept runs trained on a phantom")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "kaggle/bundle", help="folder to write or replace (default: kaggle/bundle)"
+    )
     given = parser.parse_args()
     try:
         chosen = given.runs or newest(ROOT / "runs", given.any_data)

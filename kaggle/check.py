@@ -60,7 +60,7 @@ def isolate() -> str:
             os.environ[ISOLATED] = "1"
             sys.stdout.flush()
             os.execvp("unshare", ["unshare", *options, sys.executable, *sys.argv])
-    return "proxies that lead nowhere (this system does not permit a network namespace)"
+    return "blocked by dead proxies (this system permits no network namespace)"
 
 
 def _raise_loopback() -> None:
@@ -219,7 +219,7 @@ class Check:
         file, seconds, text = self.run("working-public")
         content = file.read_text(encoding="utf-8")
         assert content == "id,class,predicted\n", content[:200]
-        assert str(self.out / "environment") in text, "the kit did not come from the bundle"
+        assert str(self.out / "environment") in text, "the kit was not installed from the bundle"
         assert "batch:" in text
         assert "no faults met" in text
         print(f"public   {seconds:5.0f} s  header only, one training scan rehearsed, no faults", flush=True)
@@ -243,7 +243,7 @@ class Check:
             folders = f"{'new' if new else 'old'} folders"
             print(f"rerun    {seconds:5.0f} s  {folders}, valid, score {score:.6f}, here {expected:.6f}", flush=True)
         assert written[0] == written[1], "a repeated run wrote another file"
-        assert expected > 0, "these networks draw nothing, so that equal scores say nothing"
+        assert expected > 0, "the networks predict no masks, so equal scores prove nothing"
 
     def foreign(self) -> None:
         """A network that was trained on a phantom: refused in a saved version, left out in the rerun."""
@@ -252,7 +252,7 @@ class Check:
         working = self.out / "working-foreign"
         done = execute(self.python, self.notebook, self.out / "input", working)
         error = done.stderr.strip().splitlines()[-1]
-        assert done.returncode, "a network that was trained on a phantom was not refused"
+        assert done.returncode, "a network trained on a phantom was accepted"
         assert last.name in error, error
         assert "was trained on phantom data" in error, error
         if others:
@@ -281,10 +281,10 @@ class Check:
 def main() -> int:
     """Run the check and print what each run gave."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders to bundle (default: train two tiny ones)")
     parser.add_argument(
-        "runs", nargs="*", type=Path, help="run folders to bundle; by default two tiny ones are trained"
+        "--out", type=Path, default=ROOT / "build/kaggle-check", help="folder for the executed notebooks"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "build/kaggle-check")
     given = parser.parse_args()
     out = given.out.resolve()
     if not os.environ.get(ISOLATED):  # everything that needs a network: building a wheel does

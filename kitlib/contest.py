@@ -92,7 +92,7 @@ def parse_file_name(name: str) -> FileName:
         raise ValueError(f"{name!r} is not an image name; expected the form slice_0001_360_310_1.50_1.50.png")
     number, width, height, across, down = match.groups()
     if across != down:
-        raise ValueError(f"{name!r} has pixels of {down} x {across} mm; only square pixels occur in this data")
+        raise ValueError(f"{name!r} has pixels of {down} x {across} mm; expected square pixels, as in all of this data")
     return FileName(int(number), int(height), int(width), float(down))
 
 

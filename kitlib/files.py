@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, csv tables read as text, and files that other programs leave in a folder."""
+"""Files: atomic writes, csv tables read as text, and recognising files that other programs leave in a folder."""
 
 import bz2
 import csv
@@ -31,7 +31,7 @@ _STRAY_NAMES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "system volume inform
 
 
 class CsvError(ValueError):
-    """A csv file that cannot be read without a loss: `where` is the file, with a line where there is one."""
+    """A csv file cannot be read completely; `where` is the file, with the line if it is known."""
 
     def __init__(self, where: str, what: str):
         super().__init__(f"{where}: {what}")
@@ -40,7 +40,7 @@ class CsvError(ValueError):
 
 @contextmanager
 def replacing(path: str | os.PathLike, mode: str | None = "w") -> Iterator[IO | Path]:
-    """Write a file or a folder under another name, and rename it to `path` when it is whole.
+    """Write a file or a folder under another name, and rename it to `path` when it is complete.
 
     After an error, or when the process is killed, what was at `path` before is still there. Missing parent folders are
     made.
@@ -104,7 +104,7 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str], optional: Sequence
     needed, most = max(positions.values()), len(header)
     for number, row in kept:
         if len(row) != most and (len(row) <= needed or any(row[most:])):
-            what = f"has {len(row)} fields, and the first line has {most}: {_shorten(','.join(row))}"
+            what = f"has {len(row)} fields, but the first line has {most}: {_shorten(','.join(row))}"
             remedy = "copy or save the file again, with spaces between the numbers of a mask"
             raise CsvError(f"{path}, line {number}", f"{what}; {remedy}")
     table = {name: [row[position].strip() for _, row in kept] for name, position in positions.items()}
@@ -149,7 +149,7 @@ def _only_member(path: str | os.PathLike, data: bytes) -> bytes:
         names = [name for name in archive.namelist() if not any(map(is_stray, name.split("/"))) and name[-1] != "/"]
         if len(names) != 1:
             what = (
-                f"is an archive or workbook of {len(names)} files ({', '.join(names[:3])}, ...); give it as a csv file"
+                f"is an archive or workbook of {len(names)} files ({', '.join(names[:3])}, ...); save it as a csv file"
             )
             raise CsvError(str(path), what)
         return archive.read(names[0])
@@ -165,7 +165,7 @@ def _decode(path: str | os.PathLike, data: bytes) -> tuple[str, bool]:
     except UnicodeDecodeError as error:
         if encoding == "utf-8":
             return data.decode("latin-1"), True
-        what = f"is not whole {encoding.upper()} text ({error.reason}); save the file as UTF-8 csv"
+        what = f"is not valid {encoding.upper()} text ({error.reason}); save the file as UTF-8 csv"
         raise CsvError(str(path), what) from None
 
 
@@ -176,7 +176,7 @@ def _rows(path: str | os.PathLike, text: str, columns: Sequence[str]) -> tuple[S
         line = text[: text.index("\x00")].count("\n") + 1
         raise CsvError(
             f"{path}, line {line}",
-            "holds a zero byte, so the file is damaged or not csv; copy it again, or save it as csv",
+            "has a zero byte, so the file is damaged or not csv; copy it again, or save it as csv",
         )
     start = len(text) - len(text.lstrip("\n"))
     first, _, rest = text[start:].partition("\n")

@@ -32,9 +32,7 @@ def encode(mask: np.ndarray) -> str:
     '2 2 6 1'
     """
     if mask.ndim != 2 or mask.dtype != bool:
-        raise ValueError(
-            f"expected a mask of shape (H, W) and type bool, got {mask.shape} {mask.dtype}; try `mask > 0`"
-        )
+        raise ValueError(f"mask has shape {mask.shape} and type {mask.dtype}; expected (H, W) and bool: try `mask > 0`")
     raw = mask.tobytes()  # searching bytes is the fastest way to skip empty pixels
     first, last = raw.find(1), raw.rfind(1)
     if first < 0:
@@ -75,7 +73,7 @@ def decode(text: str, shape: Shape) -> np.ndarray:
 def encode_stack(masks: np.ndarray) -> list[str]:
     """Write the D masks of a scan, (D, H, W) bool, as D texts."""
     if masks.ndim != 3:
-        raise ValueError(f"expected masks of shape (D, H, W), got {masks.shape}")
+        raise ValueError(f"masks have shape {masks.shape}; expected (D, H, W)")
     return [encode(mask) for mask in masks]
 
 
@@ -181,7 +179,7 @@ def _fault(texts: Sequence[str], size: int) -> ValueError:
 def _reason(text: object, size: int) -> str:
     """Explain what is wrong with a text; the empty text when it is well-formed."""
     if not isinstance(text, str):
-        return f"is a {type(text).__name__}, not text; an empty mask is the empty text"
+        return f"the type is {type(text).__name__}; expected text, which is empty for an empty mask"
     if not text:
         return ""
     words = text.split(" ")
@@ -191,14 +189,14 @@ def _reason(text: object, size: int) -> str:
         if not (word.isascii() and word.isdigit()):
             return f"{word!r} is not a whole number of 1 or more"
     if len(words) % 2:
-        return f"has {len(words)} numbers; runs are pairs of start and length"
+        return f"it has {len(words)} numbers; expected pairs of start and length"
     numbers = list(map(int, words))
     end = 0
     for start, length in zip(numbers[::2], numbers[1::2], strict=True):
         if start < 1:
-            return f"a run starts at {start}; the first pixel is 1"
+            return f"a run starts at {start}; expected 1, the first pixel, or more"
         if length < 1:
-            return f"the run at {start} has length {length}"
+            return f"the run at {start} has length {length}; expected 1 or more"
         if start <= end:
             return f"the run at {start} starts before the previous run ends at {end}; sort the runs and merge overlaps"
         end = start + length - 1

@@ -218,7 +218,7 @@ def test_a_folder_with_other_files_is_refused_and_stays(cross_validation, tmp_pa
     (target / own).parent.mkdir(parents=True, exist_ok=True)
     (target / own).write_text("years of work", encoding="utf-8")
     before = everything(target)
-    with pytest.raises(ValueError, match=f"{Path(own).name} is not part of a bundle; move it or choose another --out"):
+    with pytest.raises(ValueError, match=f"{Path(own).name} is not part of a bundle; move it, or choose another --out"):
         bundle.build([cross_validation], "somebody", target)
     assert everything(target) == before
 
@@ -228,7 +228,7 @@ def test_a_run_inside_the_target_is_refused_and_stays(cross_validation, tmp_path
     target = tmp_path / "bundle"
     shutil.copytree(cross_validation, tmp_path / place, dirs_exist_ok=True)
     before = everything(target)
-    with pytest.raises(ValueError, match="which is replaced; move the run"):
+    with pytest.raises(ValueError, match="which would be replaced; move the run"):
         bundle.build([tmp_path / place], "somebody", target)
     assert everything(target) == before
 
@@ -293,4 +293,4 @@ def test_the_command_says_in_its_last_line_what_is_missing(monkeypatch, capsys, 
     monkeypatch.setattr(sys, "argv", ["bundle.py", str(tmp_path), "--user", "jane", "--out", str(tmp_path / "bundle")])
     with pytest.raises(SystemExit):
         bundle.main()
-    assert "holds no finished run" in capsys.readouterr().err.splitlines()[-1]
+    assert "has no finished run" in capsys.readouterr().err.splitlines()[-1]

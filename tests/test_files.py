@@ -78,16 +78,16 @@ REFUSED = {
     "no column": (b"id,segmentation\na,\n", "line 1: column class is missing in 'id,segmentation'"),
     "no first line": (PLAIN.encode().partition(b"\n")[2], "line 1: column id is missing in 'case1_day0_slice_0001"),
     "a column twice": (PLAIN.replace("id,class", "id,id,class").encode(), "line 1: column id occurs twice"),
-    "too many fields": (PLAIN.replace("1 2 5 3", "1,2").encode(), "line 2: has 4 fields, and the first line has 3"),
-    "cut off": (PLAIN.encode()[:-10], "line 3: has 1 fields, and the first line has 3"),
+    "too many fields": (PLAIN.replace("1 2 5 3", "1,2").encode(), "line 2: has 4 fields, but the first line has 3"),
+    "cut off": (PLAIN.encode()[:-10], "line 3: has 1 fields, but the first line has 3"),
     "Latin-1 in a column": (
         PLAIN.replace("stomach,1", "est\xf3mago,1").encode("latin-1"),
         "line 2: class 'est\xf3mago' is not UTF-8 text",
     ),
     "half a gzip file": (gzip.compress(PLAIN.encode())[:-20], "cannot be decompressed"),
     "zip of two files": (zipped(PLAIN, "b.csv"), "is an archive or workbook of 2 files (train.csv, b.csv"),
-    "half a character": (PLAIN.encode("utf-16")[:-1], "is not whole UTF-16 text"),
-    "zero bytes": (PLAIN.replace("5 3", "5 \x00").encode(), "line 2: holds a zero byte"),
+    "half a character": (PLAIN.encode("utf-16")[:-1], "is not valid UTF-16 text"),
+    "zero bytes": (PLAIN.replace("5 3", "5 \x00").encode(), "line 2: has a zero byte"),
     "open quotation mark": (PLAIN.replace(",1 2", ',"1 2').encode(), "line 2: has a quotation mark in the wrong place"),
 }
 

@@ -1,4 +1,4 @@
-"""From a folder in the official layout to batches.
+"""Data: read a folder in the official layout, split it, and make training batches.
 
     scans      find the competition, and read it as one table with a row per slice
     folds      training and validation splits

@@ -26,7 +26,8 @@ def by_case(slices: pd.DataFrame, count: int = 5) -> pd.Series:
     """
     cases = slices["case"].nunique()
     if cases < count:
-        raise ValueError(f"{count} folds need at least {count} cases, got {cases}; choose at most {cases} folds")
+        remedy = f"choose at most {cases} folds" if cases > 1 else "add slices of other cases"
+        raise ValueError(f"{count} folds need at least {count} cases, got {cases}; {remedy}")
     fold = np.full(len(slices), -1)
     splitter = StratifiedGroupKFold(n_splits=count, shuffle=False)
     with warnings.catch_warnings():
@@ -46,7 +47,9 @@ def read(path: str | os.PathLike) -> pd.Series:
     wrong = table[~(table["case"].str.fullmatch(r"\d+") & table["fold"].str.fullmatch(r"\d+"))]
     if len(wrong):
         row = ",".join(wrong.iloc[0])
-        raise ValueError(f"{path}, line {wrong.index[0]}: {row!r} is not a case and its fold, two whole numbers")
+        raise ValueError(
+            f"{path}, line {wrong.index[0]}: the row is {row!r}; expected two whole numbers, a case and its fold"
+        )
     return table.astype(int).set_index("case")["fold"]
 
 
@@ -90,12 +93,12 @@ def split(
     """
     held_out = np.asarray(held_out, bool)
     if len(held_out) != len(slices):
-        raise ValueError(f"held_out has {len(held_out)} rows, and there are {len(slices)} slices")
+        raise ValueError(f"held_out has {len(held_out)} entries for {len(slices)} slices; give one entry per slice")
     kept = ~slices["scan"].isin(leave_out).to_numpy()
     val, train = slices[held_out], slices[~held_out & kept]
     both = set(val["scan"]) & set(train["scan"])
     if both:
-        raise ValueError(f"scan {min(both)} is in the training and in the validation set; hold out whole scans")
+        raise ValueError(f"scan {min(both)} is in both the training set and the validation set; hold out whole scans")
     first, last = val.groupby("case")["day"].min(), train.groupby("case")["day"].max()
     shared = first.index.intersection(last.index)
     early = shared[(first[shared] < last[shared]).to_numpy()]
@@ -110,5 +113,9 @@ def split(
         drawn = np.random.default_rng(seed).random(len(train)) < empty_share
         train = train[~empty | drawn]
     if not len(val) or not len(train):
-        raise ValueError(f"{len(train)} slices to train on and {len(val)} to validate on; each set needs some")
+        raise ValueError(
+            f"the split has {len(train)} training slices and {len(val)} validation slices; each set needs "
+            "at least one: "
+            "check held_out and leave_out"
+        )
     return train, val

@@ -63,7 +63,7 @@ class InputSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "InputSpec":
-        """Read the record; an unknown field is an error that names it."""
+        """Read the record from JSON; an unknown field raises ValueError."""
         values = json.loads(text)
         strange = set(values) - {field.name for field in fields(cls)}
         if strange:
@@ -81,14 +81,17 @@ def load(paths: Sequence[str]) -> np.ndarray:
         ValueError: names the file that cannot be decoded, is not 16-bit grey, or has another size than the first.
     """
     if not len(paths):
-        raise ValueError("a scan has no slices; expected at least one path")
+        raise ValueError("paths is empty; give the path of at least one slice")
     scan = None
     for index, path in enumerate(paths):
         image = read_picture(path)
         if scan is None:
             scan = np.empty((len(paths), *image.shape), np.uint16)
         if image.shape != scan.shape[1:]:
-            raise ValueError(f"{path} is {_size(image.shape)}, and {paths[0]} is {_size(scan.shape[1:])}")
+            raise ValueError(
+                f"{path} is {_size(image.shape)}, but {paths[0]} is {_size(scan.shape[1:])}; expected "
+                "slices of one size"
+            )
         scan[index] = image
     return scan
 
@@ -117,7 +120,7 @@ def read_picture(path: str | os.PathLike) -> np.ndarray:
     if image is None:
         raise ValueError(f"{path} cannot be decoded: its pixels are damaged; copy the file again")
     if image.ndim != 2 or image.dtype != np.uint16:
-        raise ValueError(f"{path} is {_size(image.shape)} {image.dtype}; slices are 16-bit grey images")
+        raise ValueError(f"{path} is {_size(image.shape)} {image.dtype}; expected a 16-bit grey image")
     return image
 
 
@@ -135,7 +138,7 @@ def prepare(scan: np.ndarray, spec: InputSpec) -> np.ndarray:
         (D, height, width) float32. A scan of a single value becomes zeros.
     """
     if scan.ndim != 3:
-        raise ValueError(f"expected a scan of shape (D, H, W), got {scan.shape}")
+        raise ValueError(f"scan has shape {scan.shape}; expected (D, H, W)")
     low, high = _percentiles(scan, spec)
     scale = high - low if high > low else 1.0
     resized = _resize(scan, (spec.height, spec.width))
@@ -158,7 +161,7 @@ def restore(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         (D, H, W, C) float32.
     """
     if probabilities.ndim != 4:
-        raise ValueError(f"expected probabilities of shape (D, height, width, C), got {probabilities.shape}")
+        raise ValueError(f"probabilities have shape {probabilities.shape}; expected (D, height, width, C)")
     return _resize(probabilities, shape)
 
 

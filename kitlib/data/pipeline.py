@@ -61,7 +61,9 @@ class Packed:
             ValueError: when anything else differs.
         """
         if replace(spec, depth=self.spec.depth, stride=self.spec.stride) != self.spec:
-            raise ValueError(f"the scans were packed for {self.spec}; {spec} differs in more than depth and stride")
+            raise ValueError(
+                f"the scans were packed for {self.spec}; {spec} differs in more than depth and stride: pack again"
+            )
         if spec == self.spec:
             return self
         return replace(self, spec=spec, stacks=scans.stacks(self.slices, spec.depth, spec.stride))
@@ -69,7 +71,10 @@ class Packed:
     def remasked(self, slices: pd.DataFrame) -> "Packed":
         """The same images with the masks of another annotation: a table of the same slices in the same order."""
         if list(slices["id"]) != list(self.slices["id"]):
-            raise ValueError(f"expected the {len(self.slices)} packed slices in their order, got {len(slices)} others")
+            raise ValueError(
+                f"the {len(slices)} slices are not the {len(self.slices)} packed ones in their order; "
+                "pack these instead"
+            )
         slices, masks = slices.reset_index(drop=True), _aligned(self.masks.shape, np.uint8)
         for _, rows in slices.groupby("scan", sort=False):
             masks[rows.index] = _bits(rows, self.spec)
@@ -154,7 +159,7 @@ def dataset(
 
     packed = packed or pack(slices, spec)
     if packed.spec != spec:
-        raise ValueError(f"the scans were packed for {packed.spec}, not {spec}")
+        raise ValueError(f"the scans were packed for {packed.spec}, not for {spec}; pack them again")
     chosen = packed.rows(slices)
     count = len(chosen)
     if training:
@@ -245,7 +250,7 @@ def _fill(slices: pd.DataFrame, spec: inputs.InputSpec, images: np.ndarray, mask
         scan, size = inputs.load(rows["path"].tolist()), scans.common_size(rows)
         if scan.shape[1:] != size:
             size, real = (f"{height}x{width}" for height, width in (size, scan.shape[1:]))
-            raise ValueError(f"{rows['path'].iloc[0]} is {real}, and its name says {size}; copy the file again")
+            raise ValueError(f"{rows['path'].iloc[0]} is {real}, but its name says {size}; copy the file again")
         images[rows.index] = inputs.prepare(scan, spec)
         if annotated:
             masks[rows.index] = _bits(rows, spec)

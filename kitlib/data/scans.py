@@ -57,7 +57,7 @@ def find_root(path: str | os.PathLike | None = None, name: str = "DATA") -> Path
 
 
 def is_phantom(root: str | os.PathLike) -> bool:
-    """Whether a competition is synthetic, by the file phantom.json that its writer leaves."""
+    """Whether a competition is synthetic: its writer adds the file phantom.json."""
     return (Path(root) / "phantom.json").is_file()
 
 
@@ -190,7 +190,7 @@ def describe(slices: pd.DataFrame) -> dict[str, str | int]:
 
 
 def fingerprint(slices: pd.DataFrame) -> str:
-    """Sum up ids and masks, so that tables of other slices or other annotations are told apart: 8 hex digits."""
+    """Hash ids and masks to 8 hex digits, which differ for tables with other slices or other annotations."""
     columns = ["id", *(organ for organ in contest.ORGANS if organ in slices)]
     return f"{zlib.crc32(pd.util.hash_pandas_object(slices[columns], index=False).to_numpy()):08x}"
 
@@ -259,10 +259,10 @@ def _diagnose(name: str, folder: Path, also: str) -> str:
         return f"{folder} is a file. Give the folder that holds train.csv: {name}={folder.parent}"
     for above in folder.parents[:4]:
         if _holds_tables(above):
-            return f"{folder} has no train.csv, which lies above it. Set {name}={above}"
+            return f"{folder} has no train.csv, but {above} has one. Set {name}={above}"
     for below in map(folder.joinpath, _folders_below(folder)):
         if _holds_tables(below):
-            return f"{folder} has no train.csv, which lies below it. Set {name}={below}"
+            return f"{folder} has no train.csv, but {below} has one. Set {name}={below}"
     if zips := _zips(folder):
         return f"{folder} {zips}"
     return (
@@ -314,7 +314,7 @@ def _from_folder(folder: Path, problems: list[tuple[str, str]]) -> list[tuple]:
                 if entry.name.endswith(".png"):
                     _add(records, problems, scan.name, entry.name, entry.path, _size(entry))
     if strays:
-        _say_once(f"{folder}: passed over {len(strays)} files and folders of other programs, such as {strays[0]}")
+        _say_once(f"{folder}: ignored {len(strays)} files and folders of other programs, such as {strays[0]}")
     return records
 
 
@@ -349,7 +349,7 @@ def _add(records: list[tuple], problems: list[tuple[str, str]], scan: str, name:
         problems.append((where, str(error)))
         return
     if size < _SMALLEST_PNG:
-        problems.append((where, f"has {size} bytes, which are too few for a PNG; copy the file again"))
+        problems.append((where, f"has {size} bytes, which is too few for a PNG; copy the file again"))
         return
     identity = f"{scan}_slice_{number:04d}"
     records.append((identity, parts.case, parts.day, number, path, height, width, spacing_mm, scan))

@@ -120,7 +120,7 @@ def case_to_follow(slices: pd.DataFrame, case: int = 0) -> int:
     """
     scans = slices.groupby("case")["scan"].nunique()
     if case and case not in scans.index:
-        raise ValueError(f"CASE={case}: no such case here; choose one of {', '.join(map(str, scans.index))}")
+        raise ValueError(f"CASE={case} is not in the data; choose one of {', '.join(map(str, scans.index))}")
     return case or (int(scans.idxmax()) if len(scans) else 0)
 
 

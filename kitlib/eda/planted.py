@@ -65,7 +65,9 @@ def plant(slices: pd.DataFrame, count: int, seed: int = 0) -> tuple[pd.DataFrame
     pixels = slices[list(contest.ORGANS)].map(rle.area).sum(axis=1).groupby(slices["scan"]).sum()
     annotated = pixels.index[pixels > 0].to_numpy()
     if not 0 <= count <= len(annotated):
-        raise ValueError(f"{count} annotations cannot be spoiled; choose 0 to {len(annotated)}, the scans with masks")
+        raise ValueError(
+            f"{count} annotations cannot be spoiled; choose 0 to {len(annotated)}, the number of scans with masks"
+        )
     for number, scan in enumerate(rng.permutation(annotated)[:count]):
         rows = slices[slices["scan"] == scan]
         masks = scans.masks(rows)

@@ -117,7 +117,7 @@ def claims(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def decisions(slices: pd.DataFrame, samples: pd.DataFrame | None = None) -> pd.DataFrame:
-    """List what the statistics decide about a model, each with the deciding figure of the attached data.
+    """List the design decisions that the statistics support, each with the figure behind it.
 
     Args:
         samples: rows of `intensities.sample`; None leaves out the decision about the scale of the grey values.

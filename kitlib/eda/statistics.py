@@ -43,7 +43,7 @@ def read(
     if not index.is_file():
         raise FileNotFoundError(f"INDEX={index}: no such file; give a csv with the columns id and image_path")
     if root and not (root / "train.csv").is_file():
-        raise FileNotFoundError(f"DATA={root}: has no train.csv; give the folder that holds it, or no DATA at all")
+        raise FileNotFoundError(f"DATA={root} has no train.csv; give the folder that has it, or leave DATA empty")
     slices = scans.read(index.parent, split="test", index=index)
     listed = files.read_csv(index, ["id"], optional=["has_mask"])
     if "has_mask" in listed:
@@ -258,7 +258,7 @@ def organ_areas(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def centroids(slices: pd.DataFrame) -> pd.DataFrame:
-    """Measure where each organ lies: the centroid of its masks in the image, and its position along the scan.
+    """Measure the position of each organ: the centroid of its masks in the image, and its position along the scan.
 
     Returns:
         One row per organ and axis (`down` the rows, front to back; `across` the columns, the patient's right to left;
@@ -309,7 +309,7 @@ def measured(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def present(slices: pd.DataFrame) -> pd.DataFrame:
-    """Tell which organs each slice holds: one bool column per organ.
+    """Mark the organs that each slice contains: one bool column per organ.
 
     Raises:
         ValueError: the table has no masks.
@@ -322,7 +322,7 @@ def present(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def annotated(slices: pd.DataFrame) -> pd.Series:
-    """Tell which slices have a mask of any organ."""
+    """Mark the slices that have a mask of any organ."""
     return present(slices).any(axis=1) if has_masks(slices) else slices["has_mask"].astype(bool)
 
 

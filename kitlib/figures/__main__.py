@@ -36,7 +36,7 @@ def draw(folder: Path, root: Path | None = None) -> list[Path]:
         if len(run.history()):
             drawn.append(style.save(training.history(run.history()), run.folder / "figures/history.png"))
         if slices is not None and not slices["scan"].isin(run.scans).any():
-            print(f"{run.folder}: no predictions are drawn, because its oof/ holds no scan of {root}")
+            print(f"{run.folder}: predictions are not drawn, because oof/ has no scan of {root}")
         elif slices is not None:
             predicted.append(run)
             drawn.append(style.save(training.predictions(run, slices), run.folder / "figures/predictions.png"))
@@ -51,7 +51,7 @@ def draw(folder: Path, root: Path | None = None) -> list[Path]:
 def _found(folder: Path) -> list[runs.Run]:
     found = runs.find(folder)
     if not found:
-        raise FileNotFoundError(f"{folder} holds no run with a model; train first, or name another folder")
+        raise FileNotFoundError(f"{folder} has no run with a model; train first, or name another folder")
     return found
 
 
@@ -80,17 +80,24 @@ def pages(source: Path, root: Path, truth: Path | None = None, **options) -> lis
         slices = slices[slices["id"].isin(masks["id"])]
         if len(slices):
             return [viewer.write(path, masks, predicted, slices, name=str(source), **options)]
-    raise ValueError(f"{truth}: no slice of it is in {root}; name the folder with the images of these slices")
+    raise ValueError(f"{root} has no slice of {truth}; name the folder with the images of these slices")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m kitlib.figures", description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="a run folder, a folder of folds, or (with --viewer) a submission.csv")
+    parser.add_argument(
+        "run", type=Path, help="a run folder, a cross-validation folder, or (with --viewer) a submission.csv"
+    )
     parser.add_argument("root", type=Path, nargs="?", help="folder of the competition, for pictures of predictions")
-    parser.add_argument("--viewer", action="store_true", help="write a page to look at the predictions")
+    parser.add_argument("--viewer", action="store_true", help="write an HTML page that shows the predictions")
     parser.add_argument("--truth", type=Path, help="masks of the submission's slices (default: DATA/truth.csv)")
-    parser.add_argument("--scans", type=int, default=12, help="scans in the page, those that lose the most points")
+    parser.add_argument(
+        "--scans",
+        type=int,
+        default=12,
+        help="number of scans on the page, those that lose the most points first (default: 12)",
+    )
     options = parser.parse_args(arguments)
     try:
         root = scans.find_root(options.root) if options.root or options.viewer else None

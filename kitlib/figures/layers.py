@@ -33,9 +33,7 @@ def network(model: keras.Model) -> Figure:
     names = [layer.name for layer in model.layers]
     levels = sum(re.fullmatch(r"up\d+a", name) is not None for name in names)
     if not levels:
-        raise ValueError(
-            f"model {model.name!r} has no layer up0a; pass a model that kitlib.models.build_unet has built"
-        )
+        raise ValueError(f"model {model.name!r} has no layer up0a; pass a model built by kitlib.models.build_unet")
     foreign = "down0b_relu" not in names
     down = [_skip_shape(model, stage, levels) for stage in range(levels + 1)]
     up = [_shape(model, f"up{stage}b_relu") for stage in range(levels)]

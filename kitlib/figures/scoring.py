@@ -1,4 +1,4 @@
-"""Pictures of a score: conventions, the waterfall of its ledger, the pair of voxels that decides, tuning, border."""
+"""Pictures of a score: conventions, the waterfall of its ledger, the voxels behind the distance, tuning, border."""
 
 import numpy as np
 import pandas as pd
@@ -98,7 +98,7 @@ def _pair(row, truth, prediction, part, scan, organ) -> None:
 
 @look
 def waterfall(table: pd.DataFrame, score: float, least: float = 0.001) -> Figure:
-    """Draw the way from a score to 1: a bar per class of error, as long as the points that it costs.
+    """Draw the points lost between a score and 1: one bar per class of error.
 
     Args:
         table: of `scoring.ledger`.

@@ -47,7 +47,7 @@ STYLE = {
 
 
 def look(picture):
-    """Decorate a function that draws a figure: it uses STYLE, whatever the notebook has set."""
+    """Decorator of functions that draw a figure: applies STYLE, whatever the notebook has set."""
 
     @wraps(picture)
     def drawn(*arguments, **options):
@@ -74,7 +74,7 @@ def canvas(
 
 
 def picture_axis(axis: Axes, title: str = "") -> Axes:
-    """Remove ticks and frame of an axis that shows a slice."""
+    """Remove ticks and frame from an axis that shows a slice."""
     axis.set(xticks=[], yticks=[], title=title)
     axis.spines[:].set_visible(False)
     return axis
@@ -109,7 +109,7 @@ def organ_legend(figure: Figure, where: str = "outside lower center", organs=ORG
 
 
 def box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
-    """Return the rows and columns that hold a mask (..., H, W), with a margin in pixels; all where it is empty.
+    """Return the rows and columns that hold a mask (..., H, W), with a margin in pixels; an empty mask gives all.
 
     >>> box(np.eye(5, dtype=bool)[:3])
     (slice(0, 3, None), slice(0, 3, None))

@@ -99,7 +99,7 @@ def of_run(run: runs.Run, slices: pd.DataFrame, path: str | os.PathLike | None =
     """
     validation = slices[slices["scan"].isin(run.scans)]
     if validation.empty:
-        raise ValueError(f"{run.folder}: its oof/ holds no scan of this data; the viewer needs out-of-fold predictions")
+        raise ValueError(f"{run.folder}: oof/ has no scan of this data; give the data that the run was trained on")
     parts = []
     for scan, rows in validation.groupby("scan", sort=False):
         restored = inputs.restore(run.probabilities(scan), scans.common_size(rows))

@@ -1,4 +1,4 @@
-"""From trained runs to submission.csv, in time and with a damaged test set.
+"""Inference: from trained runs to submission.csv, within a time limit and despite damaged test files.
 
 prediction   scan by scan: read, predict, average, post-process, write
 networks     load the networks of some runs and make them ready to predict

@@ -28,7 +28,7 @@ class Pass(NamedTuple):
 
 
 def passes(flips: Sequence[bool]) -> list[Pass]:
-    """List the passes over a scan, the last to be shed first: all models plain, then those that also run flipped.
+    """List the passes over a scan, the most important first: all models plain, then those that also run flipped.
 
     >>> [str(run) for run in passes([True, False, True])]
     ['model 1', 'model 2', 'model 3', 'model 1, flipped', 'model 3, flipped']
@@ -38,7 +38,7 @@ def passes(flips: Sequence[bool]) -> list[Pass]:
 
 
 class Deadline:
-    """Measures scans, forecasts the end and sheds passes to keep to it.
+    """Keeps a run within its time: measures scans, forecasts the end, and drops passes that no longer fit.
 
     The forecast is slices * (seconds per slice outside the networks + sum over the passes of their seconds per slice),
     measured over the scans so far. The first scan is forgotten once there are two others: networks compile during it.
@@ -54,7 +54,7 @@ class Deadline:
         self, hours: float | None = 9.0, now: Callable[[], float] = time.monotonic, spent: float | None = None
     ):
         if hours is not None and hours <= 0:
-            raise ValueError(f"a deadline of {hours} hours: hours must be positive, or None for no limit")
+            raise ValueError(f"hours is {hours}; expected a positive number, or None for no limit")
         self.hours, self.now = hours, now
         self.started = now() - (process_seconds() if spent is None else spent)
         self.limit = float("inf") if hours is None else hours * 3600 * (1 - MARGIN)
@@ -79,7 +79,7 @@ class Deadline:
         self._scans.append((slices, rest, dict(seconds)))
 
     def forecast(self, slices: int, plan: Sequence[Pass]) -> float | None:
-        """Forecast the seconds for a number of slices; None before a scan was measured.
+        """Forecast the seconds for a number of slices; None until a scan has been measured.
 
         A pass that was never measured costs the mean of the others.
         """
@@ -95,7 +95,7 @@ class Deadline:
         return slices * (rest + sum(costs.get(run, usual) for run in plan))
 
     def plan(self, plan: Sequence[Pass], slices: int, scan: str = "") -> list[Pass]:
-        """Shed passes until the rest is forecast to end in time, and add a row to the log.
+        """Drop passes until the rest is forecast to end in time, and add a row to the log.
 
         Args:
             plan: all passes, the last to be shed first.

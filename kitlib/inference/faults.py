@@ -13,7 +13,7 @@ COLUMNS = ["where", "fault", "remedy"]
 
 
 class Faults:
-    """The faults of one run; the notebook or command makes it and hands it on.
+    """The faults of one run; the notebook or command creates it and passes it to the functions.
 
     Args:
         strict: True raises the first fault; False lists all of them and goes on.
@@ -44,7 +44,7 @@ class Faults:
 
     @contextmanager
     def survive(self, where: object, remedy: str) -> Iterator[None]:
-        """Let a block fail: its error is raised when strict and listed otherwise, and the block is left.
+        """Context manager: raise an error of its block when strict; otherwise list it and go on after the block.
 
         >>> faults = Faults(strict=False)
         >>> with faults.survive("slice 7", "left empty"):

@@ -90,7 +90,10 @@ class Engine:
             found = self._run_graph(images) if self.frozen else self.network.predict_on_batch(images)
             return np.asarray(found, np.float32)
         except tf.errors.ResourceExhaustedError as error:
-            raise MemoryError(f"a batch of {len(images)} does not fit: {error.message[:200]}") from error
+            raise MemoryError(
+                f"a batch of {len(images)} does not fit in device memory; choose a smaller batch_size "
+                f"({error.message[:200]})"
+            ) from error
 
     def _run_graph(self, images: np.ndarray) -> np.ndarray:
         import tensorflow as tf
@@ -117,7 +120,9 @@ def load(folder: str | os.PathLike):
 
     run = runs.read(folder)
     if not run.model_path.is_file():
-        raise FileNotFoundError(f"{run.folder} has no model.keras; its training did not finish")
+        raise FileNotFoundError(
+            f"{run.folder} has no model.keras, because its training did not finish; resume it, or name another run"
+        )
     module, colon, _ = str(run.parameters.get("network", "")).partition(":")
     if colon:  # a network of your own registers its layers where it is defined; without layers it needs no import
         with contextlib.suppress(ImportError):

@@ -36,7 +36,7 @@ def predict(
     clock: Deadline | None = None,
     progress: bool = True,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Predict scan after scan; the probabilities of several runs are averaged.
+    """Predict scans one by one; the probabilities of several runs are averaged.
 
     Only one scan is held in memory.
 
@@ -62,7 +62,7 @@ def predict(
         raise ValueError("no run folder to predict with; train first, or attach a run")
     members = open_members(run_folders, faults, batch_size)
     if not members:
-        raise ValueError(f"none of the {len(run_folders)} runs could be opened:\n{faults}")
+        raise ValueError(f"none of the {len(run_folders)} runs could be opened; repair them, or name others:\n{faults}")
     clock = clock or Deadline(None)
     whole, failing = passes([member.flip if flip is None else flip for member in members]), set()
     left, scans_left = len(slices), slices["scan"].nunique()
@@ -84,7 +84,7 @@ def predict(
             if probabilities is not None:
                 yield name, probabilities
                 for run in [run for run, kind in failed.items() if issubclass(kind, MemoryError)]:
-                    text = "does not fit into memory, one slice at a time, where other passes do"
+                    text = "does not fit in memory even one slice at a time, although other passes do"
                     faults.meet(f"{members[run.model].name}{' flipped' * run.flipped}", text, "left out from here on")
                     whole.remove(run)
             failing = (failing - set(seconds)) | set(failed)
@@ -103,7 +103,7 @@ def submit(
     settings: cleaning.Settings = cleaning.DEFAULT,
     **options,
 ) -> pd.DataFrame:
-    """Predict a test set and write its submission, which is valid from the first moment on.
+    """Predict a test set and write its submission, which is valid at all times.
 
     A file with all rows empty is written before a network is opened, and replaced as a whole after every scan; when the
     process is stopped, the file holds the finished scans.
@@ -126,7 +126,7 @@ def submit(
     asked = pd.Index(sample["id"].unique())
 
     def keep(found: pd.DataFrame) -> None:
-        with faults.survive(target, "the file of the scan before stays"):
+        with faults.survive(target, "the file written after the previous scan is kept"):
             submission.write(target, found[found["id"].isin(asked)], sample)
 
     found = rows(run_folders, slices, faults, settings=settings, after=keep, **options)
@@ -204,7 +204,7 @@ def _average(members, plan, scan, rows, batch_size, faults, seconds, failed) -> 
             finally:
                 seconds[run] = time.perf_counter() - started
     if not sums:
-        faults.meet(rows["scan"].iloc[0], "no pass over it works", "left empty")
+        faults.meet(rows["scan"].iloc[0], "every pass over it failed", "left empty")
         return None
     worked = len(seconds) - len(failed)
     return sum(inputs.restore(part / worked, scan.shape[1:]) for part in sums.values())
@@ -223,7 +223,9 @@ def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Fa
             batch_size //= 2
             gc.collect()
     if not np.isfinite(found).all():
-        raise ValueError(f"{member.name} gives numbers that are not finite; its weights are damaged")
+        raise ValueError(
+            f"{member.name} predicts values that are not finite; its weights are damaged: copy or train it again"
+        )
     return found
 
 

@@ -87,7 +87,7 @@ def load(rows: pd.DataFrame, faults: Faults) -> np.ndarray | None:
 
 
 def fill(scan: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Fill slices from the nearest whole ones on both sides, weighted by their distance; at the ends, from one.
+    """Fill unreadable slices from the nearest readable ones on both sides, weighted by distance; at the ends, from one.
 
     Args:
         scan: (D, H, W); written to.
@@ -109,7 +109,7 @@ def fill(scan: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def memory_left(root: str | os.PathLike = "/") -> int | None:
-    """Find the bytes of memory that are left: the system's, or those below a container's limit where it has fewer.
+    """Return the bytes of free memory: the system's, or a container's where those are fewer.
 
     Cached files count as free. None where the system does not tell.
 
@@ -160,9 +160,9 @@ def _read_sample(path: Path, slices: pd.DataFrame, faults: Faults) -> pd.DataFra
     counts = sample["id"].value_counts(sort=False)
     short = counts.index[counts < len(contest.ORGANS)]
     if len(short):
-        faults.meet(path, f"{len(short)} ids lack an organ's row, {short[0]} among them", "the rows are added")
+        faults.meet(path, f"{len(short)} ids lack a row of an organ, such as {short[0]}", "the rows are added")
     if not len(sample) and len(slices):
-        faults.meet(path, f"has no rows, and there are {len(slices)} slices", "all slices are written in their order")
+        faults.meet(path, f"has no rows, but there are {len(slices)} slices", "all slices are written in their order")
     if len(faults) == before:
         return sample
     ids = pd.DataFrame({"id": pd.unique(pd.concat([sample["id"], slices["id"]]))})
@@ -219,7 +219,9 @@ def _check_memory(name: str, shape: tuple[int, ...]) -> None:
         return
     needed = int(np.prod(shape, dtype=np.int64)) * _BYTES_PER_VOXEL
     if needed > left:
-        raise MemoryError(f"{name} of {_size(shape)} needs {needed >> 20:,} MiB of memory, and {left >> 20:,} are left")
+        raise MemoryError(
+            f"{name} of {_size(shape)} needs {needed >> 20:,} MiB of memory, but only {left >> 20:,} MiB are free"
+        )
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -117,7 +117,10 @@ class LocalWindowAttention(_Attention):
     def build(self, input_shape):
         channels = input_shape[-1]
         if channels % self.heads:
-            raise ValueError(f"{self.name}: {channels} channels do not divide by {self.heads} heads; choose a divisor")
+            raise ValueError(
+                f"{self.name}: {channels} channels are not divisible by {self.heads} heads; choose heads "
+                f"that divide {channels}"
+            )
         self._check_sides(input_shape)
         for name in ("query", "key", "value", "project"):
             self._add_dense(name, channels, channels)
@@ -143,8 +146,8 @@ class LocalWindowAttention(_Attention):
         for side, length in zip(("height", "width"), shape[1:3], strict=True):
             if length is not None and length % self.window:
                 raise ValueError(
-                    f"{self.name}: the {side} {length} of maps {tuple(shape)} does not divide by the window "
-                    f"{self.window}; pad the maps or choose a window that fits"
+                    f"{self.name}: the {side} {length} of maps {tuple(shape)} is not divisible by the window "
+                    f"{self.window}; pad the maps, or choose a window that divides {length}"
                 )
 
 
@@ -193,13 +196,13 @@ class ExternalAttention(_Attention):
 
     def build(self, input_shape):
         if len(input_shape) not in (3, 4):
-            raise ValueError(f"{self.name}: expects (B, N, C) or (B, H, W, C), got {tuple(input_shape)}")
+            raise ValueError(f"{self.name}: input has shape {tuple(input_shape)}; expected (B, N, C) or (B, H, W, C)")
         channels = input_shape[-1]
         wide = self.expansion * channels
         if wide % self.heads:
             raise ValueError(
-                f"{self.name}: expansion {self.expansion} x {channels} channels do not divide by {self.heads} heads; "
-                "choose a divisor"
+                f"{self.name}: {wide} hidden channels (expansion {self.expansion} x {channels} channels) are not "
+                f"divisible by {self.heads} heads; choose heads that divide {wide}"
             )
         size = wide // self.heads
         memory = 2 * size if self.memory is None else self.memory

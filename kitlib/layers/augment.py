@@ -193,7 +193,7 @@ class Augment(keras.layers.Layer):
         return positions[:, 0], positions[:, 1]
 
     def smooth_px(self, shape):
-        """Give alpha and sigma of the smooth field in pixels; its root mean square is then `strength * elastic`."""
+        """Return alpha and sigma of the smooth field in pixels; its root mean square is then `strength * elastic`."""
         sigma_px = self.smoothness * min(shape)
         step_px = self.strength * self.ranges["elastic"] * min(shape)
         return step_px * sigma_px * 2 * math.sqrt(3 * math.pi), sigma_px

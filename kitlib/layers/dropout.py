@@ -1,4 +1,4 @@
-"""Dropout whose random state is saved with the weights, so that a resumed training draws what it would have drawn.
+"""Dropout whose random state is saved with the weights, so that a resumed training drops the same units.
 
 Keras does not save the state of its generators. The replicas of a strategy draw the same numbers, for different
 samples.

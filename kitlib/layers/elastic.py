@@ -14,7 +14,7 @@ _STREAM = 1  # of the seed; Augment uses 2 and 3
 
 
 def displacement(seed, shape, points=3, sigma_px=5.0):
-    """Draw a coarse grid of random steps and carry it to every pixel by a cubic spline, as elasticdeform does.
+    """Draw a coarse grid of random steps and interpolate it to every pixel by a cubic spline, as elasticdeform does.
 
     Control points are independent N(0, sigma_px) for each sample, axis and point (Ronneberger et al., 2015, section
     3.1).
@@ -39,7 +39,7 @@ def control_points(words, points):
     """Draw standard normal steps (B, 2, points, points) from the seeds' words."""
     down, across = (points, points) if isinstance(points, int) else points
     if min(down, across) < 2:
-        raise ValueError(f"points is {points}; a grid needs at least 2 control points along each axis")
+        raise ValueError(f"points is {points}; choose at least 2 control points along each axis")
     return randomness.normal(words, (2, down, across), _STREAM)
 
 
@@ -84,7 +84,7 @@ def field_noise(words, shape):
 
 
 def smoothed(noise, sigma_px):
-    """Smooth noise (B, 2, H, W) by a Gaussian along H and W; its strength is the same at the rim."""
+    """Smooth noise (B, 2, H, W) by a Gaussian along H and W; its strength is the same at the border."""
     rows, columns = (sampling.gaussian(size, float(sigma_px)) for size in noise.shape[2:])
     return _along_both(rows, noise, columns)
 
@@ -113,9 +113,13 @@ def warp(maps, field, order=1, mode="constant", fill=0.0):
     """
     maps, field = ops.convert_to_tensor(maps), ops.convert_to_tensor(field)
     if tuple(maps.shape[1:3]) != tuple(field.shape[1:3]) or field.shape[-1] != 2:
-        raise ValueError(f"field has shape {tuple(field.shape)}, maps {tuple(maps.shape)}; a field is (B, H, W, 2)")
+        raise ValueError(
+            f"field has shape {tuple(field.shape)} for maps of shape {tuple(maps.shape)}; expected (B, H, W, 2)"
+        )
     if None not in (maps.shape[0], field.shape[0]) and maps.shape[0] != field.shape[0]:
-        raise ValueError(f"{field.shape[0]} fields for {maps.shape[0]} samples of maps; give one field per sample")
+        raise ValueError(
+            f"field has {field.shape[0]} samples, but maps have {maps.shape[0]}; give one field per sample"
+        )
     return sampling.sample(maps, *positions(field), order=order, mode=mode, fill=fill)
 
 

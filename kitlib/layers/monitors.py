@@ -35,18 +35,18 @@ class _Overlap(keras.metrics.Metric):
     def __init__(self, organ=None, threshold=0.5, per="stream", empty="one", organs=3, name=None, dtype=None):
         super().__init__(name=name or "_".join(filter(None, (type(self).__name__.lower(), organ))), dtype=dtype)
         if organ is not None and organ not in contest.ORGANS:
-            raise ValueError(f"{self.name}: organ is {organ!r}; choose one of {', '.join(contest.ORGANS)}")
+            raise ValueError(f"{self.name}: organ={organ!r} is unknown; choose one of {', '.join(contest.ORGANS)}")
         if per not in ("stream", "slice"):
-            raise ValueError(f"{self.name}: per is {per!r}; choose 'stream' or 'slice'")
+            raise ValueError(f"{self.name}: per={per!r} is unknown; choose 'stream' or 'slice'")
         if empty not in (*EMPTY, "skip"):
-            raise ValueError(f"{self.name}: empty is {empty!r}; choose 'one', 'zero' or 'skip'")
+            raise ValueError(f"{self.name}: empty={empty!r} is unknown; choose 'one', 'zero' or 'skip'")
         self.organ, self.threshold, self.per, self.empty, self.organs = organ, threshold, per, empty, organs
         shape = (organs if organ is None else 1,)
         self.top = self.add_variable(shape, "zeros", name="top", dtype="float32")
         self.bottom = self.add_variable(shape, "zeros", name="bottom", dtype="float32")
 
     def areas(self, both, truth, predicted):
-        """Give numerator and denominator from the areas of the intersection, the truth and the prediction."""
+        """Return numerator and denominator from the areas of the intersection, the truth and the prediction."""
         raise NotImplementedError
 
     def update_state(self, y_true, y_pred, sample_weight=None):

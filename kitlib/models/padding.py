@@ -21,7 +21,7 @@ def mirrored_border(
     ((92, 92), (92, 92))
     """
     if None in sides:
-        raise ValueError(f"mirror_border needs a fixed height and width, got {tuple(sides)}; replace None by a number")
+        raise ValueError(f"mirror_border needs a fixed height and width, got {tuple(sides)}; set both")
     before, after = [], []
     for side in sides:
         grown = side + 2 * skip_border(0, levels) + 8
@@ -61,7 +61,7 @@ def context(pixel: int, levels: int) -> tuple[int, int]:
 
 
 def check_size(sides: Sequence[int | None], levels: int, stages: Sequence[int], window: int, padding: str) -> None:
-    """Raise ValueError for a side that does not fit the network; say why, and which sides near it do."""
+    """Raise ValueError for a side that does not fit the network; the message names the nearest sides that do."""
     for name, side in zip(("height", "width"), sides, strict=True):
         reason = side is not None and _misfit(side, levels, stages, window, padding)
         if reason:
@@ -69,10 +69,9 @@ def check_size(sides: Sequence[int | None], levels: int, stages: Sequence[int], 
                 next((x for x in steps if not _misfit(x, levels, stages, window, padding)), None)
                 for steps in (range(side, 0, -1), range(side, side + 4096))
             ]
-            fits = " and ".join(str(x) for x in near if x)
-            raise ValueError(
-                f"the {name} {side} does not fit {levels} levels: {reason}; {fits or 'none near'} would fit"
-            )
+            fits = " or ".join(str(x) for x in near if x)
+            remedy = f"choose {fits}" if fits else "no size nearby fits"
+            raise ValueError(f"the {name} {side} does not fit {levels} levels: {reason}; {remedy}")
 
 
 def _misfit(side: int, levels: int, stages: Sequence[int], window: int, padding: str) -> str | None:
@@ -82,9 +81,9 @@ def _misfit(side: int, levels: int, stages: Sequence[int], window: int, padding:
         if side < 1:
             return f"no pixel is left at stage {stage}"
         if stage in stages and side % window:
-            return f"stage {stage} is {side} long, which does not divide by the window {window}"
+            return f"stage {stage} is {side} long, which is not divisible by the window {window}"
         if stage < levels and side % 2:
-            return f"stage {stage} is {side} long, which does not halve"
+            return f"stage {stage} is {side} long, which is odd"
         side //= 2
     return None
 

@@ -151,11 +151,13 @@ def _check_arguments(levels, stages, padding, mirror_border, encoder):
     if mirror_border and padding != "valid":
         raise ValueError("mirror_border needs padding='valid'; with 'same' the output has the image's size without it")
     if encoder is not None and padding != "same":
-        raise ValueError("an encoder needs padding='same', got 'valid': its skips cannot be cropped to fit")
+        raise ValueError("padding is 'valid', but an encoder needs padding='same', because its skips cannot be cropped")
     if isinstance(encoder, str) and levels != encoders.LEVELS:
         raise ValueError(f"levels is {levels}; encoder {encoder!r} has {encoders.LEVELS}, so leave levels out")
-    if levels < 1 or not set(stages) <= set(range(levels + 1)):
-        raise ValueError(f"window_stages is {stages}; a network of {levels} levels has the stages 0 to {levels}")
+    if levels < 1:
+        raise ValueError(f"levels is {levels}; choose 1 or more")
+    if not set(stages) <= set(range(levels + 1)):
+        raise ValueError(f"window_stages is {stages}; choose from 0 to {levels}, the stages of {levels} levels")
 
 
 class _Blocks:
@@ -208,16 +210,20 @@ class _Blocks:
         """Build another way down; check its maps and put the attention on them."""
         stages = encoders.down(encoder, images, stem) if isinstance(encoder, str) else list(encoder(images))
         if len(stages) != levels + 1 or stages[-1] is None:
+            last = ", the last one None" if stages and stages[-1] is None else ""
             raise ValueError(
-                f"the encoder gives {len(stages)} maps; {levels} levels need {levels + 1}, the last not None"
+                f"the encoder returns {len(stages)} maps{last}; {levels} levels need {levels + 1}, the last not None: "
+                "change levels or the encoder"
             )
         for stage, maps in enumerate(stages):
             if maps is None and stage in self.stages:
-                raise ValueError(f"window_stages is {self.stages}, but the encoder has no maps at stage {stage}")
+                raise ValueError(
+                    f"window_stages is {self.stages}, but the encoder has no maps at stage {stage}; leave it out"
+                )
             for side, image in zip(maps.shape[1:3] if maps is not None else (), images.shape[1:3], strict=False):
                 if None not in (side, image) and side * 2**stage != image:
                     raise ValueError(
-                        f"stage {stage} of the encoder has the side {side}; {image} / {2**stage} is expected"
+                        f"stage {stage} of the encoder has a side of {side} pixels; expected {image} / {2**stage}"
                     )
         return [self.windows(maps, stage) for stage, maps in enumerate(stages)]
 

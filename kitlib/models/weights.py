@@ -1,4 +1,4 @@
-"""Weight files as arrays: HDF5 with layer names, .npz, and PyTorch's first format. Nothing in a file is executed."""
+"""Weight files as arrays: HDF5 with layer names, .npz, and PyTorch before 1.6. Nothing in a file is executed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ def read(path: Path) -> dict[str, list[np.ndarray]]:
     """
     readers = {".h5": _read_hdf5, ".npz": _read_npz, ".pth": _read_torch}
     if path.suffix not in readers:
-        raise ValueError(f"{path}: {path.suffix or 'a file without a suffix'} is not read; the formats are {FORMATS}")
+        raise ValueError(f"{path}: {path.suffix or 'a file without a suffix'} is not supported; use {FORMATS}")
     try:
         return readers[path.suffix](path)
     except Exception as reason:  # a damaged file can fail anywhere in its reader
-        raise ValueError(f"{path} is damaged or of another format ({reason}); the formats are {FORMATS}") from reason
+        raise ValueError(
+            f"{path} is damaged or has another format ({reason}); download it again, or use {FORMATS}"
+        ) from reason
 
 
 def write(path: Path, layers: dict[str, list[np.ndarray]]) -> Path:
@@ -86,12 +88,12 @@ class _Unpickler(pickle.Unpickler):
             return _Tensor
         if module == "torch" and name in _STORAGES:
             return name
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which no file of weights needs")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not allowed in a weight file")
 
     def persistent_load(self, identifier):
         kind, storage, key, _, count, view = identifier
         if kind != "storage" or view is not None:
-            raise pickle.UnpicklingError(f"it holds a {kind} or a view, not a plain storage")
+            raise pickle.UnpicklingError(f"{kind} {key!r} is not a plain storage")
         self.storages[key] = np.dtype(_STORAGES[storage]), count
         return key
 
@@ -106,7 +108,7 @@ class _Tensor:
         self.stored = [shape[axis] for axis in self.order]
         dense = [math.prod(self.stored[place + 1 :]) for place in range(len(shape))]
         if any(shape[axis] > 1 and strides[axis] != step for axis, step in zip(self.order, dense, strict=True)):
-            raise pickle.UnpicklingError(f"a tensor of shape {shape} has gaps, strides {strides}")
+            raise pickle.UnpicklingError(f"a tensor of shape {shape} in storage {key!r} has gaps: strides {strides}")
 
     def cut(self, storage: np.ndarray) -> np.ndarray:
         """Take the tensor out of its storage."""
@@ -118,15 +120,16 @@ def _read_torch(path):
     with open(path, "rb") as file:
         plain = [_Unpickler(file, {}).load() for _ in range(3)]  # magic number, protocol, byte order
         if plain[:2] != [_MAGIC, _PROTOCOL] or not plain[2].get("little_endian"):
-            raise ValueError("it is not a little-endian file of PyTorch's first format")
+            raise ValueError("it is not a little-endian file of PyTorch before 1.6")
         storages = {}
         tensors = _Unpickler(file, storages).load()
         values = {}
         for key in _Unpickler(file, {}).load():
             dtype, count = storages[key]
-            if int.from_bytes(file.read(8), "little") != count:
-                raise ValueError(f"storage {key} does not have the {count} numbers that its tensors need")
+            stored = int.from_bytes(file.read(8), "little")
+            if stored != count:
+                raise ValueError(f"storage {key!r} has {stored} numbers, but its tensors need {count}")
             values[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype)
             if len(values[key]) != count:
-                raise ValueError(f"storage {key} ends after {len(values[key])} of {count} numbers")
+                raise ValueError(f"storage {key!r} ends after {len(values[key])} of {count} numbers")
     return {name: [tensor.cut(values[tensor.key])] for name, tensor in tensors.items()}

@@ -131,7 +131,7 @@ def trials(sets: Iterable[str] = tuple(SETS)) -> list[Trial]:
     """
     unknown = set(sets) - set(SETS)
     if unknown:
-        raise ValueError(f"unknown comparison {min(unknown)!r}; choose among {', '.join(SETS)}")
+        raise ValueError(f"unknown comparison {min(unknown)!r}; choose from {', '.join(SETS)}")
     needed = {BASE, *(name for comparison in sets for name in SETS[comparison].values())}
     return [TRIALS[name] for name in sorted(TRIALS, key=lambda name: name != BASE) if name in needed]
 

@@ -10,7 +10,7 @@ from kitlib.postprocess import baselines
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; return 1 after an error."""
     parser = argparse.ArgumentParser("python -m kitlib.postprocess", description=__doc__.split(":")[0])
-    parser.add_argument("root", type=Path, metavar="ROOT", help="a synthetic competition, with truth.csv")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of a synthetic competition, with truth.csv")
     parser.add_argument("submission", type=Path, metavar="SUBMISSION", help="the submission.csv to score")
     options = parser.parse_args(arguments)
     try:

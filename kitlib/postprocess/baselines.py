@@ -105,8 +105,9 @@ def table(root: Path, path: Path) -> pd.DataFrame:
     """
     if not (root / "truth.csv").is_file():
         raise FileNotFoundError(
-            f"{root} has no truth.csv, which only a synthetic competition has: write one with python -m phantom, or "
-            "score against masks of your own with python -m kitlib.scoring"
+            f"{root} has no truth.csv; give a synthetic competition, such as python -m phantom writes, or "
+            "score against "
+            "your own masks with python -m kitlib.scoring"
         )
     train, test = scans.read(root), scans.read(root, "test")
     problems = submission.check(path, test, submission.read(root / "sample_submission.csv"))

@@ -82,7 +82,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str) -> "Settings":
-        """Read settings from text; missing fields keep their defaults, an unknown field is an error that names it."""
+        """Read settings from text; missing fields keep their defaults, an unknown field raises ValueError."""
         values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError(f"Settings {values!r}: expected a JSON object")
@@ -112,11 +112,11 @@ def masks(probabilities: np.ndarray, settings: Settings, presence: np.ndarray | 
     """
     organs = len(contest.ORGANS)
     if probabilities.ndim != 4 or probabilities.shape[-1] != organs:
-        raise ValueError(f"expected probabilities of shape (D, H, W, {organs}), got {probabilities.shape}")
+        raise ValueError(f"probabilities have shape {probabilities.shape}; expected (D, H, W, {organs})")
     if not np.issubdtype(probabilities.dtype, np.floating):
-        raise ValueError(f"expected probabilities as floats in [0, 1], got {probabilities.dtype}; divide bytes by 255")
+        raise ValueError(f"probabilities are {probabilities.dtype}; expected floats in [0, 1]: divide bytes by 255")
     if presence is not None and presence.shape != (len(probabilities), organs):
-        raise ValueError(f"expected presence of shape {(len(probabilities), organs)}, got {presence.shape}")
+        raise ValueError(f"presence has shape {presence.shape}; expected {(len(probabilities), organs)}")
     result = np.zeros(probabilities.shape, bool)
     for organ in range(organs):
         scores = None if presence is None else presence[:, organ]
@@ -149,8 +149,8 @@ def organ_mask(
     if settings.presence[organ]:
         if presence is None:
             raise ValueError(
-                f"Settings presence={settings.presence} needs the model's presence scores, and there are none: "
-                "set it to (0.0, 0.0, 0.0)"
+                f"Settings presence={settings.presence} needs the model's presence scores, but none were given: "
+                "pass presence, or set it to (0.0, 0.0, 0.0)"
             )
         mask = _unless_empty(gate(mask, presence, settings.presence[organ]), mask)
     if settings.island[organ]:
@@ -171,7 +171,7 @@ def _unless_empty(after: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 def hysteresis(probabilities: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Keep the 3D components of `probabilities >= low` (26 neighbours) that somewhere reach `high`."""
+    """Keep the 3D components of `probabilities >= low` (26 neighbours) that reach `high` in at least one voxel."""
     labels, count = ndimage.label(probabilities >= np.asarray(low, probabilities.dtype), _ALL_NEIGHBOURS)
     kept = np.zeros(count + 1, bool)
     kept[labels[probabilities >= np.asarray(max(low, high), probabilities.dtype)]] = True
@@ -262,13 +262,13 @@ def last_slice(mask: np.ndarray) -> int:
 
 
 def stop_line(large: int, small: int, stop: str) -> int:
-    """Return the common last slice of two organs from their own ones; -1 when either organ is absent.
+    """Return the common last slice of two organs from the last slice of each; -1 when either organ is absent.
 
     >>> stop_line(90, 95, "mean")
     93
     """
     if stop not in STOPS[1:]:
-        raise ValueError(f"stop {stop!r}: expected one of {STOPS[1:]}")
+        raise ValueError(f"stop={stop!r}: expected one of {STOPS[1:]}")
     if min(large, small) < 0:
         return -1
     return {"earlier": min(large, small), "later": max(large, small), "mean": (large + small + 1) // 2}[stop]

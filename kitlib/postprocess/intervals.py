@@ -75,12 +75,10 @@ def _check(presence, offset, bonus):
     if presence.ndim != 2 or presence.shape[1] != organs:
         raise ValueError(f"presence has shape {presence.shape}; expected (slices, {organs})")
     if not ((presence >= 0) & (presence <= 1)).all():
-        raise ValueError(
-            f"presence reaches from {presence.min()} to {presence.max()}; expected probabilities in [0, 1]"
-        )
+        raise ValueError(f"presence ranges from {presence.min()} to {presence.max()}; expected probabilities in [0, 1]")
     if offset.shape != (organs,) or not np.isfinite(offset).all():
         raise ValueError(f"offset is {offset.tolist()}; expected {organs} numbers, one per organ")
     if bonus.shape != (len(presence),) or np.isnan(bonus).any():
         raise ValueError(
-            f"bonus has shape {bonus.shape} or holds NaN; expected a number for each of {len(presence)} slices"
+            f"bonus has shape {bonus.shape} or contains NaN; expected a number for each of {len(presence)} slices"
         )

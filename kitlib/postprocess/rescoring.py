@@ -53,7 +53,10 @@ class Rescorer:
         known = set(truth["id"])
         lost = slices.loc[~slices["id"].isin(known), "scan"].unique()
         if len(lost):
-            raise ValueError(f"the truth has no row for slices of {len(lost)} scans, first {lost[0]}")
+            raise ValueError(
+                f"the truth lacks slices of {len(lost)} scans, first {lost[0]}; add their rows, or leave "
+                "these scans out"
+            )
         self.parts = dict(iter(scans.with_masks(slices, truth).groupby("scan", sort=False)))
         cases = [contest.case_of(scan) for scan in self.parts]
         self.cases = list(dict.fromkeys(cases))
@@ -80,7 +83,7 @@ class Rescorer:
         return totals
 
     def best(self, choices: list[Settings], cases: np.ndarray) -> Settings:
-        """Return the settings with the highest score on some cases, (cases,) bool; the first of equals."""
+        """Return the settings with the highest score on some cases, (cases,) bool; the first if several are equal."""
         values = [host.value(self.totals(settings)[cases].sum(axis=0)) for settings in choices]
         return choices[int(np.nan_to_num(np.round(values, 12), nan=-1.0).argmax())]
 
@@ -167,10 +170,12 @@ def _least(settings: Settings) -> float:
 
 
 def opened(probabilities: Callable[[str], np.ndarray], scan: str, depth: int) -> np.ndarray:
-    """Read the probabilities of a scan, (depth, h, w, organs); another shape is an error that names the scan."""
+    """Read the probabilities of a scan, (depth, h, w, organs); another shape raises ValueError."""
     read = probabilities(scan)
     if read.ndim != 4 or (len(read), read.shape[-1]) != (depth, len(contest.ORGANS)):
-        raise ValueError(f"{scan}: expected probabilities ({depth}, h, w, {len(contest.ORGANS)}), got {read.shape}")
+        raise ValueError(
+            f"{scan}: probabilities have shape {read.shape}; expected ({depth}, h, w, {len(contest.ORGANS)})"
+        )
     return read
 
 

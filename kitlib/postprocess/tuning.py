@@ -99,9 +99,9 @@ def tune(
     """
     scorer = Rescorer(probabilities, truth, slices, cache, workers)
     if len(scorer.cases) < 2:
-        raise ValueError(f"tuning needs at least two cases, to hold one out, got {len(scorer.cases)}: {scorer.cases}")
+        raise ValueError(f"tuning needs at least two cases, got {len(scorer.cases)} ({scorer.cases}); add another case")
     if folds < 2:
-        raise ValueError(f"folds={folds}: tuning holds out one group of cases at a time and needs at least two groups")
+        raise ValueError(f"folds={folds}: must be at least 2, because tuning holds out one group of cases at a time")
     groups = np.arange(len(scorer.cases)) % min(folds, len(scorer.cases))
     states = [start] * (groups.max() + 2)  # one per fold, and the one of all cases
     plan = [*((*step, False) for step in _steps(values)), *((("threshold",), REFINE, k, True) for k in range(3))]

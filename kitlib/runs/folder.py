@@ -42,7 +42,7 @@ class Run:
 
     @property
     def spec(self) -> InputSpec:
-        """What the network sees."""
+        """The specification of the network's input."""
         return InputSpec.from_json(json.dumps(self.record["input_spec"]))
 
     @property
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def trained(self) -> bool:
-        """Whether it finished an epoch; the weights of a run that did not are little more than random."""
+        """Whether the run finished an epoch; otherwise its weights are nearly random."""
         if "trained_epochs" in self.record:
             return self.record["trained_epochs"] > 0
         return self.record.get("best_weights") != "unfinished epoch"  # as version 0.1 wrote it
@@ -108,9 +108,12 @@ class Run:
 
     @property
     def settings(self) -> Settings:
-        """How probabilities become masks: as tuned, or DEFAULT before that."""
+        """The tuned post-processing settings, or DEFAULT before any tuning."""
         path = self.folder / "settings.json"
-        return Settings.from_json(path.read_text(encoding="utf-8")) if path.is_file() else DEFAULT
+        try:
+            return Settings.from_json(path.read_text(encoding="utf-8")) if path.is_file() else DEFAULT
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def score(self) -> dict:
         """Read the score on the validation scans; empty before there is one."""
@@ -134,12 +137,12 @@ def read(folder: str | os.PathLike) -> Run:
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; copy the run folder again") from None
     if not isinstance(record, dict) or not isinstance(record.get("data", {}), dict):
-        raise ValueError(f"{path} is damaged: it holds no record of a run; copy the run folder again")
+        raise ValueError(f"{path} is damaged: it is not the record of a run; copy the run folder again")
     return Run(folder, record)
 
 
 def finished(folder: str | os.PathLike) -> bool:
-    """Whether a folder holds a finished run, which is not written to again."""
+    """Whether a folder holds a finished run, which is never written to again."""
     return (Path(folder) / "run.json").is_file() and read(folder).state == "finished"
 
 
@@ -169,7 +172,7 @@ def compare(root: str | os.PathLike) -> pd.DataFrame:
 
 
 def write_history(folder: str | os.PathLike, rows: Sequence[dict]) -> None:
-    """Write the rows of history.csv: add those that are missing, or replace a file that a killed process left.
+    """Write history.csv: append the missing rows, or replace a file that an interrupted process left incomplete.
 
     A value that is not measured after every epoch has its own column, empty where it is missing.
     """

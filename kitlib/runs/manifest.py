@@ -1,4 +1,4 @@
-"""Check sums of the files in a folder, so that a damaged copy is known by the name of the file.
+"""Check sums of the files in a folder, which find the damaged files of a copy.
 
 `make bundle` writes one beside the run folders that it packs; `selection.choose` compares it before it trusts a file.
 """
@@ -48,7 +48,7 @@ def check(root: str | os.PathLike) -> dict[Path, str]:
     try:
         sums = _read(root)
     except (OSError, ValueError, AttributeError) as error:
-        return {root / NAME: f"is not a table of check sums: {error}"}
+        return {root / NAME: f"is not a table of check sums ({error}); copy the folder again"}
     problems = {}
     for name, wanted in sums.items():
         path = root / name

@@ -1,4 +1,4 @@
-"""Which runs answer: the run folders to predict with, their settings, and the probabilities that score a run.
+"""Selection of runs: the folders to predict with, their settings, and the probabilities that score a run.
 
 Every choice comes with (path, problem) pairs for what was left out because it is damaged or was trained on another kind
 of data; whoever asked decides whether a problem stops or is only listed.
@@ -70,7 +70,7 @@ def choose(root: str | os.PathLike, name: str = "", kind: str = folder.UNKNOWN, 
 
 
 def choose_settings(run_folders: Sequence[str | os.PathLike]) -> tuple[Settings, list[tuple[Path, str]]]:
-    """Choose how probabilities become masks, from what was tuned with the runs.
+    """Choose post-processing settings among those tuned with the runs.
 
     Settings are tuned together and therefore never mixed. Several runs take the settings in their common folder, where
     a cross-validation is tuned on all its folds; without those, and where the runs disagree, the settings of the run
@@ -122,7 +122,9 @@ class HeldOut:
             for scan in run.scans:
                 other = self._owner.setdefault(scan, run)
                 if other is not run:
-                    raise ValueError(f"{scan} is held out by {other.folder} and by {run.folder}: name one of them")
+                    raise ValueError(
+                        f"{scan} is held out by {other.folder} and by {run.folder}; name one of the two runs"
+                    )
         self.scans = [scan for scan in self._owner if scans is None or scan in scans]
         self.cases = list(dict.fromkeys(contest.case_of(scan) for scan in self.scans))
         first = self.runs[0].folder
@@ -158,7 +160,7 @@ def choose_held_out(
     root, problems, whole = Path(root), [], []
     for run in sorted(_read_all(root, problems), key=folder.age):
         if not run.trained:
-            problems.append((run.folder, "stopped within its first epoch; train it further"))
+            problems.append((run.folder, "stopped within its first epoch; resume it"))
         elif run.foreign(kind):
             problems.append((run.folder, _foreign(run, kind)))
         else:
@@ -170,11 +172,13 @@ def choose_held_out(
     named = [key for key in choices if name in (key, key.rsplit("/", 1)[-1])]
     if named and named[-1] in enough:
         return enough[named[-1]], problems
-    fault = f"holds out {len(choices[named[-1]].cases)} of the data's cases, and needs two" if named else "is not there"
+    fault = (
+        f"holds out {len(choices[named[-1]].cases)} of the data's cases and needs two" if named else "is not available"
+    )
     lines = [f"  {key}: {len(choice.scans)} scans of {len(choice.cases)} cases" for key, choice in choices.items()]
     lines += [f"  {path}: {problem}" for path, problem in problems]
-    listed = "\n".join(["", *lines]) if lines else " no finished run: train first"
-    raise ValueError(f"run {name!r} {fault}; below {root} there is{listed}")
+    remedy = "\n".join([f"choose a run of {root}:", *lines]) if lines else f"{root} has no finished run: train first"
+    raise ValueError(f"run {name!r} {fault}; {remedy}")
 
 
 def thin(scans: Sequence[str], most: int) -> list[str]:
@@ -201,7 +205,7 @@ def _in_bundle(dataset: Path) -> tuple[Path, list[tuple[Path, str]]]:
     if packed:
         return dataset, [(path, f"is not unpacked; {remedy}") for path in packed]
     if any(True for depth in range(5) for _ in dataset.glob("*/" * depth + "run.json")):
-        return dataset, [(dataset, f"holds runs without {manifest.NAME}, so that some may be missing; {remedy}")]
+        return dataset, [(dataset, f"has runs but no {manifest.NAME}, so some runs may be missing; {remedy}")]
     return dataset, []
 
 

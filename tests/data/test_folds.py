@@ -48,9 +48,9 @@ def test_days_of_a_case_may_only_be_held_out_after_those_trained_on(slices):
 
 
 def test_a_scan_in_both_sets_and_an_empty_set_are_refused(slices):
-    with pytest.raises(ValueError, match="is in the training and in the validation set"):
+    with pytest.raises(ValueError, match="is in both the training set and the validation set"):
         folds.split(slices, slices["slice"] == 1)
-    with pytest.raises(ValueError, match="0 to validate on"):
+    with pytest.raises(ValueError, match="0 validation slices"):
         folds.split(slices, slices["slice"] < 0)
 
 
@@ -78,5 +78,5 @@ def test_folds_are_read_from_any_csv_and_lines_that_are_none_are_named(tmp_path)
     path.write_bytes("\ufefffold;case\r\n1;7\r\n0;12\r\n".encode("utf-16"))
     assert folds.read(path).to_dict() == {7: 1, 12: 0}
     path.write_text("case,fold\n7,1\n12,x\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"folds\.csv, line 3: '12,x' is not a case and its fold"):
+    with pytest.raises(ValueError, match=r"folds\.csv, line 3: the row is '12,x'; expected two whole numbers"):
         folds.read(path)

@@ -92,7 +92,7 @@ def test_unreadable_slices_are_named(tmp_path):
         with pytest.raises(ValueError, match=reason) as error:
             inputs.load([good, bad])
         assert bad.name in str(error.value)
-    with pytest.raises(ValueError, match="has no slices"):
+    with pytest.raises(ValueError, match="paths is empty"):
         inputs.load([])
 
 

@@ -31,7 +31,7 @@ def test_new_masks_leave_the_packed_images_alone(packed, slices):
     bare = packed.remasked(slices.assign(stomach=""))
     assert bare.images is packed.images
     np.testing.assert_array_equal(bare.masks, packed.masks & 3)
-    with pytest.raises(ValueError, match="packed slices in their order"):
+    with pytest.raises(ValueError, match="packed ones in their order"):
         packed.remasked(slices.iloc[::-1])
     with pytest.raises(ValueError, match="more than depth and stride"):
         packed.restacked(inputs.InputSpec(64, 64))
@@ -188,7 +188,7 @@ def test_altered_images_under_the_same_names_are_packed_anew(slices, tmp_path):
 def test_an_image_of_another_size_than_its_name_is_named(slices, tmp_path):
     rows = slices[slices["scan"] == slices["scan"].iloc[0]].copy()
     rows[["height", "width"]] = rows[["width", "height"]].to_numpy() + 1
-    with pytest.raises(ValueError, match="and its name says"):
+    with pytest.raises(ValueError, match="but its name says"):
         pipeline.pack(rows, SPEC)
 
 

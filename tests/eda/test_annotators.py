@@ -70,7 +70,7 @@ def test_a_case_is_followed_that_is_there(two_days):
     assert annotators.case_to_follow(two_days) == 7
     assert annotators.case_to_follow(two_days, 9) == 9
     assert annotators.case_to_follow(two_days.iloc[:0]) == 0
-    with pytest.raises(ValueError, match="CASE=8: no such case here; choose one of 7, 9"):
+    with pytest.raises(ValueError, match="CASE=8 is not in the data; choose one of 7, 9"):
         annotators.case_to_follow(two_days, 8)
 
 

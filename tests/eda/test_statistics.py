@@ -177,7 +177,7 @@ def test_an_index_stands_for_the_images(tmp_path):
     assert masked.empty
     with pytest.raises(FileNotFoundError, match=r"INDEX=.*none\.csv: no such file; give a csv with the columns id"):
         statistics.read(index=tmp_path / "none.csv")
-    with pytest.raises(FileNotFoundError, match=r"DATA=.*: has no train\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"DATA=.* has no train\.csv"):
         statistics.read(tmp_path, tmp_path / "index.csv.gz")
     rows = [(name, organ, "1 2" if organ == "stomach" else "") for name in index["id"][:1] for organ in ORGANS]
     pd.DataFrame(rows, columns=["id", "class", "segmentation"]).to_csv(tmp_path / "train.csv", index=False)

@@ -24,11 +24,11 @@ def test_runs_without_out_of_fold_probabilities_are_named_and_left_out(
         shutil.rmtree(tmp_path / f"fold{number}/oof")
     drawn = {path.name for path in command.draw(tmp_path, competition)}
     assert drawn == {"history.png", "folds.png"}
-    assert capsys.readouterr().out.count("no predictions are drawn") == 2
+    assert capsys.readouterr().out.count("predictions are not drawn") == 2
 
 
 def test_folder_without_a_run_is_named(tmp_path, capsys):
-    with pytest.raises(FileNotFoundError, match="holds no run with a model"):
+    with pytest.raises(FileNotFoundError, match="has no run with a model"):
         command.draw(tmp_path)
     assert command.main([str(tmp_path / "nosuch")]) == 2
-    assert "nosuch holds no run with a model; train first" in capsys.readouterr().err
+    assert "nosuch has no run with a model; train first" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def test_the_drawing_of_another_encoder_shows_its_skips():
 
 def test_a_model_of_another_make_is_refused():
     images = keras.Input((8, 8, 3))
-    with pytest.raises(ValueError, match=r"'other' has no layer up0a; pass a model that kitlib\.models\.build_unet"):
+    with pytest.raises(ValueError, match=r"'other' has no layer up0a; pass a model built by kitlib\.models"):
         layers.network(keras.Model(images, keras.layers.Conv2D(3, 1)(images), name="other"))
 
 

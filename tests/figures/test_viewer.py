@@ -125,7 +125,7 @@ def test_command_writes_the_page_of_a_run_and_names_what_is_missing(
     assert [one["name"] for one in blocks(page)["page"]["scans"]] == [scan]
     shutil.rmtree(tmp_path / "run" / "oof")
     assert command.main([str(tmp_path / "run"), str(competition), "--viewer"]) == 2
-    assert "holds no scan of this data" in capsys.readouterr().err
+    assert "has no scan of this data" in capsys.readouterr().err
 
 
 def test_command_writes_the_page_of_a_submission(competition, tmp_path, capsys):

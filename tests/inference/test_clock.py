@@ -92,7 +92,7 @@ def test_log_has_a_row_per_scan():
 
 def test_impossible_hours_are_refused():
     for hours in (0, -1.5):
-        with pytest.raises(ValueError, match=f"a deadline of {hours} hours: hours must be positive"):
+        with pytest.raises(ValueError, match=f"hours is {hours}; expected a positive number"):
             Deadline(hours)
 
 

@@ -333,5 +333,5 @@ def test_settings_that_make_no_sense_are_named(options, message):
 
 
 def test_masks_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"masks have shape \(4, 37, 52, 3\), images \(4, 37, 53, 5\)"):
+    with pytest.raises(ValueError, match=r"masks are \(4, 37, 52, 3\), but images are \(4, 37, 53, 5\)"):
         Augment()(waves(), masks()[:, :, 1:], SEEDS, training=True)

@@ -333,10 +333,10 @@ def test_a_field_of_another_size_is_refused():
 
 @pytest.mark.parametrize("order", [0, 1, 3])
 def test_one_field_for_two_samples_is_refused(order):
-    with pytest.raises(ValueError, match="1 fields for 2 samples of maps"):
+    with pytest.raises(ValueError, match="field has 1 samples, but maps have 2"):
         elastic.warp(maps(), steps(0, 0, 1), order)
 
 
 def test_one_control_point_is_refused():
-    with pytest.raises(ValueError, match="points is 1; a grid needs at least 2"):
+    with pytest.raises(ValueError, match="points is 1; choose at least 2"):
         elastic.displacement(0, (2, H, W), points=1)

@@ -64,9 +64,9 @@ def test_any_multiple_fits_and_other_sides_are_named(levels, multiple):
 
 
 def test_an_error_offers_sides_that_fit():
-    with pytest.raises(ValueError, match=r"height 100 .*stage 1 is 50 long.*window 4; 96 and 112 would fit"):
+    with pytest.raises(ValueError, match=r"height 100 .*stage 1 is 50 long.*window 4; choose 96 or 112"):
         build_unet((100, 128, 5))
-    with pytest.raises(ValueError, match=r"width 90 .*stage 1 is 45 long, which does not halve; 80 and 96 would fit"):
+    with pytest.raises(ValueError, match=r"width 90 .*stage 1 is 45 long, which is odd; choose 80 or 96"):
         build_unet((96, 90, 5), **NO_ATTENTION)
 
 
@@ -116,9 +116,9 @@ def test_valid_with_a_mirrored_border_sees_what_stands_at_a_pixel():
     [
         ({"padding": "full"}, "choose 'same' or 'valid'"),
         ({"mirror_border": True}, "mirror_border needs padding='valid'"),
-        ({"window_stages": (5,)}, "has the stages 0 to 4"),
-        ({"encoder": lambda x: [x]}, "the encoder gives 1 maps"),
-        ({"encoder": lambda x: [x] * 5}, "stage 1 of the encoder has the side 32"),
+        ({"window_stages": (5,)}, "choose from 0 to 4"),
+        ({"encoder": lambda x: [x]}, "the encoder returns 1 maps"),
+        ({"encoder": lambda x: [x] * 5}, "stage 1 of the encoder has a side of 32"),
         ({"encoder": lambda x: [x], "padding": "valid"}, "an encoder needs padding='same'"),
     ],
 )

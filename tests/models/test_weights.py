@@ -40,7 +40,7 @@ def test_nothing_in_a_file_is_executed(place, tmp_path):
     parts[place] = Evil(tmp_path / "executed")
     path = tmp_path / "evil.pth"
     path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in parts))
-    with pytest.raises(ValueError, match=r"evil\.pth is damaged.*it names (posix|nt)\.mkdir"):
+    with pytest.raises(ValueError, match=r"evil\.pth is damaged.*it refers to (posix|nt)\.mkdir"):
         weights.read(path)
     assert not (tmp_path / "executed").exists()
 
@@ -53,7 +53,7 @@ class Stub:
 
 
 def legacy(path, tensors, storages):
-    """Write PyTorch's first format without PyTorch."""
+    """Write the format of PyTorch before 1.6 without PyTorch."""
     import sys
     import types
 
@@ -126,7 +126,7 @@ def test_tensors_that_reach_outside_and_cut_files_are_refused(tensor, cut, messa
 def test_files_of_another_format_are_named(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(b"PK\x03\x04 nothing that can be read")
-    with pytest.raises(ValueError, match=r"weights\.\w+.*the formats are \.h5 \(with layer names\), \.npz or \.pth"):
+    with pytest.raises(ValueError, match=r"weights\.\w+.*use \.h5 \(with layer names\), \.npz or \.pth"):
         weights.read(path)
 
 

@@ -104,4 +104,4 @@ def test_command_prints_the_table(competition, hidden, tmp_path, capsys, monkeyp
 
 def test_command_explains_a_folder_without_truth(tmp_path, capsys):
     assert command.main([str(tmp_path), str(tmp_path / "submission.csv")]) == 1
-    assert "no truth.csv, which only a synthetic competition has" in capsys.readouterr().out
+    assert "has no truth.csv; give a synthetic competition" in capsys.readouterr().out

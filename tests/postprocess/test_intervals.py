@@ -129,8 +129,8 @@ def test_a_larger_offset_shortens_and_a_bonus_moves_the_end():
     ("arguments", "message"),
     [
         ((np.zeros((4, 2)), np.zeros(3)), r"presence has shape \(4, 2\); expected \(slices, 3\)"),
-        ((np.full((4, 3), 1.5), np.zeros(3)), "presence reaches from 1.5 to 1.5"),
-        ((np.full((4, 3), np.nan), np.zeros(3)), "presence reaches from nan"),
+        ((np.full((4, 3), 1.5), np.zeros(3)), "presence ranges from 1.5 to 1.5"),
+        ((np.full((4, 3), np.nan), np.zeros(3)), "presence ranges from nan"),
         ((np.zeros((4, 3)), np.zeros(2)), r"offset is \[0.0, 0.0\]; expected 3 numbers"),
         ((np.zeros((4, 3)), np.zeros(3), np.zeros(3)), r"bonus has shape \(3,\).* each of 4 slices"),
     ],

@@ -128,7 +128,7 @@ def test_other_probabilities_do_not_meet_old_scores(competition, tmp_path):
 
 
 def test_one_case_cannot_be_tuned_on(competition):
-    with pytest.raises(ValueError, match="needs at least two cases, to hold one out, got 1"):
+    with pytest.raises(ValueError, match="needs at least two cases, got 1"):
         tune(competition, slice(0, 1))
 
 
@@ -136,19 +136,19 @@ def test_one_case_cannot_be_tuned_on(competition):
 def test_probabilities_of_another_shape_are_refused_by_the_name_of_their_scan(competition, shape):
     _, truth, slices = part(competition, slice(0, 2))
     scan = slices["scan"].iloc[0]
-    with pytest.raises(ValueError, match=rf"{scan}: expected probabilities \(24, h, w, 3\), got \({shape[0]}, 48"):
+    with pytest.raises(ValueError, match=rf"{scan}: probabilities have .*\({shape[0]}, 48.*expected \(24, h, w, 3\)"):
         tuning.tune(lambda _: np.zeros(shape, np.float32), truth, slices, progress=False)
 
 
 def test_one_fold_cannot_be_held_out(competition):
-    with pytest.raises(ValueError, match=r"folds=1: .* at least two groups"):
+    with pytest.raises(ValueError, match=r"folds=1: must be at least 2"):
         tune(competition, slice(0, 2), folds=1)
 
 
 def test_a_scan_without_truth_is_named(competition):
     probabilities, truth, slices = part(competition, slice(0, 2))
     absent = slices["scan"].iloc[-1]
-    with pytest.raises(ValueError, match=f"no row for slices of 1 scans, first {absent}"):
+    with pytest.raises(ValueError, match=f"the truth lacks slices of 1 scans, first {absent}"):
         tuning.tune(probabilities, truth[~truth["id"].str.startswith(absent + "_")], slices, progress=False)
 
 

@@ -58,13 +58,15 @@ def test_a_run_is_found_by_its_path_and_by_its_last_name(root, name):
 
 
 def test_a_name_that_is_none_lists_what_there_is(root):
-    with pytest.raises(ValueError, match=r"run 'typo' is not there; below .*\n  cv/a: 2 scans of 2 cases\n") as error:
+    with pytest.raises(
+        ValueError, match=r"run 'typo' is not available; choose a run of .*\n  cv/a: 2 scans of 2 cases\n"
+    ) as error:
         held_out(root, "typo")
     assert "lonely: 2 scans of 1 case" in str(error.value)
 
 
 def test_a_named_run_with_one_case_is_refused_and_said(root):
-    with pytest.raises(ValueError, match="run 'lonely' holds out 1 of the data's cases, and needs two"):
+    with pytest.raises(ValueError, match="run 'lonely' holds out 1 of the data's cases and needs two"):
         held_out(root, "lonely")
 
 
@@ -82,7 +84,7 @@ def test_a_run_without_a_finished_epoch_is_left_out_by_name(root):
     assert str(found) == "cv, 2 folds: 4 scans of 3 cases held out"
     assert dict(problems).keys() == {root / "raw", root / "cv/ccc"}
     assert "stopped within its first epoch" in dict(problems)[root / "raw"]
-    with pytest.raises(ValueError, match="run 'raw' is not there"):
+    with pytest.raises(ValueError, match="run 'raw' is not available"):
         held_out(root, "raw")
 
 
@@ -209,7 +211,7 @@ def test_a_score_is_not_taken_from_runs_on_another_kind_of_data(root):
     assert found.folder == root / "cv"
     assert [path for path, _ in problems] == [root / "new"]
     assert runs.choose_held_out(root, kind="phantom")[0].folder == root / "new"
-    with pytest.raises(ValueError, match=r"(?s)run 'new' is not there.*was trained on phantom data"):
+    with pytest.raises(ValueError, match=r"(?s)run 'new' is not available.*was trained on phantom data"):
         runs.choose_held_out(root, "new", kind="competition")
 
 
@@ -280,7 +282,7 @@ def added(dataset):
         (flattened, "a/model.keras", "missing", []),
         (without_folders, "runs/b/run.json", "missing", []),
         (zipped, "runs.zip", "is not unpacked", []),
-        (no_manifest, "", "holds runs without manifest.json", ["runs/a", "runs/b"]),
+        (no_manifest, "", "has runs but no manifest.json", ["runs/a", "runs/b"]),
         (half, "runs/a/run.json", "missing", ["runs/b"]),
         (added, "runs/c", "is not in the manifest", ["runs/a", "runs/b"]),
     ],

@@ -110,7 +110,7 @@ def test_command_names_a_truth_row_with_too_many_fields(files, capsys):
     files["truth"].write_text("id,class,segmentation\ncase1_day0_slice_0001,stomach,1,2\n", encoding="utf-8")
     assert run(files) == 1
     assert (
-        "line 2: has 4 fields, and the first line has 3: 'case1_day0_slice_0001,stomach,1,2'" in capsys.readouterr().out
+        "line 2: has 4 fields, but the first line has 3: 'case1_day0_slice_0001,stomach,1,2'" in capsys.readouterr().out
     )
 
 

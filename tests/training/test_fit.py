@@ -104,9 +104,9 @@ def test_any_keras_callback_gets_the_figures_of_each_epoch(fit, small, tmp_path)
 
 
 def test_a_scan_on_both_sides_and_an_empty_side_are_refused(slices, small, spec, tmp_path):
-    with pytest.raises(ValueError, match="in the training and in the validation set"):
+    with pytest.raises(ValueError, match="in both the training set and the validation set"):
         training.fit_fold(slices, tmp_path, held_out=slices["slice"] == 1, spec=spec, recipe=small)
-    with pytest.raises(ValueError, match="each set needs some"):
+    with pytest.raises(ValueError, match="each set needs at least one"):
         training.fit_fold(slices, tmp_path, held_out=slices["slice"] < 0, spec=spec, recipe=small)
     assert not list(tmp_path.iterdir())
 
