@@ -69,7 +69,7 @@ def read(
 ) -> pd.DataFrame:
     """Read a split as one table with a row per slice; no image is opened.
 
-    Files and folders that other programs leave behind (`files.is_stray`) are passed over, and named once.
+    Files and folders that other programs leave behind (`files.is_stray`) are ignored, and named once.
 
     Args:
         root: folder in the official layout.

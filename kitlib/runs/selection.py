@@ -172,9 +172,9 @@ def choose_held_out(
     named = [key for key in choices if name in (key, key.rsplit("/", 1)[-1])]
     if named and named[-1] in enough:
         return enough[named[-1]], problems
-    fault = (
-        f"holds out {len(choices[named[-1]].cases)} of the data's cases and needs two" if named else "is not available"
-    )
+    fault = "is not available"
+    if named:
+        fault = f"holds out {len(choices[named[-1]].cases)} of the data's cases, but scoring needs two"
     lines = [f"  {key}: {len(choice.scans)} scans of {len(choice.cases)} cases" for key, choice in choices.items()]
     lines += [f"  {path}: {problem}" for path, problem in problems]
     remedy = "\n".join([f"choose a run of {root}:", *lines]) if lines else f"{root} has no finished run: train first"
@@ -230,7 +230,7 @@ def _spoils(path: Path, run: Path) -> bool:
 def _newest(found: list[folder.Run], kind: str, problems: list[tuple[Path, str]]) -> list[folder.Run]:
     """Find the run that ended last, and the other folds of its cross-validation.
 
-    Newer runs on another kind of data are passed over, and added to the problems.
+    Newer runs on another kind of data are skipped, and added to the problems.
     """
     for newest in sorted(found, key=folder.age, reverse=True):
         if not newest.foreign(kind):

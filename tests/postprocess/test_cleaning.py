@@ -186,7 +186,7 @@ def test_presence_of_another_shape_is_refused():
 
 
 def test_probabilities_in_bytes_are_refused_and_not_all_on():
-    with pytest.raises(ValueError, match="probabilities are uint8.*divide bytes by 255"):
+    with pytest.raises(ValueError, match=r"probabilities are uint8.*divide bytes by 255"):
         cleaning.masks(np.ones((2, 3, 4, 3), np.uint8), Settings())
 
 

@@ -66,7 +66,7 @@ def test_a_name_that_is_none_lists_what_there_is(root):
 
 
 def test_a_named_run_with_one_case_is_refused_and_said(root):
-    with pytest.raises(ValueError, match="run 'lonely' holds out 1 of the data's cases and needs two"):
+    with pytest.raises(ValueError, match="run 'lonely' holds out 1 of the data's cases, but scoring needs two"):
         held_out(root, "lonely")
 
 
