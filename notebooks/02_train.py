@@ -89,7 +89,7 @@ session.parameters(
     ATTENTION=(True, False),
     AUGMENT=("", "paper", "full", "none"),
     COMPARE=["plain", "unaugmented"],
-    SEED=0,
+    SEED=(0, range(2**31)),
 )
 
 # %% [markdown]

@@ -391,6 +391,25 @@ def test_parameters_are_all_checked_before_any_data_is_read(script, monkeypatch)
         assert not any(word in source for source in code[:first])
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_value_that_a_comment_explains_is_taken(script, monkeypatch):
+    """Such as `SCANS = 12  # most scans, at least 2; 0: all`."""
+    from kitlib import session
+
+    monkeypatch.setattr(session, "mode", lambda root: "interactive")
+    check = compile(ast.Expression(check_of(script)), script.name, "eval")
+    defaults, text = parameters(script), script.read_text(encoding="utf-8")
+    comments = dict(re.findall(r"^([A-Z_]+) = [^#\n]*# (.*)$", text, re.MULTILINE))
+    explained = {"0": 0, "None": None, "True": True, "False": False, "empty": ""}
+    for name, comment in comments.items():
+        values = [explained[word] for word in re.findall(r"\b(0|None|True|False|empty): ", comment)]
+        values += [int(word) for word in re.findall(r"at least (\d+)", comment)]
+        if not isinstance(defaults[name], tuple):
+            values += [word for word in re.findall(r'"([^"]+)"', comment)]
+        for value in values:
+            assert eval(check, {"session": session} | defaults | {name: value}) == []
+
+
 def test_the_rules_of_inference_have_the_defaults_of_its_cell(monkeypatch):
     from kitlib import session
 

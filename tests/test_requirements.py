@@ -40,6 +40,11 @@ def test_only_one_opencv_is_installed():
     assert len([line for line in listed.splitlines() if line.startswith("opencv")]) == 1
 
 
+@pytest.mark.parametrize("name", ["requirements.txt", "README.md"])
+def test_the_package_for_a_gpu_of_ones_own_is_named(name):
+    assert 'pip install "tensorflow[and-cuda]"' in (ROOT / name).read_text(encoding="utf-8")
+
+
 def test_constraints_lie_within_the_ranges():
     from packaging.requirements import Requirement
 
