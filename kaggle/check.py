@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kaggle")]
 import bundle  # noqa: E402
 
 import phantom  # noqa: E402
-from kitlib import contest, inference, postprocess, runs, submission  # noqa: E402
+from kitlib import contest, files, inference, postprocess, runs, submission  # noqa: E402
 from kitlib.data import folds, inputs, scans  # noqa: E402
 from kitlib.inference import Faults, rescue  # noqa: E402
 from kitlib.runs import manifest  # noqa: E402
@@ -191,7 +191,7 @@ class Check:
     def __init__(self, out: Path, python: Path):
         self.out, self.python, self.hidden = out, python, out / "hidden"
         self.dataset, self.notebook = out / "bundle/dataset", out / "bundle/kernels/03_inference/03_inference.ipynb"
-        self.truth = pd.read_csv(self.hidden / "truth.csv", dtype=str, keep_default_na=False, encoding="utf-8")
+        self.truth = files.read_csv(self.hidden / "truth.csv", ["id", "class", "segmentation"])
         self.slices = scans.read(self.hidden, "test")
 
     def mount(self, competition: str, new: bool = True) -> Path:

@@ -66,7 +66,9 @@ from kitlib.scoring import borders, ledger, metric
 # probabilities of each scan come from the fold that did not train on it.
 
 # %%
-session.parameters(globals(), DATA="", RUNS="", RUN="", SCANS=(12, range(10_000)), GRID=("full", "short"), FOLDS=(4, range(2, 101)))
+session.parameters(
+    globals(), DATA="", RUNS="", RUN="", SCANS=(12, range(10_000)), GRID=("full", "short"), FOLDS=(4, range(2, 101))
+)
 root = session.competition(DATA)
 slices = scans.read(root)
 folder = session.run_folders(RUNS)

@@ -16,14 +16,14 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kitlib import contest
+from kitlib import contest, files
 from kitlib.data.inputs import InputSpec
 from kitlib.files import replacing
 from kitlib.postprocess.cleaning import DEFAULT, Settings
@@ -90,12 +90,12 @@ class Run:
     def flipped(self) -> bool:
         """Whether its training mirrored slices."""
         settings = self.parameters.get("augmentation_settings", self.parameters.get("augment_settings"))
-        return bool(settings) and settings.get("flip", 0) > 0
+        return bool(settings) and settings.get("flip", 0) > 0 and settings.get("strength", 1) > 0
 
     @property
     def scans(self) -> list[str]:
         """The scans with out-of-fold probabilities, by name."""
-        return sorted(path.stem for path in (self.folder / "oof").glob("*.npy"))
+        return sorted(path.stem for path in (self.folder / "oof").glob("*.npy") if not files.is_stray(path.name))
 
     def probabilities(self, scan: str) -> np.ndarray:
         """Read the out-of-fold probabilities of a scan: (D, height, width, organs) float32 at the size of the spec."""
@@ -148,8 +148,14 @@ def finished(folder: str | os.PathLike) -> bool:
 
 def find(root: str | os.PathLike) -> list[Run]:
     """List the runs below a folder that have a model, the newest last."""
-    found = [read(path.parent) for path in Path(root).rglob("run.json") if (path.parent / "model.keras").is_file()]
-    return sorted(found, key=age)
+    return sorted((read(path.parent) for path in records(root) if (path.parent / "model.keras").is_file()), key=age)
+
+
+def records(root: str | os.PathLike) -> Iterator[Path]:
+    """Find each run.json in a folder and below it, but not in folders of other programs, such as a bin for waste."""
+    for path in sorted(Path(root).rglob("run.json")):
+        if path.is_file() and not any(map(files.is_stray, path.relative_to(root).parts)):
+            yield path
 
 
 def age(run: Run) -> tuple[str, str]:

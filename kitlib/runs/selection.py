@@ -212,7 +212,7 @@ def _in_bundle(dataset: Path) -> tuple[Path, list[tuple[Path, str]]]:
 def _read_all(root: Path, problems: list[tuple[Path, str]]) -> list[folder.Run]:
     """Read the runs with a model below a folder; add those that cannot be read to the problems."""
     found = []
-    for path in sorted(root.rglob("run.json")):
+    for path in folder.records(root):
         if (path.parent / "model.keras").is_file():
             try:
                 found.append(folder.read(path.parent))

@@ -162,7 +162,7 @@ def cross_validate(
     folder = Path(folder)
     if (folder / "run.json").is_file():
         raise ValueError(f"{folder} is a run folder and has no folds: choose another folder")
-    others = sorted(path.parent.name for path in folder.glob("*/run.json"))
+    others = resume.runs_below(folder)
     if others and not (folder / "folds.csv").is_file():
         raise ValueError(f"{folder} is a folder of runs ({', '.join(others[:5])}): choose a new folder below it")
     table = fold_table(slices, folder / "folds.csv", count, earlier)

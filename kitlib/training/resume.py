@@ -127,7 +127,7 @@ def open_run(folder: Path, record: dict, earlier: Sequence[str | os.PathLike] = 
             it is a folder of runs: names them.
     """
     if not (folder / "run.json").is_file():
-        below = sorted(path.parent.name for path in folder.glob("*/run.json"))
+        below = runs_below(folder)
         if below or (folder / "train.csv").is_file():
             what = f"a folder of runs ({', '.join(below[:5])})" if below else "a competition's folder"
             raise ValueError(f"{folder} is {what}, not a run folder: name one of its runs, or a new folder below it")
@@ -146,6 +146,12 @@ def open_run(folder: Path, record: dict, earlier: Sequence[str | os.PathLike] = 
             "Use the same settings to resume, or choose another folder"
         )
     return run
+
+
+def runs_below(folder: Path) -> list[str]:
+    """Name the folders in a folder that are runs or hold some, such as those of cross-validations."""
+    found = (path for pattern in ("*/run.json", "*/*/run.json", "*/*/*/run.json") for path in folder.glob(pattern))
+    return sorted({path.relative_to(folder).parts[0] for path in found})
 
 
 def reopen(run: runs.Run, history: Sequence[dict]) -> runs.Run:

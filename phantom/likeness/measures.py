@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from kitlib import files
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM, parse_id, scan_of
 from kitlib.data import scans
 from phantom.likeness import guesses, shapes
@@ -119,7 +120,7 @@ def gather(root, progress: bool = False) -> Reading:
         ValueError: the rows are of no scan.
     """
     root = Path(root).expanduser()
-    index = pd.read_csv(root / "slices.csv.gz", encoding="utf-8") if (root / "slices.csv.gz").is_file() else None
+    index = _index(root / "slices.csv.gz") if (root / "slices.csv.gz").is_file() else None
     reading = Reading([], [], [])
     parts = list(_tables(root, index))
     with tqdm(total=sum(table["scan"].nunique() for table, _ in parts), unit=" scans", disable=not progress) as bar:
@@ -151,8 +152,13 @@ def _tables(root: Path, index: pd.DataFrame | None) -> Iterator[tuple[pd.DataFra
         yield scans.with_masks(scans.read(root, "test"), _rows(path)) if hidden else scans.read(root), apart
 
 
+def _index(path: Path) -> pd.DataFrame:
+    table = files.read_csv(path, ["id", "height", "width", "has_mask"]).reset_index(drop=True)
+    return table.astype({"height": int, "width": int}).assign(has_mask=table["has_mask"].str.lower() == "true")
+
+
 def _rows(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, keep_default_na=False, encoding="utf-8")
+    return files.read_csv(path, ["id", "class", "segmentation"])
 
 
 def _add(reading: Reading, name: str, rows: pd.DataFrame, only_grey: bool) -> None:

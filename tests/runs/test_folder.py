@@ -54,6 +54,24 @@ def test_runs_are_found_newest_last_and_only_with_a_model(tmp_path):
     assert [run.folder.name for run in runs.find(tmp_path)] == ["fold0", "a"]
 
 
+@pytest.mark.parametrize("place", ["#recycle", ".Trash-1000/files", "@eaDir", ".ipynb_checkpoints", "$RECYCLE.BIN/S-1"])
+def test_runs_in_folders_of_other_programs_are_passed_over(tmp_path, place):
+    finish(tmp_path / "a", ended="2026-01-01")
+    finish(tmp_path / place / "thrown-away", ended="2026-01-09")
+    assert [run.folder.name for run in runs.find(tmp_path)] == ["a"]
+    assert [path.name for path in runs.choose(tmp_path).folders] == ["a"]
+    (tmp_path / "a/@eaDir/run.json").mkdir(parents=True)
+    assert runs.choose_held_out(tmp_path) == (None, [])
+
+
+@pytest.mark.parametrize("name", ["._case1_day0.npy", "~case1_day0.npy", ".case1_day0.npy.7.part"])
+def test_stray_files_among_probabilities_are_no_scans(tmp_path, name):
+    finish(tmp_path)
+    runs.write_probabilities(tmp_path, "case1_day0", np.zeros((1, 1, 1, 3)))
+    (tmp_path / "oof" / name).write_bytes(b"left by another program")
+    assert runs.read(tmp_path).scans == ["case1_day0"]
+
+
 def test_comparison_has_a_row_per_run(tmp_path):
     finish(tmp_path / "a", score=0.7, epochs=2)
     finish(tmp_path / "b/fold0", score=0.6, epochs=2, ended="2027")
@@ -126,7 +144,8 @@ def test_a_recipe_reads_as_flat_values_and_says_whether_slices_were_mirrored(tmp
     assert run.parameters["levels"] == 4
     assert (run.parameters["loss"], run.parameters["loss_settings"]) == ("BCEDice", {"dice_weight": 0.5})
     assert run.flipped
-    for other in (None, {"class_name": "Augment", "config": {"flip": 0}}):
+    still = {"class_name": "Augment", "config": {"flip": 0.5, "strength": 0}}
+    for other in (None, {"class_name": "Augment", "config": {"flip": 0}}, still):
         assert not runs.Run(tmp_path, {"recipe": recipe | {"augmentation": other}}).flipped
     assert runs.Run(tmp_path, {"parameters": {"augment_settings": {"flip": 0.5}}}).flipped
     assert not runs.Run(tmp_path, {"parameters": {"augment": None}}).flipped

@@ -90,8 +90,9 @@ def test_wrong_arguments_are_named_and_nothing_is_trained(competition, asked, ca
 
 
 @pytest.mark.parametrize("which", ["--held-out later-days", "--folds 2"])
-def test_the_folder_of_all_runs_is_refused_by_name(competition, tmp_path, capsys, which):
-    runs.write_record(tmp_path / "runs/paper", {})
+@pytest.mark.parametrize("place", ["paper", "paper/fold0", "paper/faults/fold1"])
+def test_the_folder_of_all_runs_is_refused_by_name(competition, tmp_path, capsys, which, place):
+    runs.write_record(tmp_path / "runs" / place, {})
     with pytest.raises(SystemExit):
         command.main([str(competition), *which.split(), "--resume", str(tmp_path / "runs")])
     assert "runs is a folder of runs (paper)" in capsys.readouterr().err

@@ -195,12 +195,15 @@ def test_interrupted_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best-0002.weights.h5", "epoch-0002"]
 
 
-@pytest.mark.parametrize("marker", ["paper/run.json", "fold0/run.json", "train.csv"])
+@pytest.mark.parametrize(
+    "marker",
+    ["paper/run.json", "fold0/run.json", "cv/fold0/run.json", "experiments/faults/fold1/run.json", "train.csv"],
+)
 def test_a_folder_of_runs_or_of_data_is_no_run_folder(slices, held_out, tmp_path, marker):
     with runs.replacing(tmp_path / "runs" / marker) as file:
         file.write("{}")
     with pytest.raises(
-        ValueError, match=r"runs is a (folder of runs \((paper|fold0)\)|competition's folder), not a run"
+        ValueError, match=r"runs is a (folder of runs \((paper|fold0|cv|experiments)\)|competition's folder), not a run"
     ):
         resume.open_run(tmp_path / "runs", describe(slices, held_out))
     assert not (tmp_path / "runs/run.json").exists()

@@ -29,6 +29,15 @@ def test_tables_beside_the_pictures_change_no_figure(folder, coarse, tmp_path):
     assert np.isnan(apart[report.GUESS])
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_tables_saved_by_other_programs_are_measured(folder, coarse, tmp_path, encoding):
+    root = shutil.copytree(folder, tmp_path / "p")
+    for name in ("train.csv", "truth.csv"):
+        text = (root / name).read_text(encoding="utf-8").replace(",", ";")
+        (root / name).write_text(text, encoding=encoding)
+    assert len(measures.gather(root).tallies) == len(measures.gather(folder).tallies)
+
+
 def test_tables_without_a_scan_are_refused_by_name(tmp_path):
     (tmp_path / "train.csv").write_text("id,class,segmentation\n", encoding="utf-8")
     with pytest.raises(ValueError, match=f"{tmp_path}: .*no scan"):
