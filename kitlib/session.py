@@ -1,4 +1,4 @@
-"""Where a notebook runs: on Kaggle or elsewhere, which session type, hours and disk left, and its parameters."""
+"""The session of a notebook: Kaggle or elsewhere, session type, time and disk left, and parameters."""
 
 import contextlib
 import difflib
@@ -21,7 +21,7 @@ KAGGLE_VARIABLES = ("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_IS_COMPETITION_RERUN", "KA
 
 
 def on_kaggle() -> bool:
-    """Tell whether this runs on Kaggle, by Kaggle's variables; /kaggle/input may exist elsewhere, as on Colab."""
+    """Whether this runs on Kaggle, by its environment variables; /kaggle/input may exist elsewhere, as on Colab."""
     return any(name in os.environ for name in KAGGLE_VARIABLES)
 
 
@@ -99,7 +99,7 @@ def parameters(given: dict, **rules) -> list[tuple[str, str]]:
             root = root or scans.find_root(data or None)
     rerun = mode(root) == "rerun"
     if rerun and "DATA" in rules.keys() - wrong.keys() and given["DATA"] and not Path(given["DATA"]).is_dir():
-        wrong["DATA"] = f"= {given['DATA']!r}: there is no such folder"
+        wrong["DATA"] = f"= {given['DATA']!r}: no such folder; name the one that holds train.csv"
     if wrong and not rerun:
         raise ValueError("; ".join(f"parameter {name} {fault}" for name, fault in wrong.items()))
     for name in wrong.keys() & rules.keys():
@@ -128,7 +128,7 @@ def _expected(value, rule) -> str:
     if number and (value > 0 or (value == 0 and rule == 0)):
         return ""
     kind = "a whole number" if whole else "a number"
-    return f"{kind} {'from 0 up' if rule == 0 else 'above 0'}{', without quotes' * isinstance(value, str)}"
+    return f"{kind} {'of 0 or more' if rule == 0 else 'above 0'}{', without quotes' * isinstance(value, str)}"
 
 
 def _same(value, choice) -> bool:
@@ -191,7 +191,7 @@ def disk_left(folder: str | os.PathLike = ".") -> int:
 
 
 def ends_at(hours: float = 0.0) -> float | None:
-    """Return the time at which a notebook that starts now should have ended its trainings, as `time.time()` counts.
+    """Return the deadline for the trainings of a notebook that starts now, in seconds like `time.time()`.
 
     Args:
         hours: from now; 0 is SESSION_HOURS on Kaggle and no limit, None, elsewhere.

@@ -75,12 +75,14 @@ def write(
     if order is not None:
         doubled = table[table.duplicated(["id", "class"])]
         if len(doubled):
-            raise ValueError(f"{len(doubled)} masks are given twice, first {_name(doubled.iloc[0])}")
+            raise ValueError(f"{len(doubled)} masks are given twice, first {_name(doubled.iloc[0])}; keep one of each")
         table = order[["id", "class"]].merge(table, on=["id", "class"], how="left", validate="many_to_one")
         if table["predicted"].notna().sum() < len(masks):
             known = pd.MultiIndex.from_frame(order[["id", "class"]])
             lost = masks[~pd.MultiIndex.from_frame(masks[["id", "class"]]).isin(known)]
-            raise ValueError(f"{len(lost)} masks have no row in the sample, first {_name(lost.iloc[0])}")
+            raise ValueError(
+                f"{len(lost)} masks have no row in the sample, first {_name(lost.iloc[0])}; leave them out"
+            )
     with files.replacing(path) as file:
         table.fillna({"predicted": ""}).to_csv(file, index=False, lineterminator="\n")
     return Path(path)
@@ -89,7 +91,7 @@ def write(
 def check(
     path: str | os.PathLike, slices: pd.DataFrame, order: pd.DataFrame | None = None, strict: bool = True
 ) -> list[tuple[str, str]]:
-    """List the problems of a submission; an empty list means that the competition would take it.
+    """List the problems of a submission; an empty list means that the competition would accept it.
 
     Args:
         path: the file.
@@ -129,7 +131,7 @@ def check(
         actual, expected = kept.iloc[moved[0]], asked.iloc[moved[0]]
         what = f"rows are out of order: {_name(actual)} is here, expected {_name(expected)}"
         problems.append((f"{path}, line {actual.name}", what))
-    report(table[nan], "with the text NaN, where an empty mask is an empty field")
+    report(table[nan], "with the text NaN instead of the empty field of an empty mask")
     sizes = dict(zip(slices["id"], slices["height"] * slices["width"], strict=True))
     malformed = []
     for line, name, organ, text in table[(table["predicted"] != "") & ~nan].itertuples():
@@ -150,7 +152,7 @@ def _form(path: str | os.PathLike) -> list[tuple[str, str]]:
     names = first.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n").replace(b'"', b"")
     if names == ",".join(COLUMNS).encode():
         return []
-    what = f"is {first[:60]!r}, expected {','.join(COLUMNS)}; write the file with kitlib.submission.write"
+    what = f"is {first[:60]!r}; expected {','.join(COLUMNS)}: write the file with kitlib.submission.write"
     return [(f"{path}, line 1", what)]
 
 

@@ -44,7 +44,9 @@ def script_of(name: str) -> Path:
     """
     script = FOLDER / f"{Path(name).stem}.py"
     if script not in generate.SCRIPTS:
-        raise FileNotFoundError(f"no notebook {name!r}; there is {', '.join(path.stem for path in generate.SCRIPTS)}")
+        raise FileNotFoundError(
+            f"no notebook {name!r}; choose one of {', '.join(path.stem for path in generate.SCRIPTS)}"
+        )
     return script
 
 

@@ -31,7 +31,7 @@ def main() -> int:
     stale = [script for script in SCRIPTS if read(script.with_suffix(".ipynb")) != generate(script)]
     for script in stale:
         if "--check" in sys.argv:
-            print(f"{script.with_suffix('.ipynb')} is not what {script.name} says; run `make notebooks`")
+            print(f"{script.with_suffix('.ipynb')} differs from {script.name}; run `make notebooks`")
         else:
             script.with_suffix(".ipynb").write_text(generate(script), encoding="utf-8", newline="\n")
             print(f"wrote {script.with_suffix('.ipynb')}")

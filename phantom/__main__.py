@@ -1,4 +1,4 @@
-"""`python -m phantom ROOT`: write a synthetic competition, or report how like the real data a folder is."""
+"""`python -m phantom ROOT`: write a synthetic competition, or report how similar a folder is to the real data."""
 
 import argparse
 import os
@@ -12,9 +12,9 @@ from phantom.likeness import report
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m phantom", description="A synthetic competition.")
+    parser = argparse.ArgumentParser(prog="python -m phantom", description="Write a synthetic competition.")
     parser.add_argument("root", type=Path, nargs="+", help="folder to write (with --report: folders to measure)")
-    parser.add_argument("--cases", type=int, default=8, help="synthetic cases, hidden ones included")
+    parser.add_argument("--cases", type=int, default=8, help="number of cases, hidden ones included (default: 8)")
     parser.add_argument("--days", type=int, help="scans per case (default: 2 or 3)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
     parser.add_argument(
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="worker processes")
     parser.add_argument(
-        "--report", action="store_true", help="measure the folders and print the table, instead of writing"
+        "--report", action="store_true", help="print a table of measurements of the folders instead of writing"
     )
     options = parser.parse_args(arguments)
     if len(options.root) > 1 and not options.report:

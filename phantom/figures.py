@@ -121,7 +121,7 @@ def draw_mixed(root: Path, other: Path, folder: Path, seed: int = 0) -> tuple[Pa
     for source in (root, other):
         if checkouts and not scans.is_phantom(source):
             raise ValueError(
-                f"{folder} is in the checkout {checkouts[0]}, and {source} is not a phantom; choose a folder outside"
+                f"{folder} is in the checkout {checkouts[0]}, but {source} is not a phantom; choose a folder outside"
             )
     figure, key = mixed_sheet(scans.read(root), scans.read(other), seed)
     return save(figure, folder / MIXED, dpi=100), key.assign(root=key["root"].map({0: root, 1: other}))
@@ -129,7 +129,7 @@ def draw_mixed(root: Path, other: Path, folder: Path, seed: int = 0) -> tuple[Pa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m phantom.figures", description="Pictures of a phantom.")
+    parser = argparse.ArgumentParser(prog="python -m phantom.figures", description="Draw pictures of a phantom.")
     parser.add_argument("root", type=Path, help="folder of the competition")
     parser.add_argument("folder", type=Path, help="folder for the pictures")
     parser.add_argument(

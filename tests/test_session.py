@@ -139,7 +139,7 @@ def test_right_parameters_pass():
         ("BATCH", True, "a whole number above 0"),
         ("HOURS", 0, "a number above 0"),
         ("HOURS", float("inf"), "a number above 0"),
-        ("EPOCHS", -1, "a whole number from 0 up"),
+        ("EPOCHS", -1, "a whole number of 0 or more"),
         ("DATA", 7, "text in quotes"),
         ("DATA", None, "text in quotes"),
         ("FALLBACK", "Atlas", "'' or 'atlas'"),

@@ -66,6 +66,6 @@ class Faults:
 
     def __str__(self) -> str:
         if not self.entries:
-            return "no faults met"
+            return "no faults"
         lines = [f"{where}: {fault} ({remedy})" for where, fault, remedy in self.entries]
-        return "\n".join([f"{len(lines)} faults met", *lines])
+        return "\n".join([f"{len(lines)} faults", *lines])

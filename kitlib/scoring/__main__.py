@@ -62,7 +62,7 @@ def report(scores: dict[str, metric.Score], convention: str = "host", worst: int
 
 
 def ledger_report(account: ledger.Ledger, rows: int = 0) -> str:
-    """Return the largest rows of a ledger as text, 0 for all, its sum and its what-ifs, and advice."""
+    """Return the largest rows of a ledger (0: all) as text, with its sum, its what-if scores and advice."""
     table = account.table
     shown = table.head(rows) if rows else table
     sums = (
@@ -109,7 +109,7 @@ def sizes(truth: pd.DataFrame, data: str | Path | None = None, table: str | Path
     cut = known.index[known.index.map(contest.scan_of).isin({name.scan for name in parsed}) & ~known.index.isin(ids)]
     if len(cut):
         raise ValueError(
-            f"the truth leaves out slices of its scans, {len(cut)} in all, first {cut[0]}: add three rows with empty "
+            f"the truth lacks {len(cut)} slices of its scans, first {cut[0]}: add three rows with empty "
             "fields for each slice without masks, because the depth of a scan counts"
         )
     slices = known.loc[ids, [name for name in ("height", "width", "spacing_mm") if name in known]].reset_index()
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="folder of the competition, for the sizes of the slices")
     parser.add_argument("--sizes", help="csv with columns id,height,width[,spacing_mm], instead of the folder")
     parser.add_argument(
-        "--convention", default="host", choices=list(conventions.CONVENTIONS), help="of the organs and worst scans"
+        "--convention", default="host", choices=list(conventions.CONVENTIONS), help="convention of the tables"
     )
     parser.add_argument("--worst", type=int, default=5, help="number of scans and organs to list")
     parser.add_argument(
@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const=0,
         metavar="ROWS",
-        help="print which errors cost the points instead, the ROWS largest or all",
+        help="print which errors cost the most points instead: the ROWS largest, or all",
     )
     parser.add_argument("--millimetres", action="store_true", help="add the clinical distances; needs spacing_mm")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

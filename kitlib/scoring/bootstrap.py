@@ -41,7 +41,7 @@ def gain(
         before, after: (cases, 4) in the same order.
     """
     if before.shape != after.shape:
-        raise ValueError(f"expected totals of the same cases, got {before.shape} and {after.shape}")
+        raise ValueError(f"before has shape {before.shape} and after {after.shape}; expected totals of the same cases")
     drawn = _draw(len(before), samples, seed)
     difference = host.value(after.sum(axis=0)) - host.value(before.sum(axis=0))
     return _interval(difference, host.value(drawn @ after) - host.value(drawn @ before), len(before), confidence)

@@ -1,4 +1,4 @@
-"""The readings of the rules that are in use: the competition's own scorer is private, and public ones disagree.
+"""Definitions of the score that are in use: the competition's own scorer is private, and public ones disagree.
 
 A convention defines the Dice of a row (slice, organ) with empty masks, and the distance of two volumes:
 

@@ -1,4 +1,4 @@
-"""The Hausdorff distance between two sets of voxels, exact, at a cost that follows the organs and not the volume.
+"""The Hausdorff distance between two sets of voxels, exact, at a cost that grows with the organs, not the volume.
 
     h(S, T) = max over s in S of min over t in T of |s - t|
 
@@ -35,7 +35,7 @@ _BLOCKS = ((16, 32, 32), (4, 8, 8))  # coarse and fine; slices are two to four t
 
 
 class Pair(NamedTuple):
-    """A distance, and the two voxels (z, y, x) that it lies between.
+    """A distance, and the two voxels (z, y, x) between which it is measured.
 
     `target` is the voxel of its mask that is nearest to `source`; `forward` is True when the source lies in the first
     of the two masks given.

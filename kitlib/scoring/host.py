@@ -59,7 +59,9 @@ def hausdorff(
     """
     _check_masks(truth, prediction)
     if truth.ndim != 3 or (steps is not None and (len(steps) != 3 or min(steps) <= 0)):
-        raise ValueError(f"expected masks (D, H, W) and three steps above 0, got {truth.shape} and steps {steps}")
+        raise ValueError(
+            f"masks have shape {truth.shape} and steps are {steps}; expected (D, H, W) and three steps above 0"
+        )
     filled = bool(truth.any()), bool(prediction.any())
     if not all(filled):
         return (1.0 if steps is None else float("inf")) if any(filled) else float("nan")
@@ -148,6 +150,6 @@ def _search(truth: np.ndarray, prediction: np.ndarray, directed: bool, steps: di
 def _check_masks(truth: np.ndarray, prediction: np.ndarray) -> None:
     if truth.shape != prediction.shape or truth.dtype != bool or prediction.dtype != bool:
         raise ValueError(
-            f"expected two bool masks of one shape, got truth {truth.shape} {truth.dtype} "
-            f"and prediction {prediction.shape} {prediction.dtype}"
+            f"truth is {truth.shape} {truth.dtype} and prediction {prediction.shape} {prediction.dtype}; "
+            "expected two bool masks of one shape"
         )

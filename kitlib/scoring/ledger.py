@@ -84,7 +84,7 @@ def table(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame, p
 
 
 def measure(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame, progress: bool = False) -> Ledger:
-    """Take the ledger of a prediction.
+    """Compute the ledger of a prediction.
 
     Args:
         truth: rows `id class segmentation`.
@@ -132,13 +132,13 @@ def errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def advice(table: pd.DataFrame, least: float = 0.005) -> list[str]:
-    """Return a sentence for each row that costs at least `least` points: what usually mends it."""
+    """Return a sentence for each row that costs at least `least` points: the usual remedy."""
     points = {(row.error, row.organ): row.points for row in table.itertuples()}
     lines = []
     for (error, organ), cost in points.items():
         remedy = REMEDIES[error]
         if error in _RIMS and points.get((_RIMS[error], organ), 0.0) >= cost / 2:
-            remedy = "The rim is wrong on both sides, so no threshold mends it: train longer or at a finer pixel size."
+            remedy = "The rim is wrong on both sides, so no threshold fixes it: train longer or at a finer pixel size."
         if cost >= least:
             lines.append(f"{error}, {organ.replace('_', ' ')} ({cost:.3f}): {remedy}")
     return lines

@@ -121,7 +121,9 @@ def decoded(
     """
     absent = {"id", "scan", "height", "width"} - set(slices.columns)
     if absent:
-        raise ValueError(f"the slice table has no column {', '.join(sorted(absent))}; it has {list(slices.columns)}")
+        raise ValueError(
+            f"the slice table lacks {' and '.join(sorted(absent))}; its columns are {list(slices.columns)}"
+        )
     tables = {"truth": truth, "prediction": prediction}
     tables = {name: scans.with_masks(slices, _checked(rows, slices, name)) for name, rows in tables.items()}
     for rows in slices.groupby("scan", sort=False).indices.values():
@@ -202,7 +204,8 @@ def _checked(rows: pd.DataFrame, slices: pd.DataFrame, name: str) -> pd.DataFram
     column = "predicted" if "predicted" in rows else "segmentation"
     absent = {"id", "class", column} - set(rows.columns)
     if absent:
-        raise ValueError(f"the {name} has no column {' or '.join(sorted(absent))}; it has {list(rows.columns)}")
+        names = " and ".join(sorted(absent)).replace("segmentation", "segmentation (or predicted)")
+        raise ValueError(f"the {name} lacks {names}; its columns are {list(rows.columns)}")
     keys = pd.MultiIndex.from_frame(rows[["id", "class"]])
     wanted = pd.MultiIndex.from_product([slices["id"], contest.ORGANS], names=["id", "class"])
     doubled, missing, extra = keys[keys.duplicated()], wanted[~wanted.isin(keys)], keys[~keys.isin(wanted)]

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"Hausdorff {score['hausdorff']:.4f}"
         )
     if len(found) < (given.folds or 1) or any(run.state == "stopped" for run in found):
-        print(f"out of time; the same command with --resume {folder} continues")
+        print(f"out of time; to continue, run the same command with --resume {folder}")
     return 0
 
 
@@ -72,35 +72,37 @@ def _parser() -> argparse.ArgumentParser:
         epilog="If training is interrupted, run the same command again with --resume and the run folder that was "
         "printed: it continues after the last finished epoch.",
     )
-    parser.add_argument("root", nargs="?", metavar="DATA", help="folder of the competition; found when not given")
+    parser.add_argument("root", nargs="?", metavar="DATA", help="folder of the competition (default: search for it)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--held-out",
         metavar="SCAN",
-        help="validate on all days of this scan's case, such as case16_day0; or on later-days, a split like that of "
-        "the hidden test set, with 44.5 %% of the real slices; the default is fold 0 of five",
+        help="a scan, such as case16_day0: validate on all days of its case; or later-days: a split like the "
+        "hidden test set, with 44.5 %% of the real slices (default: fold 0 of five)",
     )
     which.add_argument("--folds", type=_count, help="train a cross-validation with this many folds")
-    parser.add_argument("--preset", choices=recipes.PRESETS, default="paper")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folder goes, named by the time")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="the run folder itself, new or to be continued")
-    parser.add_argument("--time-limit", type=_seconds, metavar="SECONDS", help="time limit; a later call continues")
-    parser.add_argument("--epochs", type=_count, help="the largest number of epochs")
+    parser.add_argument("--preset", choices=recipes.PRESETS, default="paper", help="recipe (default: paper)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for new run folders (default: runs)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="run folder to resume or to create")
+    parser.add_argument("--time-limit", type=_seconds, metavar="SECONDS", help="time limit; --resume continues")
+    parser.add_argument("--epochs", type=_count, help="maximum number of epochs")
     parser.add_argument("--batch-size", type=_count, help="slices per step")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--size", type=_count, default=128, help="height and width of the network's grid, in pixels")
-    parser.add_argument("--plain", action="store_true", help="without the attentions")
-    parser.add_argument("--cards", type=_cards, default=0, help="GPUs to use; 0 is all: with --folds one fold per GPU")
-    parser.add_argument("--share-batch", action="store_true", help="let several GPUs share each batch instead")
-    parser.add_argument("--no-figures", action="store_true", help="draw no curves and predictions into the run folder")
-    parser.add_argument("--submission", type=Path, help="write the validation scans' masks as a submission")
+    parser.add_argument("--seed", type=int, help="seed of all random numbers")
+    parser.add_argument("--size", type=_count, default=128, help="height and width of the network's input, in pixels")
+    parser.add_argument("--plain", action="store_true", help="train without the attention layers")
+    parser.add_argument(
+        "--cards", type=_cards, default=0, help="number of GPUs, 0 for all; with --folds one fold per GPU"
+    )
+    parser.add_argument("--share-batch", action="store_true", help="split each batch between the GPUs instead")
+    parser.add_argument("--no-figures", action="store_true", help="do not draw curves and predictions")
+    parser.add_argument("--submission", type=Path, help="file for the validation scans' masks, as a submission")
     return parser
 
 
 def _count(text: str) -> int:
     """Read a whole number from 1 up."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
@@ -143,7 +145,7 @@ def _held_out(slices: pd.DataFrame, named: str | None) -> pd.Series:
         return folds.later_days(slices)
     if named not in set(slices["scan"]):
         listed = ", ".join(sorted(slices["scan"].unique())[:8])
-        raise ValueError(f"--held-out {named}: no such scan among {listed}, ...; the other choice is later-days")
+        raise ValueError(f"--held-out {named} is not a scan of the data; choose later-days or a scan, such as {listed}")
     return slices["case"] == slices.loc[slices["scan"] == named, "case"].iloc[0]
 
 

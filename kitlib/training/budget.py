@@ -28,7 +28,7 @@ class Budget:
         return float("inf") if self.end is None else self.end - time.time()
 
     def note(self, epoch: float, evaluation: float = 0.0) -> None:
-        """Note the seconds of an epoch, and those of its evaluation among them."""
+        """Record the seconds of an epoch, and the part that its evaluation took."""
         self.epoch, self.evaluation = max(self.epoch, epoch), max(self.evaluation, evaluation)
 
     def closing(self) -> float:
@@ -36,7 +36,7 @@ class Budget:
         return max(self.closed, 2 * self.evaluation) + CLOSING_SECONDS
 
     def fits(self, pending: float = 0.0) -> bool:
-        """Tell whether twice the longest epoch and the closing after it fit into the time left.
+        """Whether twice the longest epoch and the closing after it fit into the time left.
 
         Args:
             pending: seconds that something else will take first.
@@ -44,12 +44,12 @@ class Budget:
         return self.left() - pending > 2 * self.epoch + self.closing()
 
     def over(self) -> bool:
-        """Tell, within an epoch, whether only its evaluation and the closing still fit."""
+        """Whether, within an epoch, only its evaluation and the closing still fit."""
         return self.left() <= self.evaluation + self.closing()
 
 
 def has_time(deadline: float | datetime | None, folder: str | os.PathLike, others: Sequence[str | os.PathLike]) -> bool:
-    """Tell whether one of several trainings has time for an epoch; a finished run is only read, whatever the time.
+    """Whether one of several trainings has time for an epoch; a finished run is only read, whatever the time.
 
     Args:
         deadline: as for `Budget`.

@@ -73,7 +73,7 @@ def detect(cards: int = 0, share: bool = False) -> Devices:
     tpus = listed("tpu")
     if tpus and backend == "tensorflow":
         raise RuntimeError(
-            "this machine has a TPU, which the kit uses on JAX alone: set KERAS_BACKEND=jax in the environment before "
+            "this machine has a TPU, which the kit uses only with JAX: set KERAS_BACKEND=jax in the environment before "
             "Keras is imported, or choose a machine with a GPU"
         )
     if tpus:
@@ -105,7 +105,7 @@ def unseen_gpu(backend: str) -> str:
 
 
 def listed(kind: str) -> list[str]:
-    """List the devices of a kind, "gpu" or "tpu", that this process may use; their memory is left alone.
+    """List the devices of a kind, "gpu" or "tpu", that this process may use; their memory is not allocated.
 
     Keras' own list makes TensorFlow take hold of them, is an error on JAX where there is none, and lacks PyTorch.
     """
@@ -189,7 +189,7 @@ def _one_of(count: int) -> str:
     if count < 2:
         return ""
     spread = keras.distribution.distribution() is not None
-    return f": {count}, as keras.distribution has it" if spread else f": one of {count} is used (docs/cluster.md)"
+    return f": {count}, as set by keras.distribution" if spread else f": one of {count} is used (docs/cluster.md)"
 
 
 def _gpus(found: list[tuple[str, tuple[int, int]]], backend: str = "tensorflow", share: bool = False) -> Devices:

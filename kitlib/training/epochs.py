@@ -47,7 +47,7 @@ class EpochEnd(keras.callbacks.Callback):
         return self.folder / "checkpoint"
 
     def resume(self, model: keras.Model) -> None:
-        """Bring the model to the last finished epoch, if there is one, and the history to what was saved with it."""
+        """Restore the model of the last finished epoch, if there is one, and the history saved with it."""
         found = resume.load(self.checkpoints, model)
         if found is not None:
             self.state, self.mean = found
@@ -208,7 +208,7 @@ class EpochLog(keras.callbacks.Callback):
 
 
 def line(epoch: int, epochs: int, row: dict) -> str:
-    """Put the figures of an epoch into one line; a star marks the best so far."""
+    """Format the figures of an epoch as one line; a star marks the best so far."""
     score = f", score {row['score']:.4f}" if math.isfinite(row["score"]) else ""
     return (
         f"epoch {epoch}/{epochs}{'*' if row['best'] else ' '} "
@@ -219,7 +219,7 @@ def line(epoch: int, epochs: int, row: dict) -> str:
 
 
 def diverged(loss: float, epoch: int) -> str:
-    """Say that a training has diverged, and the remedies."""
+    """Describe a diverged training, with remedies."""
     return (
         f"the validation loss is {loss} after epoch {epoch}: try a lower learning_rate, a longer warm-up "
         "(schedule='cosine'), or float32 where this was half precision"

@@ -78,7 +78,7 @@ class Evaluator:
         return values | (self._score(kept) if score and math.isfinite(total) else dict.fromkeys(_SCORES, np.nan))
 
     def write(self, weights: Sequence[np.ndarray], folder: Path) -> dict:
-        """Keep the out-of-fold probabilities of some weights in a run folder, and score them in every convention.
+        """Write the out-of-fold probabilities of some weights to a run folder, and score them in every convention.
 
         They are predicted as inference will predict: averaged with the mirrored slice where the augmentation flips.
 
@@ -150,7 +150,9 @@ def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
     """
     seen = set(slices["scan"]) & {scan for side in run.record["folds"].values() for scan in side}
     if seen:
-        raise ValueError(f"{run.folder}: {min(seen)} was trained or validated on; give scans that the run has not seen")
+        raise ValueError(
+            f"{min(seen)} is in the training or validation set of {run.folder}; give scans that the run has not seen"
+        )
     settings = run.settings
     lines = [
         submission.encode(rows, postprocess.masks(probabilities, settings))

@@ -117,7 +117,10 @@ def _check(recipe: Recipe, devices: Devices | None) -> None:
     check_keras()
     cards = len(devices.shared) if devices else 0
     if recipe.batch_size % max(cards, 1):
-        raise ValueError(f"batch_size {recipe.batch_size} does not divide by {cards}, the devices that share it")
+        raise ValueError(
+            f"batch_size {recipe.batch_size} is not divisible by {cards}, the number of devices that share it; "
+            f"choose a multiple of {cards}"
+        )
     if recipe.augment_on == "cpu" and keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             f"augment_on='cpu': keras.ops cannot run inside tf.data on the {keras.backend.backend()} backend of Keras; "

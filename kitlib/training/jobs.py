@@ -118,9 +118,9 @@ def run(
     if failed:
         raise failed[0]
     ordered = [outcomes[job] for job in jobs]
-    _report("diverged; the same call tries again", [one.job for one in ordered if one.error], jobs)
+    _report("diverged; run the same call again to retry", [one.job for one in ordered if one.error], jobs)
     unfinished = [one.job for one in ordered if not one.error and (one.run is None or one.run.state != "finished")]
-    _report("out of time; the same call continues with them", unfinished, jobs)
+    _report("out of time; run the same call again to continue", unfinished, jobs)
     return ordered
 
 
@@ -161,10 +161,10 @@ def cross_validate(
     """
     folder = Path(folder)
     if (folder / "run.json").is_file():
-        raise ValueError(f"{folder} is a run folder and has no folds: choose another folder")
+        raise ValueError(f"{folder} is the folder of a single run, not of a cross-validation; choose another folder")
     others = resume.runs_below(folder)
     if others and not (folder / "folds.csv").is_file():
-        raise ValueError(f"{folder} is a folder of runs ({', '.join(others[:5])}): choose a new folder below it")
+        raise ValueError(f"{folder} is a folder of runs ({', '.join(others[:5])}); choose a new folder below it")
     table = fold_table(slices, folder / "folds.csv", count, earlier)
     folders = [folder / f"fold{fold}" for fold in range(count)]
     chosen = range(count) if only is None else only
@@ -187,7 +187,7 @@ def cross_validate(
 
 
 def fold_table(slices: pd.DataFrame, path: Path, count: int, earlier: Sequence[str | os.PathLike] = ()) -> pd.Series:
-    """Return the fold of each row: as kept in a table, or drawn now and kept, since a resumed run must not draw again.
+    """Return the fold of each row, from the saved table of folds; the first call draws and saves it.
 
     Args:
         slices: table of slices.
@@ -211,8 +211,10 @@ def fold_table(slices: pd.DataFrame, path: Path, count: int, earlier: Sequence[s
     kept = folds.read(path)
     missing = set(slices["case"]) - set(kept.index)
     if missing or kept.nunique() != count:
-        lacks = f" and lacks cases {sorted(missing)}" if missing else ""
-        raise ValueError(f"{path} has {kept.nunique()} folds, not {count}{lacks}: choose another folder")
+        what = (
+            f"has {kept.nunique()} folds, not {count}" if kept.nunique() != count else f"lacks cases {sorted(missing)}"
+        )
+        raise ValueError(f"{path} {what}; choose another folder")
     return slices["case"].map(kept)
 
 
@@ -270,7 +272,7 @@ def train(
 
 
 def trainings_at_once(devices: Devices | None, count: int) -> int:
-    """Return the trainings at a time: one per GPU, at most `count`; 1 where GPUs share each batch or there is none."""
+    """Count the trainings to run at once: one per GPU, at most `count`; 1 where GPUs share batches or are absent."""
     if devices is None or devices.shared or not listed("gpu"):
         return 1
     return max(1, min(count, devices.accelerators))
@@ -283,12 +285,12 @@ def shares(at_once: int) -> list[str | None]:
         RuntimeError: with a TPU.
     """
     if listed("tpu"):
-        raise RuntimeError(f"at_once={at_once}, but a TPU belongs to one process: use at_once=1")
+        raise RuntimeError(f"at_once={at_once}, but only one process can use a TPU; choose at_once=1")
     gpus = len(listed("gpu"))
     if not gpus:
         return [None] * at_once
     if gpus < at_once:
-        print(f"at_once={at_once}, but {gpus} GPU(s): {gpus} at a time, since each process needs a GPU")
+        print(f"at_once={at_once}, but {gpus} GPU(s) found: training {gpus} at a time, one per GPU")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # numbers or names
     names = (visible.split(",") if visible else list(map(str, range(gpus))))[:gpus]
     return [",".join(names[number::at_once]) for number in range(min(at_once, gpus))]

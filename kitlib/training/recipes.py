@@ -95,11 +95,13 @@ class Recipe:
         for item in fields(self):
             object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
         if not 0 <= self.average < 1:
-            raise ValueError(f"average is {self.average}; give the share of the old value kept per step, below 1")
+            raise ValueError(
+                f"average is {self.average}; expected the share of the old value kept per step, from 0 to below 1"
+            )
         if not 0 <= self.empty_share <= 1:
-            raise ValueError(f"empty_share is {self.empty_share}; give a share from 0 to 1")
+            raise ValueError(f"empty_share is {self.empty_share}; expected a share from 0 to 1")
         if self.weight_decay and self.optimizer == "adam":
-            raise ValueError(f"weight_decay {self.weight_decay} needs optimizer='adamw'; Adam has none")
+            raise ValueError(f"weight_decay is {self.weight_decay}, which needs optimizer='adamw'; use 0 with 'adam'")
 
     def to_json(self) -> str:
         """Write the record as JSON text."""
@@ -140,7 +142,7 @@ class Recipe:
         return bool(config.get("flip", 0) and config.get("strength", 1))
 
     def rate(self, steps: int):
-        """Make the learning rate: a number, or a function of the step alone, so that a resumed run finds its place.
+        """Make the learning rate: a number, or a function of the step alone, so that a resumed run continues it.
 
         Args:
             steps: batches per epoch.
@@ -177,7 +179,7 @@ def paper() -> Recipe:
 
 
 def paper_first() -> Recipe:
-    """The paper's first training (V.C, Figure 7): BCE, no augmentation, patience 5. It overfits, which it shows."""
+    """The paper's first training (V.C, Figure 7): BCE, no augmentation, patience 5. It shows the overfitting."""
     return Recipe(network_options={"levels": 4}, loss=losses.BCE(), patience=5)
 
 
@@ -202,7 +204,7 @@ def strong() -> Recipe:
 
 
 def short() -> Recipe:
-    """Some minutes on a CPU, meant for 64 x 64 pixels: nine epochs, a quarter of the empty slices, all of `Augment`."""
+    """A few minutes on a CPU, for 64 x 64 pixels: nine epochs, a quarter of the empty slices, all of `Augment`."""
     return Recipe(
         network_options={"levels": 4},
         augment=augmentation.Augment(),
@@ -222,7 +224,7 @@ def _checked(item, value):
     """Check a field of a recipe, and bring it to the form in which it is stored."""
     name = item.name
     if name in CHOICES and value not in CHOICES[name]:
-        raise ValueError(f"{name} {value!r} is not one of {', '.join(CHOICES[name])}")
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(CHOICES[name])}")
     if name in ("loss", "augment"):
         return None if value is None and name == "augment" else _stored(name, value)
     if name == "metrics":
@@ -233,14 +235,16 @@ def _checked(item, value):
         try:
             return json.loads(json.dumps(value))
         except TypeError as reason:
-            raise ValueError(f"network_options {value}: {reason}. Use text, numbers, lists and names") from None
+            raise ValueError(
+                f"network_options is {value}: {reason}; use text, numbers, booleans, lists and dicts of them"
+            ) from None
     if item.type is str:
         if not isinstance(value, str):
-            raise ValueError(f"{name} is {value!r}, expected text")
+            raise ValueError(f"{name} is {value!r}; expected text")
         return value
     if item.type is bool:
         if value not in (True, False):
-            raise ValueError(f"{name} is {value!r}, expected True or False")
+            raise ValueError(f"{name} is {value!r}; expected True or False")
         return bool(value)
     return _number(name, value, item.type is int)
 
@@ -250,10 +254,10 @@ def _number(name: str, value, whole: bool):
     try:
         number = operator.index(value) if whole else float(operator.truediv(value, 1))
     except TypeError:
-        raise ValueError(f"{name} is {value!r}, expected {'an integer' if whole else 'a number'}") from None
+        raise ValueError(f"{name} is {value!r}; expected {'an integer' if whole else 'a number'}") from None
     least = 1 if name in FROM_ONE else 0
     if isinstance(value, bool) or (name in (*FROM_ONE, *NOT_NEGATIVE) and not number >= least):
-        raise ValueError(f"{name} is {value!r}, expected {'an integer' if whole else 'a number'} from {least} up")
+        raise ValueError(f"{name} is {value!r}; expected {'an integer' if whole else 'a number'} of {least} or more")
     return number
 
 
@@ -261,7 +265,7 @@ def _stored(name: str, value) -> dict:
     """Serialise a Keras object, the same whatever it has been used for; keep one that is serialised already."""
     if not isinstance(value, dict):
         if not isinstance(value, keras.losses.Loss | keras.layers.Layer | keras.metrics.Metric):
-            raise ValueError(f"{name} is {value!r}, expected a Keras object, such as kitlib.layers.losses.BCE()")
+            raise ValueError(f"{name} is {value!r}; expected a Keras object, such as kitlib.layers.losses.BCE()")
         value = keras.saving.serialize_keras_object(value)
     value = json.loads(json.dumps({key: value[key] for key in KERAS if key in value}))
     config = value.get("config") or {}

@@ -39,12 +39,12 @@ _ADDED = ("name", "dtype", "trainable", "reduction")  # by Keras, to the configu
 
 
 class Held(RuntimeError):
-    """Another process trains in a folder."""
+    """Another process is training in the folder."""
 
 
 @contextmanager
 def hold(folder: str | os.PathLike) -> Iterator[None]:
-    """Hold a folder for the length of a `with`; it is made where there is none.
+    """Lock a folder for the length of a `with` block; it is created if it does not exist.
 
     A killed process leaves no lock behind. Where files cannot be locked, as on some network drives, or the folder
     cannot be written to, nothing is held and nobody is refused.
@@ -64,7 +64,7 @@ def hold(folder: str | os.PathLike) -> Iterator[None]:
     except (filelock.Timeout, RuntimeError) as reason:  # the second: by this very thread
         if not isinstance(reason, NotImplementedError):
             raise Held(
-                f"another process is training in {folder}: wait for it, end it, or choose another folder"
+                f"another process is training in {folder}; wait for it, stop it, or choose another folder"
             ) from None
     except OSError:  # the next who writes there names the fault better
         pass
@@ -101,7 +101,7 @@ def describe(train: pd.DataFrame, val: pd.DataFrame, spec: InputSpec, recipe: Re
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """List in what two records differ, one sentence per setting: "epochs was 40, now 60"."""
+    """List the differences of two records, one sentence per setting: "epochs was 40, now 60"."""
     found = []
     for part in COMPARED:
         prefix = "" if part == "recipe" else part
@@ -130,7 +130,7 @@ def open_run(folder: Path, record: dict, earlier: Sequence[str | os.PathLike] = 
         below = runs_below(folder)
         if below or (folder / "train.csv").is_file():
             what = f"a folder of runs ({', '.join(below[:5])})" if below else "a competition's folder"
-            raise ValueError(f"{folder} is {what}, not a run folder: name one of its runs, or a new folder below it")
+            raise ValueError(f"{folder} is {what}, not a run folder; name one of its runs, or a new folder below it")
         found = _furthest(earlier, record)
         if found is not None:
             print(f"resuming {found.folder}, copied to {folder}")
@@ -138,7 +138,9 @@ def open_run(folder: Path, record: dict, earlier: Sequence[str | os.PathLike] = 
         runs.write_record(folder, record if found is None else found.record)
     run = runs.read(folder)
     if "recipe" not in run.record:
-        raise ValueError(f"{folder} was trained by an earlier version of the kit and cannot be resumed: choose another")
+        raise ValueError(
+            f"{folder} was trained by an earlier version of the kit and cannot be resumed; choose another folder"
+        )
     apart = differences(run.record, record)
     if apart:
         raise ValueError(
@@ -155,7 +157,7 @@ def runs_below(folder: Path) -> list[str]:
 
 
 def reopen(run: runs.Run, history: Sequence[dict]) -> runs.Run:
-    """Note in a run's record that it is running, and the seconds of epochs whose call was killed before it could."""
+    """Mark a run as running, and add the seconds of epochs that a killed call could not record."""
     spent = max(run.record["wall_seconds"], round(sum(row["seconds"] for row in history), 1))
     runs.write_record(run.folder, run.record | {"state": "running", "wall_seconds": spent})
     return runs.read(run.folder)
@@ -163,7 +165,7 @@ def reopen(run: runs.Run, history: Sequence[dict]) -> runs.Run:
 
 @dataclass
 class State:
-    """Where a training stands between two epochs.
+    """The state of a training between two epochs.
 
     Attributes:
         epoch: epochs done.
@@ -209,7 +211,7 @@ def save(folder: Path, model: keras.Model, state: State, mean: Sequence[np.ndarr
 
 
 def load(folder: Path, model: keras.Model) -> tuple[State, list[np.ndarray] | None] | None:
-    """Bring the model to the last finished epoch.
+    """Restore the model of the last finished epoch.
 
     Returns:
         Its state and the mean of the last epochs; None when no epoch was finished.
@@ -240,12 +242,12 @@ def latest(folder: Path) -> Path | None:
 
 
 def best_path(folder: Path, epoch: int) -> Path:
-    """Name the file of the best weights."""
+    """Return the path of the best weights."""
     return folder / f"best-{epoch:04d}.weights.h5"
 
 
 def save_best(folder: Path, network: keras.Model, epoch: int) -> None:
-    """Keep the weights of a network as the best so far; the older best stays until the epoch is saved."""
+    """Save the weights of a network as the best so far; the older best stays until the epoch is saved."""
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"draft-{os.getpid()}.weights.h5"
     _save_weights(network, draft)
@@ -253,7 +255,7 @@ def save_best(folder: Path, network: keras.Model, epoch: int) -> None:
 
 
 def load_weights(model: keras.Model, path: Path) -> None:
-    """Load weights through a copy beside other temporary files: HDF5 fails on drives that cannot lock files."""
+    """Load weights from a temporary copy, because HDF5 fails on drives that cannot lock files."""
     with tempfile.TemporaryDirectory() as local:
         model.load_weights(shutil.copyfile(path, Path(local) / path.name))
 
@@ -332,7 +334,7 @@ def _settings(value, name: str) -> Iterator[tuple[str, object]]:
 def _difference(name: str, old, new) -> str:
     if isinstance(old, list) and isinstance(new, list) and all(isinstance(item, str) for item in (*old, *new)):
         gone, come = [item for item in old if item not in new], [item for item in new if item not in old]
-        return f"{name}: {len(gone)} are gone {gone[:2]}, {len(come)} are new {come[:2]}"
+        return f"{name}: {len(gone)} removed {gone[:2]}, {len(come)} added {come[:2]}"
     return f"{name} was {old!r}, now {new!r}"
 
 

@@ -22,8 +22,8 @@ def test_others_are_written_down_in_order():
         raise OSError("second")
     assert faults.table().to_numpy().tolist() == [["a", "first line", "one"], ["b", "OSError: second", "other"]]
     assert len(faults) == 2
-    assert str(faults).splitlines() == ["2 faults met", "a: first line (one)", "b: OSError: second (other)"]
-    assert str(Faults()) == "no faults met"
+    assert str(faults).splitlines() == ["2 faults", "a: first line (one)", "b: OSError: second (other)"]
+    assert str(Faults()) == "no faults"
 
 
 def test_interrupts_pass_through():

@@ -134,7 +134,7 @@ def test_command_refuses_a_truth_that_leaves_slices_out(files, capsys):
         lines = files[name].read_text(encoding="utf-8").splitlines(keepends=True)
         files[name].write_text("".join(line for line in lines if "case2_day0_slice_0005" not in line), encoding="utf-8")
     assert run(files) == 1
-    assert "the truth leaves out slices of its scans, 1 in all, first case2_day0_slice_0005" in capsys.readouterr().out
+    assert "the truth lacks 1 slices of its scans, first case2_day0_slice_0005" in capsys.readouterr().out
 
 
 def test_command_names_a_truth_without_masks(files, capsys):

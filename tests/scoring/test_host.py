@@ -109,5 +109,5 @@ def test_masks_of_other_shape_or_type_are_refused(other):
 
 @pytest.mark.parametrize(("shape", "steps"), [((4, 5), None), ((3, 4, 5), (1.5, 1.5)), ((3, 4, 5), (3, 0, 1))])
 def test_a_picture_is_no_volume_and_steps_are_three_above_zero(shape, steps):
-    with pytest.raises(ValueError, match=r"expected masks \(D, H, W\) and three steps above 0, got"):
+    with pytest.raises(ValueError, match=r"expected \(D, H, W\) and three steps above 0"):
         host.hausdorff(np.ones(shape, bool), np.ones(shape, bool), steps=steps)

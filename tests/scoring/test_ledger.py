@@ -248,4 +248,4 @@ def test_advice_for_a_rim_that_is_wrong_on_both_sides_is_no_threshold():
     prediction[0][..., STOMACH] = np.roll(prediction[0][..., STOMACH], 3, axis=2)
     table = ledger.table(*tables(truth, prediction))
     assert set(table["error"]) == {"rim too wide", "rim too tight"}
-    assert all("no threshold mends it" in line for line in ledger.advice(table))
+    assert all("no threshold fixes it" in line for line in ledger.advice(table))

@@ -61,14 +61,17 @@ def test_folds_are_a_cross_validation(competition, tmp_path, asked, capsys):
     assert "held_out" not in asked
     said = capsys.readouterr().out
     assert said.count("host score 0.5000") == 3
-    assert f"--resume {tmp_path / 'five'} continues" in said
+    assert f"to continue, run the same command with --resume {tmp_path / 'five'}" in said
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--held-out case999_day0", r"--held-out case999_day0: no such scan among case\d+_day\d+, .*later-days"),
-        ("--epochs 0", "--epochs: '0' is not a whole number from 1 up"),
+        (
+            "--held-out case999_day0",
+            r"--held-out case999_day0 is not a scan of the data.*later-days.*such as case\d+_day\d+, ",
+        ),
+        ("--epochs 0", "--epochs: '0' is not a whole number of 1 or more"),
         ("--epochs ten", "--epochs: 'ten' is not a whole number"),
         ("--folds 2.5", "--folds: '2.5' is not a whole number"),
         ("--size -64", "--size: expected one argument|--size: '-64' is not"),

@@ -142,7 +142,7 @@ def test_jax_gets_the_precision_of_the_chip_and_says_that_one_of_two_is_used(mon
 def test_a_tpu_is_for_jax_and_tensorflow_says_so(monkeypatch):
     monkeypatch.setattr(devices, "listed", lambda kind: [f"tpu:{k}" for k in range(8)] if kind == "tpu" else [])
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
-    with pytest.raises(RuntimeError, match="TPU, which the kit uses on JAX alone: set KERAS_BACKEND=jax"):
+    with pytest.raises(RuntimeError, match="TPU, which the kit uses only with JAX: set KERAS_BACKEND=jax"):
         devices.detect()
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     chosen = devices.detect()

@@ -42,5 +42,5 @@ def test_unseen_scans_are_scored_into_the_run_and_seen_ones_refused(run, slices,
     assert found["scans"] == sorted(unseen["scan"].unique())
     assert 0 <= found["score"] <= 1
     for seen in (slices[held_out], slices[slices["scan"] == kept[0]]):
-        with pytest.raises(ValueError, match=f"{seen['scan'].min()} was trained or validated on"):
+        with pytest.raises(ValueError, match=f"{seen['scan'].min()} is in the training or validation set of"):
             evaluate.score_unseen(copy, seen)

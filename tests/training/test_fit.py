@@ -158,7 +158,7 @@ def test_finished_run_is_read_and_another_call_into_it_refused_by_name(fit, smal
         fit(run.folder, recipe=replace(small, epochs=5))
     with pytest.raises(ValueError, match=r"loss\.dice_weight was 0\.5, now 1\.0"):
         fit(run.folder, recipe=replace(small, loss=losses.BCEDice(dice_weight=1.0)))
-    with pytest.raises(ValueError, match=r"folds\.held_out: 2 are gone"):
+    with pytest.raises(ValueError, match=r"folds\.held_out: 2 removed"):
         fit(run.folder, recipe=small, held_out=slices["case"] == slices["case"].iloc[-1])
 
 

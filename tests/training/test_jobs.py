@@ -155,7 +155,7 @@ def test_cross_validation_gives_every_finished_fold_however_little_time_is_left(
     folders.clear()
     assert len(training.cross_validate(slices, tmp_path, **options)) == 3
     assert folders == ["fold0", "fold2"]
-    assert "1 of 3 trainings out of time; the same call continues with them: fold1" in capsys.readouterr().out
+    assert "1 of 3 trainings out of time; run the same call again to continue: fold1" in capsys.readouterr().out
 
 
 def test_some_folds_of_a_cross_validation_can_be_trained_alone(slices, spec, tmp_path, tried):
@@ -170,7 +170,7 @@ def test_a_training_that_diverges_is_raised_when_the_others_are_done(slices, spe
     with pytest.raises(FloatingPointError, match="fold0: the loss is nan"):
         training.cross_validate(slices, tmp_path, count=3, spec=spec)
     assert folders == ["fold0", "fold1", "fold2"]
-    assert "1 of 3 trainings diverged; the same call tries again: fold0" in capsys.readouterr().out
+    assert "1 of 3 trainings diverged; run the same call again to retry: fold0" in capsys.readouterr().out
 
 
 def test_a_list_ends_when_the_next_training_has_no_time_and_continues_when_called_again(
@@ -183,7 +183,7 @@ def test_a_list_ends_when_the_next_training_has_no_time_and_continues_when_calle
     assert [outcome.run is not None for outcome in outcomes] == [True, False, False]
     said = capsys.readouterr().out
     assert said.startswith("  1/3 a (seed0): Dice")
-    assert "2 of 3 trainings out of time; the same call continues with them: b (seed0), c (seed0)" in said
+    assert "2 of 3 trainings out of time; run the same call again to continue: b (seed0), c (seed0)" in said
     assert not any(o.run for o in jobs.run(slices, listed[1:], like=[listed[0].folder], **options))
     assert all(o.run for o in jobs.run(slices, listed, packed=packed))
     states["seed0"] = "stopped"
@@ -248,7 +248,7 @@ def test_cross_validation_holds_out_every_case_once_and_skips_what_is_done(slice
     (tmp_path / "folds.csv").write_text("case,fold\n1,0\n", encoding="utf-8")
     with pytest.raises(ValueError, match="has 1 folds, not 2 and lacks cases"):
         training.cross_validate(slices, tmp_path, **options)
-    with pytest.raises(ValueError, match="fold0 is a run folder and has no folds"):
+    with pytest.raises(ValueError, match="fold0 is the folder of a single run"):
         training.cross_validate(slices, tmp_path / "fold0", **options)
 
 
@@ -291,5 +291,5 @@ def test_processes_share_the_gpus_that_the_user_chose(monkeypatch, capsys, gpus,
 
 def test_a_tpu_is_not_for_several_processes(slices, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "listed", lambda kind: ["tpu:0"] if kind == "tpu" else [])
-    with pytest.raises(RuntimeError, match="at_once=2, but a TPU belongs to one process"):
+    with pytest.raises(RuntimeError, match="at_once=2, but only one process can use a TPU"):
         training.cross_validate(slices, tmp_path, count=2, at_once=2)
