@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     folder = given.resume or given.runs / datetime.now().strftime("%Y%m%d-%H%M%S")
+    if given.submission and given.submission.is_dir():
+        given.submission /= "submission.csv"
     try:
+        for place in (folder, given.submission.parent if given.submission else folder):
+            if not (place / "run.json").is_file():  # a finished run is only read
+                _writable(place)
         machine = devices.use(devices.detect(given.cards, given.share_batch))
         print(machine)
         root = scans.find_root(given.root)
@@ -80,15 +86,15 @@ def _parser() -> argparse.ArgumentParser:
         help="a scan, such as case16_day0: validate on all days of its case; or later-days: a split like the "
         "hidden test set, with 44.5 %% of the real slices (default: fold 0 of five)",
     )
-    which.add_argument("--folds", type=_count, help="train a cross-validation with this many folds")
+    which.add_argument("--folds", type=_folds, help="train a cross-validation with this many folds")
     parser.add_argument("--preset", choices=recipes.PRESETS, default="paper", help="recipe (default: paper)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for new run folders (default: runs)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="run folder to resume or to create")
     parser.add_argument("--time-limit", type=_seconds, metavar="SECONDS", help="time limit; --resume continues")
     parser.add_argument("--epochs", type=_count, help="maximum number of epochs")
     parser.add_argument("--batch-size", type=_count, help="slices per step")
-    parser.add_argument("--seed", type=int, help="seed of all random numbers")
-    parser.add_argument("--size", type=_count, default=128, help="height and width of the network's input, in pixels")
+    parser.add_argument("--seed", type=_seed, help="seed of all random numbers")
+    parser.add_argument("--size", type=_side, default=128, help="height and width of the network's input, in pixels")
     parser.add_argument("--plain", action="store_true", help="train without the attention layers")
     parser.add_argument(
         "--cards", type=_cards, default=0, help="number of GPUs, 0 for all; with --folds one fold per GPU"
@@ -99,16 +105,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    """Read a whole number from 1 up."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+def _writable(folder: Path) -> None:
+    """Raise OSError, before anything is trained, for a folder that cannot be made or written to."""
+    try:
+        made = next(place for place in (folder, *folder.parents) if place.exists())
+        with tempfile.TemporaryFile(dir=made):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written to ({error.strerror}); name another folder") from None
+
+
+def _count(text: str, least: int = 1, most: int | None = None) -> int:
+    """Read a whole number in a range."""
+    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+        expected = f"of {least} or more" if most is None else f"from {least} to {most}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {expected}")
     return int(text)
 
 
 def _cards(text: str) -> int:
     """Read a whole number from 0 up."""
-    return 0 if text == "0" else _count(text)
+    return _count(text, 0)
+
+
+def _folds(text: str) -> int:
+    """Read a number of folds."""
+    return _count(text, 2)
+
+
+def _side(text: str) -> int:
+    """Read a side of the grid: more than 2048 pixels fill any memory."""
+    return _count(text, 1, 2048)
+
+
+def _seed(text: str) -> int:
+    """Read a seed."""
+    return _count(text, 0, recipes.LARGEST_SEED)
 
 
 def _seconds(text: str) -> float:

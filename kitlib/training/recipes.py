@@ -26,6 +26,7 @@ CHOICES = {
 }
 FROM_ONE = ("epochs", "patience", "score_every", "batch_size")
 NOT_NEGATIVE = ("learning_rate", "weight_decay", "warmup_epochs", "average_last", "seed")
+LARGEST_SEED = 2**32 - 1  # that Keras takes
 KERAS = ("class_name", "config", "module", "registered_name")  # of what Keras serialises; the rest varies with its use
 
 
@@ -228,8 +229,12 @@ def _checked(item, value):
     if name in ("loss", "augment"):
         return None if value is None and name == "augment" else _stored(name, value)
     if name == "metrics":
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"metrics is {value!r}; expected a list of Keras metrics, such as [{value!r}]")
         return tuple(_stored(name, metric) for metric in value)
     if name == "leave_out":
+        if isinstance(value, str):
+            raise ValueError(f"leave_out is {value!r}; expected a tuple of scans; write ({value!r},)")
         return tuple(value)
     if name == "network_options":
         try:
@@ -258,6 +263,8 @@ def _number(name: str, value, whole: bool):
     least = 1 if name in FROM_ONE else 0
     if isinstance(value, bool) or (name in (*FROM_ONE, *NOT_NEGATIVE) and not number >= least):
         raise ValueError(f"{name} is {value!r}; expected {'an integer' if whole else 'a number'} of {least} or more")
+    if name == "seed" and number > LARGEST_SEED:
+        raise ValueError(f"seed is {value!r}; expected an integer from 0 to {LARGEST_SEED}")
     return number
 
 

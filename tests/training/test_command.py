@@ -74,6 +74,12 @@ def test_folds_are_a_cross_validation(competition, tmp_path, asked, capsys):
         ("--epochs 0", "--epochs: '0' is not a whole number of 1 or more"),
         ("--epochs ten", "--epochs: 'ten' is not a whole number"),
         ("--folds 2.5", "--folds: '2.5' is not a whole number"),
+        ("--folds 1", "--folds: '1' is not a whole number of 2 or more"),
+        ("--size 100000", "--size: '100000' is not a whole number from 1 to 2048"),
+        ("--seed 4294967296", "--seed: '4294967296' is not a whole number from 0 to 4294967295"),
+        ("--seed 1e3", "--seed: '1e3' is not"),
+        ("--resume {root}/train.csv", "train.csv cannot be written to .Not a directory.; name another folder"),
+        ("--submission {root}/train.csv/case.csv", "train.csv cannot be written to"),
         ("--size -64", "--size: expected one argument|--size: '-64' is not"),
         ("--cards two", "--cards: 'two' is not a whole number"),
         ("--time-limit 1h", "--time-limit: '1h' is not a positive number of seconds"),
@@ -86,10 +92,17 @@ def test_wrong_arguments_are_named_and_nothing_is_trained(competition, asked, ca
     import re
 
     with pytest.raises(SystemExit) as ended:
-        command.main([str(competition), *arguments.split()])
+        command.main([str(competition), *arguments.format(root=competition).split()])
     assert ended.value.code == 2
     assert re.search(words, capsys.readouterr().err.splitlines()[-1])
     assert not asked
+
+
+def test_a_submission_that_names_a_folder_goes_into_it(competition, tmp_path, asked, monkeypatch):
+    written = []
+    monkeypatch.setattr(command, "_submit", lambda found, slices, path: written.append(path))
+    command.main([str(competition), *"--held-out later-days --no-figures --submission".split(), str(tmp_path)])
+    assert written == [tmp_path / "submission.csv"]
 
 
 @pytest.mark.parametrize("which", ["--held-out later-days", "--folds 2"])
