@@ -92,11 +92,11 @@ def build_unet(
     images = maps = keras.Input(input_shape, name="images")
     if mirror_border:
         maps = MirrorBorder(*mirrored_border(input_shape[:2], levels, stages, window), name="mirror_border")(images)
+    check_size(maps.shape[1:3], levels, stages, window, padding)  # Keras buries what the layer says
     if encoder is None:
         maps = SizeCheck(levels, stages, window, padding, name="size_check")(maps)
         *skips, maps = blocks.down(maps, widths)
     else:
-        check_size(input_shape[:2], levels, stages, window, padding)
         *skips, maps = blocks.foreign(images, encoder, levels, stem)
     if external_bottleneck:
         maps = blocks.residual(maps, ExternalAttention(max(1, maps.shape[-1] // HEAD_SIZE), name="bottom_external"))

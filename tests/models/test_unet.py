@@ -63,9 +63,9 @@ def test_any_multiple_fits_and_other_sides_are_named(levels, multiple):
 
 
 def test_an_error_offers_sides_that_fit():
-    with pytest.raises(ValueError, match=r"height 100 .*stage 1 is 50 long.*window 4; choose 96 or 112"):
+    with pytest.raises(ValueError, match=r"^the height 100 .*stage 1 is 50 long.*window 4; choose 96 or 112"):
         build_unet((100, 128, 5))
-    with pytest.raises(ValueError, match=r"width 90 .*stage 1 is 45 long, which is odd; choose 80 or 96"):
+    with pytest.raises(ValueError, match=r"^the width 90 .*stage 1 is 45 long, which is odd; choose 80 or 96"):
         build_unet((96, 90, 5), **NO_ATTENTION)
 
 
