@@ -91,9 +91,16 @@ def split(
         ValueError: names a scan that is in both sets, or a case with an earlier day in the validation set than in the
             training set, and when a set is empty.
     """
-    held_out = np.asarray(held_out, bool)
-    if len(held_out) != len(slices):
-        raise ValueError(f"held_out has {len(held_out)} entries for {len(slices)} slices; give one entry per slice")
+    mask = np.asarray(held_out)
+    if mask.dtype != bool:
+        raise ValueError(
+            f"held_out holds {mask.dtype} values; give True or False for each slice, such as folds.by_case(slices) == 0"
+        )
+    if mask.shape != (len(slices),):
+        raise ValueError(f"held_out has {len(mask)} rows for {len(slices)} slices; make it from this very table")
+    if isinstance(held_out, pd.Series) and not held_out.index.equals(slices.index):
+        raise ValueError("held_out has other row labels than the slices; make it from this very table")
+    held_out = mask
     kept = ~slices["scan"].isin(leave_out).to_numpy()
     val, train = slices[held_out], slices[~held_out & kept]
     both = set(val["scan"]) & set(train["scan"])

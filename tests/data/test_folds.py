@@ -63,6 +63,20 @@ def test_suspects_are_not_trained_on_but_validated_on(slices):
     assert contest.SUSPECT_SCANS[0] in set(val["scan"])
 
 
+def test_marks_that_are_no_marks_of_these_slices_are_refused(slices):
+    fold = folds.by_case(slices, 2)
+    for wrong in (fold, fold.astype(float), fold.astype(str), list("no" * len(fold))):
+        with pytest.raises(ValueError, match=r"held_out holds .* values; give True or False for each slice"):
+            folds.split(slices, wrong)
+    for wrong in ((fold == 0)[1:], (fold == 0).to_numpy()[:, None], []):
+        with pytest.raises(ValueError, match="held_out"):
+            folds.split(slices, wrong)
+    with pytest.raises(ValueError, match="other row labels than the slices"):
+        folds.split(slices, (fold == 0)[::-1])
+    folds.split(slices, (fold == 0).to_numpy())
+    folds.split(slices, (fold == 0).tolist())
+
+
 def test_share_of_empty_slices_is_drawn_alike_for_a_seed(slices):
     held_out = slices["case"] == slices["case"].iloc[0]
     some, half, none = (folds.split(slices, held_out, empty_share=share)[0] for share in (1.0, 0.5, 0.0))
