@@ -26,7 +26,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "kaggle")]

@@ -252,7 +252,11 @@ layers.mirrored_border(image)
 folder = kept / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))
 wanted = range(FOLD, min(FOLD + FOLDS_TO_TRAIN, count))
 print(f"run folder: {folder.resolve()}; RUN = {folder.name!r} resumes it")
-print(runs.check_disk(folder, int(fold.isin(wanted).sum()), spec, session.disk_left(folder)))
+to_train = [number for number in wanted if not runs.finished(folder / f"fold{number}")]
+stored = fold.isin(to_train).sum() + len(COMPARE) * held_out.sum()
+if jobs.trainings_at_once(machine, max(len(to_train), len(COMPARE))) > 1:  # they share packed scans on the disk
+    stored += len(known)
+print(runs.check_disk(folder, int(stored), spec, session.disk_left(folder)))
 
 # %%
 same = {"packed": packed, "devices": machine}

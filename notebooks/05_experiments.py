@@ -119,7 +119,10 @@ seeds = range(SEEDS or form.seeds)
 jobs = experiments.tasks(kept, experiments.trials(COMPARE), seeds, held_out, spec, recipe)
 print(f"{len(jobs)} trainings: {len(experiments.trials(COMPARE))} kinds x {len(seeds)} seeds")
 unfinished = sum(not runs.finished(job.folder) for job in jobs)
-print(runs.check_disk(kept, unfinished * held_out.sum() + len(slices), spec, session.disk_left(kept)))
+stored = unfinished * held_out.sum() + len(slices)
+if training.jobs.trainings_at_once(machine, len(jobs)) > 1:  # they share packed scans on the disk
+    stored += len(slices)
+print(runs.check_disk(kept, int(stored), spec, session.disk_left(kept)))
 
 # %%
 attached = contest.attached("run.json")  # on Kaggle: the runs of earlier sessions

@@ -405,7 +405,7 @@ def test_a_value_that_a_comment_explains_is_taken(script, monkeypatch):
         values = [explained[word] for word in re.findall(r"\b(0|None|True|False|empty): ", comment)]
         values += [int(word) for word in re.findall(r"at least (\d+)", comment)]
         if not isinstance(defaults[name], tuple):
-            values += [word for word in re.findall(r'"([^"]+)"', comment)]
+            values += re.findall(r'"([^"]+)"', comment)
         for value in values:
             assert eval(check, {"session": session} | defaults | {name: value}) == []
 

@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -212,14 +213,15 @@ def write_probabilities(folder: str | os.PathLike, scan: str, probabilities: np.
         np.save(file, np.rint(probabilities * 255).astype(np.uint8))
 
 
-def check_disk(folder: str | os.PathLike, slices: int, spec: InputSpec, left: int) -> str:
+def check_disk(folder: str | os.PathLike, slices: int, spec: InputSpec, left: int | None = None) -> str:
     """Compare the disk use of trainings with the space that is left, before they begin.
 
     Args:
         folder: the run folder, or the folder of a cross-validation.
-        slices: validation slices, of all folds together; each leaves height * width * organs bytes.
+        slices: validation slices, of all trainings together; each leaves height * width * organs bytes. Trainings side
+            by side share packed scans on the disk, which take as much for every slice of the data.
         spec: what the networks see.
-        left: bytes that may be written, as `session.disk_left` gives them.
+        left: bytes that may be written, as `session.disk_left` gives them; None is what is free on the disk.
 
     Returns:
         A line that names both.
@@ -230,6 +232,9 @@ def check_disk(folder: str | os.PathLike, slices: int, spec: InputSpec, left: in
     >>> check_disk("runs/cv", 38496, InputSpec(384, 384), 20 * 10**9)
     'runs/cv will take about 17.1 GB, and 20.0 GB are left'
     """
+    if left is None:
+        place = Path(folder).resolve()
+        left = shutil.disk_usage(next(there for there in (place, *place.parents) if there.is_dir())).free
     needed = slices * spec.height * spec.width * len(contest.ORGANS) + _CLOSING_BYTES
     line = f"{folder} will take about {needed / 1e9:.1f} GB, and {left / 1e9:.1f} GB are left"
     if needed > left:

@@ -66,9 +66,20 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
         "devices": machine,
         "deadline": None if given.time_limit is None else time.time() + given.time_limit,
     }
+    held_out = None if given.folds else _held_out(slices, given.held_out)
+    print(runs.check_disk(folder, _stored(slices, folder, given.folds, held_out, machine), same["spec"]))
     if given.folds:
         return jobs.cross_validate(slices, folder, count=given.folds, **same)
-    return [fit.fit_fold(slices, folder, held_out=_held_out(slices, given.held_out), **same)]
+    return [fit.fit_fold(slices, folder, held_out=held_out, **same)]
+
+
+def _stored(slices: pd.DataFrame, folder: Path, count: int | None, held_out: pd.Series | None, machine) -> int:
+    """Count the slices that trainings will leave on the disk, as `runs.check_disk` counts them."""
+    if held_out is not None:
+        return 0 if runs.finished(folder) else int(held_out.sum())
+    left = sum(not runs.finished(folder / f"fold{fold}") for fold in range(count))
+    packed = len(slices) * (jobs.trainings_at_once(machine, left) > 1)
+    return len(slices) * left // count + packed
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 import json
 import os
+import types
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,12 @@ def test_the_disk_use_of_trainings_is_forecast(tmp_path, size, slices, words):
     assert f"about {words}, and 20.0 GB are left" in runs.check_disk(tmp_path, slices, spec, 20 * 10**9)
     with pytest.raises(OSError, match=rf"about {words}, and 0\.4 GB are left: remove files, train fewer folds"):
         runs.check_disk(tmp_path, slices, spec, 4 * 10**8)
+
+
+def test_without_a_figure_the_free_space_of_the_disk_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=4 * 10**8 if path.is_dir() else 0))
+    with pytest.raises(OSError, match=r"not/there will take about 1\.9 GB, and 0\.4 GB are left"):
+        runs.check_disk(tmp_path / "not/there", 4000, InputSpec(384, 384))
 
 
 SAVED = Path(__file__).parent / "saved-ae48e92"

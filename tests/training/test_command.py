@@ -9,7 +9,7 @@ import pytest
 from kitlib import runs
 from kitlib.data import folds
 from kitlib.training import __main__ as command
-from kitlib.training import devices, recipes
+from kitlib.training import devices, jobs, recipes
 
 SCORE = {"score": 0.5, "dice": 0.4, "hausdorff": 0.6}
 
@@ -113,6 +113,20 @@ def test_the_folder_of_all_runs_is_refused_by_name(competition, tmp_path, capsys
         command.main([str(competition), *which.split(), "--resume", str(tmp_path / "runs")])
     assert "runs is a folder of runs (paper)" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["paper"]
+
+
+@pytest.mark.parametrize(("which", "parts"), [("--held-out later-days", 1), ("--folds 2", 1), ("--folds 2", 2)])
+def test_a_full_disk_is_found_before_the_training(
+    competition, slices, tmp_path, asked, capsys, monkeypatch, which, parts
+):
+    """Two GPUs, which train side by side, keep packed scans on the disk as well."""
+    monkeypatch.setattr(jobs, "trainings_at_once", lambda machine, count: parts)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=10**7))
+    with pytest.raises(SystemExit):
+        command.main([str(competition), *which.split(), "--size", "2048", "--resume", str(tmp_path / "new")])
+    needed = folds.later_days(slices).sum() if "later" in which else parts * len(slices)
+    assert f"new will take about {needed * 2048**2 * 3 / 1e9 + 0.1:.1f} GB, and 0.0 GB" in capsys.readouterr().err
+    assert not asked
 
 
 def test_data_that_are_not_there_are_named(tmp_path, asked, capsys):
