@@ -30,8 +30,8 @@ _STRAY_PREFIXES = (".", "@", "#", "$", "~", "__MACOSX", "__pycache__")
 _STRAY_NAMES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "system volume information", "lost+found", "icon\r")
 
 
-class CsvError(ValueError):
-    """A csv file cannot be read completely; `where` is the file, with the line if it is known."""
+class Problem(ValueError):
+    """An error that knows where it is: `where` names a file, a line of it or a scan, and `what` says what is wrong."""
 
     def __init__(self, where: str, what: str):
         super().__init__(f"{where}: {what}")
@@ -92,12 +92,12 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str], optional: Sequence
 
     Raises:
         FileNotFoundError: names the file that is missing.
-        CsvError: a ValueError that names the file, the line and the remedy.
+        Problem: a ValueError that names the file, the line and the remedy.
     """
     text, guessed = _decode(path, _unpack(path, Path(path).read_bytes()))
     numbers, rows = _rows(path, text, columns)
     if not rows or not any(map(str.strip, rows[0])):
-        raise CsvError(str(path), f"the file is empty; expected columns {','.join(columns)}")
+        raise Problem(str(path), f"the file is empty; expected columns {','.join(columns)}")
     header = rows[0]
     positions = _positions(f"{path}, line {numbers[0]}", header, columns, optional)
     kept = [(number, row) for number, row in zip(numbers[1:], rows[1:], strict=True) if any(row)]
@@ -106,13 +106,13 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str], optional: Sequence
         if len(row) != most and (len(row) <= needed or any(row[most:])):
             what = f"has {len(row)} fields, but the first line has {most}: {_shorten(','.join(row))}"
             remedy = "copy or save the file again, with spaces between the numbers of a mask"
-            raise CsvError(f"{path}, line {number}", f"{what}; {remedy}")
+            raise Problem(f"{path}, line {number}", f"{what}; {remedy}")
     table = {name: [row[position].strip() for _, row in kept] for name, position in positions.items()}
     for name, fields in table.items() if guessed else ():
         for (number, _), field in zip(kept, fields, strict=True):
             if not field.isascii():
                 what = f"{name} {_shorten(field)} is not UTF-8 text; save the file as UTF-8 csv"
-                raise CsvError(f"{path}, line {number}", what)
+                raise Problem(f"{path}, line {number}", what)
     index = pd.Index([number for number, _ in kept], dtype=int, name="line")
     return pd.DataFrame(table, index=index, dtype=str)
 
@@ -139,7 +139,7 @@ def _unpack(path: str | os.PathLike, data: bytes) -> bytes:
             try:
                 return reader(data)
             except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError) as error:
-                raise CsvError(str(path), f"cannot be decompressed ({error}); copy the file again") from None
+                raise Problem(str(path), f"cannot be decompressed ({error}); copy the file again") from None
     return data
 
 
@@ -151,7 +151,7 @@ def _only_member(path: str | os.PathLike, data: bytes) -> bytes:
             what = (
                 f"is an archive or workbook of {len(names)} files ({', '.join(names[:3])}, ...); save it as a csv file"
             )
-            raise CsvError(str(path), what)
+            raise Problem(str(path), what)
         return archive.read(names[0])
 
 
@@ -166,7 +166,7 @@ def _decode(path: str | os.PathLike, data: bytes) -> tuple[str, bool]:
         if encoding == "utf-8":
             return data.decode("latin-1"), True
         what = f"is not valid {encoding.upper()} text ({error.reason}); save the file as UTF-8 csv"
-        raise CsvError(str(path), what) from None
+        raise Problem(str(path), what) from None
 
 
 def _rows(path: str | os.PathLike, text: str, columns: Sequence[str]) -> tuple[Sequence[int], list[list[str]]]:
@@ -174,7 +174,7 @@ def _rows(path: str | os.PathLike, text: str, columns: Sequence[str]) -> tuple[S
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if "\x00" in text:
         line = text[: text.index("\x00")].count("\n") + 1
-        raise CsvError(
+        raise Problem(
             f"{path}, line {line}",
             "has a zero byte, so the file is damaged or not csv; copy it again, or save it as csv",
         )
@@ -198,7 +198,7 @@ def _rows(path: str | os.PathLike, text: str, columns: Sequence[str]) -> tuple[S
             numbers.append(skipped + 1 + reader.line_num)
     except csv.Error as error:
         what = f"has a quotation mark in the wrong place ({error}); remove it"
-        raise CsvError(f"{path}, line {numbers[-1]}", what) from None
+        raise Problem(f"{path}, line {numbers[-1]}", what) from None
     finally:
         csv.field_size_limit(limit)
     return numbers[:-1], rows
@@ -214,7 +214,7 @@ def _positions(where: str, header: Sequence[str], columns: Sequence[str], option
         elif names.count(name) > 1 or column in columns:
             problem = "occurs twice" if name in names else "is missing"
             what = f"column {column} {problem} in {_shorten(','.join(header))}; expected {','.join(columns)}"
-            raise CsvError(where, what)
+            raise Problem(where, what)
     return positions
 
 

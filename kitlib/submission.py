@@ -106,7 +106,7 @@ def check(
     """
     try:
         table = files.read_csv(path, COLUMNS)
-    except files.CsvError as error:
+    except files.Problem as error:
         return [(error.where, error.what)]
     except OSError as error:
         return [(str(path), f"cannot be read: {error.strerror}")]

@@ -96,7 +96,7 @@ REFUSED = {
 def test_csv_that_lost_something_names_file_line_and_remedy(kind, tmp_path):
     path, (data, named) = tmp_path / "train.csv", REFUSED[kind]
     path.write_bytes(data)
-    with pytest.raises(files.CsvError) as error:
+    with pytest.raises(files.Problem) as error:
         files.read_csv(path, COLUMNS)
     assert named in str(error.value)
     assert str(error.value) == f"{error.value.where}: {error.value.what}"

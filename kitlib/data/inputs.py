@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from kitlib.files import Problem
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -78,7 +80,7 @@ def load(paths: Sequence[str]) -> np.ndarray:
         (D, H, W) uint16, the grey values of the files.
 
     Raises:
-        ValueError: names the file that cannot be decoded, is not 16-bit grey, or has another size than the first.
+        Problem: names the file that cannot be decoded, is not 16-bit grey, or has another size than the first.
     """
     if not len(paths):
         raise ValueError("paths is empty; give the path of at least one slice")
@@ -88,10 +90,8 @@ def load(paths: Sequence[str]) -> np.ndarray:
         if scan is None:
             scan = np.empty((len(paths), *image.shape), np.uint16)
         if image.shape != scan.shape[1:]:
-            raise ValueError(
-                f"{path} is {_size(image.shape)}, but {paths[0]} is {_size(scan.shape[1:])}; expected "
-                "slices of one size"
-            )
+            what = f"is {_size(image.shape)}, but {paths[0]} is {_size(scan.shape[1:])}; expected slices of one size"
+            raise Problem(str(path), what)
         scan[index] = image
     return scan
 
@@ -103,24 +103,24 @@ def read_picture(path: str | os.PathLike) -> np.ndarray:
         (H, W) uint16.
 
     Raises:
-        ValueError: names the file that is missing, truncated, altered (by a chunk's check sum) or not 16-bit grey.
+        Problem: names the file that is missing, truncated, altered (by a chunk's check sum) or not 16-bit grey.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}; copy the file again") from None
+        raise Problem(str(path), f"cannot be read: {error.strerror}; copy the file again") from None
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as png:
             png.verify()
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except UnidentifiedImageError:
-        raise ValueError(f"{path} cannot be decoded: it is not a PNG file; copy the file again") from None
+        raise Problem(str(path), "cannot be decoded: it is not a PNG file; copy the file again") from None
     except (OSError, SyntaxError, ValueError, struct.error, cv2.error) as error:
-        raise ValueError(f"{path} cannot be decoded: {error}; copy the file again") from None
+        raise Problem(str(path), f"cannot be decoded: {error}; copy the file again") from None
     if image is None:
-        raise ValueError(f"{path} cannot be decoded: its pixels are damaged; copy the file again")
+        raise Problem(str(path), "cannot be decoded: its pixels are damaged; copy the file again")
     if image.ndim != 2 or image.dtype != np.uint16:
-        raise ValueError(f"{path} is {_size(image.shape)} {image.dtype}; expected a 16-bit grey image")
+        raise Problem(str(path), f"is {_size(image.shape)} {image.dtype}; expected a 16-bit grey image")
     return image
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import pandas as pd
 
+from kitlib.files import Problem
+
 COLUMNS = ["where", "fault", "remedy"]
 
 
@@ -32,15 +34,20 @@ class Faults:
             remedy: what is done about it.
 
         Raises:
-            ValueError: when strict, naming where; an error that names it already, or a MemoryError, as it is.
+            Problem: when strict: a ValueError that names where. A Problem, OSError or MemoryError is raised as it is,
+                since it names what it concerns.
         """
-        where, error = str(where), fault if isinstance(fault, Exception) else None
-        text = f"{type(fault).__name__}: {fault}" if error and not isinstance(fault, ValueError) else str(fault)
+        where = str(where)
+        if self.strict and isinstance(fault, Problem | OSError | MemoryError):
+            raise fault
+        text = str(fault)
+        if isinstance(fault, Problem) and fault.where == where:
+            text = fault.what
+        elif isinstance(fault, Exception) and not isinstance(fault, ValueError):
+            text = f"{type(fault).__name__}: {fault}"
         if self.strict:
-            if error and (where in str(error) or isinstance(error, MemoryError)):
-                raise error
-            raise ValueError(text if where in text else f"{where}: {text}") from error
-        self.entries.append((where, " ".join(text.removeprefix(where).lstrip(":").split()), remedy))
+            raise Problem(where, text) from (fault if isinstance(fault, Exception) else None)
+        self.entries.append((where, " ".join(text.split()), remedy))
 
     @contextmanager
     def survive(self, where: object, remedy: str) -> Iterator[None]:

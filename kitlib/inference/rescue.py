@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from kitlib import contest, submission
+from kitlib import contest, files, submission
 from kitlib.data import inputs, scans
 from kitlib.inference.faults import Faults
 
@@ -70,8 +70,8 @@ def load(rows: pd.DataFrame, faults: Faults) -> np.ndarray | None:
             continue
         try:
             picture = inputs.read_picture(path)
-        except ValueError as error:
-            faults.meet(path, error, "filled from its neighbours")
+        except files.Problem as error:
+            faults.meet(error.where, error.what, "filled from its neighbours")
             continue
         if picture.shape != (height, width):
             faults.meet(path, f"is {_size(picture.shape)}, and its name says {_size((height, width))}", "stretched")
@@ -119,11 +119,11 @@ def memory_left(root: str | os.PathLike = "/") -> int | None:
     root, left = Path(root), []
     with contextlib.suppress(OSError, KeyError, ValueError):
         left.append(int(_pairs(root / "proc/meminfo")["MemAvailable:"]) * 1024)
-    for folder, limit, used, files in _CGROUPS:
+    for folder, limit, used, prefix in _CGROUPS:
         folder = root / "sys/fs/cgroup" / folder
         with contextlib.suppress(OSError, KeyError, ValueError):  # a limit of "max" is no number
             found = _pairs(folder / "memory.stat")
-            cached = sum(int(found[f"{files}{kind}_file"]) for kind in ("active", "inactive"))
+            cached = sum(int(found[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))
             most, taken = (int((folder / name).read_text(encoding="utf-8")) for name in (limit, used))
             left.append(most - taken + cached)
     return max(min(left), 0) if left else None
@@ -140,7 +140,8 @@ def _read_sample(path: Path, slices: pd.DataFrame, faults: Faults) -> pd.DataFra
     try:
         sample = submission.read(path)
     except (OSError, ValueError) as error:
-        faults.meet(path, error, "its readable rows are used")
+        where, what = (error.where, error.what) if isinstance(error, files.Problem) else (path, error)
+        faults.meet(where, what, "its readable rows are used")
         sample = _read_lines(path)
     wrong = [  # rows, their fault, whether they are left out
         (~sample["id"].map(_is_id).astype(bool), "is not a slice id", True),

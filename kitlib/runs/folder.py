@@ -26,7 +26,7 @@ import pandas as pd
 
 from kitlib import contest, files
 from kitlib.data.inputs import InputSpec
-from kitlib.files import replacing
+from kitlib.files import Problem, replacing
 from kitlib.postprocess.cleaning import DEFAULT, Settings
 
 UNKNOWN = "unknown"  # the kind of data in a record that does not say it
@@ -136,9 +136,9 @@ def read(folder: str | os.PathLike) -> Run:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; copy the run folder again") from None
+        raise Problem(str(path), f"is damaged: {error}; copy the run folder again") from None
     if not isinstance(record, dict) or not isinstance(record.get("data", {}), dict):
-        raise ValueError(f"{path} is damaged: it is not the record of a run; copy the run folder again")
+        raise Problem(str(path), "is damaged: it is not the record of a run; copy the run folder again")
     return Run(folder, record)
 
 

@@ -107,7 +107,7 @@ def test_altered_truncated_and_other_files_are_found(tmp_path):
     wrong.append(cv2.imencode(".jpg", np.zeros((40, 50), np.uint8))[1].tobytes())
     for spoiled in wrong:
         path.write_bytes(spoiled)
-        with pytest.raises(ValueError, match=r"slice\.png cannot be decoded: .*; copy the file again"):
+        with pytest.raises(ValueError, match=r"slice\.png: cannot be decoded: .*; copy the file again"):
             inputs.read_picture(path)
-    with pytest.raises(ValueError, match=r"nothing\.png cannot be read"):
+    with pytest.raises(ValueError, match=r"nothing\.png: cannot be read"):
         inputs.read_picture(tmp_path / "nothing.png")

@@ -156,7 +156,7 @@ def test_broken_slice_is_named_and_leaves_no_file(slices, tmp_path):
     broken.write_bytes(b"no picture")
     spoiled = slices.copy()
     spoiled.loc[3, "path"] = str(broken)
-    with pytest.raises(ValueError, match=r"broken\.png cannot be decoded"):
+    with pytest.raises(ValueError, match=r"broken\.png: cannot be decoded"):
         pipeline.pack(spoiled, SPEC, tmp_path / "packed")
     assert not list((tmp_path / "packed").iterdir())
 

@@ -129,7 +129,7 @@ def test_surroundings_name_versions():
 @pytest.mark.parametrize("text", ["{", "", "[1]", '{"data": 3}'])
 def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "run.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"run\.json is damaged: .*copy the run folder again"):
+    with pytest.raises(ValueError, match=r"run\.json: is damaged: .*copy the run folder again"):
         runs.read(tmp_path)
 
 
