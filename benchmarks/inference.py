@@ -326,20 +326,21 @@ def main() -> None:
     if options.end_to_end:
         print(json.dumps(end_to_end(options.scans)))
         return
+    from kitlib import files
+
     parts = {
         "network": ("inference.md", "# The network in inference\n", speed_table, options.rounds),
         "scans": ("scans.md", "# Whole scans, from files to the submission\n", scan_table, options.scans),
     }
     for part in options.parts:
         name, title, table, count = parts[part]
-        place = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions()}"
-        head = [title, f"{place}; load average at the start {os.getloadavg()[0]:.1f}."]
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions()}"
+        head = [title, f"{machine}; load average at the start {os.getloadavg()[0]:.1f}."]
         text = "\n".join(head + table(count)) + "\n"
         print("\n" + text, flush=True)
         if options.save:
-            draft = (RESULTS / name).with_suffix(".tmp")
-            draft.write_text(text, encoding="utf-8")
-            os.replace(draft, RESULTS / name)
+            with files.replacing(RESULTS / name) as file:
+                file.write(text)
 
 
 if __name__ == "__main__":

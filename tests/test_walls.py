@@ -22,7 +22,7 @@ WALLS = {
     "files": ((), TABLES, set()),
     "submission": (("contest", "rle", "files"), TABLES, set()),
     "layers": (("contest",), TENSORS, set()),
-    "models": (("contest", "layers"), TENSORS, set()),
+    "models": (("contest", "files", "layers"), TENSORS, set()),
     "data": (("contest", "rle", "files"), TABLES - {"tensorflow", "PIL"}, {"tensorflow"}),
     "session": (("contest", "files", "data"), TABLES, set()),
     "scoring": (SCORING, TABLES, set()),

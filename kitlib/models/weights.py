@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import pickle
 from collections import OrderedDict
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+
+from kitlib.files import replacing
 
 FORMATS = ".h5 (with layer names), .npz or .pth (PyTorch before 1.6)"
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of PyTorch's first format
@@ -38,12 +39,9 @@ def read(path: Path) -> dict[str, list[np.ndarray]]:
 
 def write(path: Path, layers: dict[str, list[np.ndarray]]) -> Path:
     """Write weights as .npz, one array "layer/index" each; the same weights always give the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {f"{layer}/{index}": array for layer in sorted(layers) for index, array in enumerate(layers[layer])}
-    draft = path.with_name(f".{path.name}.part")
-    with open(draft, "wb") as file:
+    with replacing(path, "wb") as file:
         np.savez(file, **arrays)
-    os.replace(draft, path)
     return path
 
 
@@ -106,7 +104,7 @@ class _Tensor:
         # Axes may be permuted, but the numbers must lie without gaps: no stride is ever followed.
         self.order = sorted(range(len(shape)), key=lambda axis: (shape[axis] == 1, -strides[axis]))
         self.stored = [shape[axis] for axis in self.order]
-        dense = [math.prod(self.stored[place + 1 :]) for place in range(len(shape))]
+        dense = [math.prod(self.stored[axis + 1 :]) for axis in range(len(shape))]
         if any(shape[axis] > 1 and strides[axis] != step for axis, step in zip(self.order, dense, strict=True)):
             raise pickle.UnpicklingError(f"a tensor of shape {shape} in storage {key!r} has gaps: strides {strides}")
 

@@ -198,15 +198,12 @@ def save(folder: Path, model: keras.Model, state: State, mean: Sequence[np.ndarr
         mean: of the weights of the last epochs.
     """
     target = folder / f"epoch-{state.epoch:04d}"
-    draft = folder / f"draft-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    _save_weights(model, draft / "model.weights.h5")
-    if mean is not None:
-        np.savez(draft / "mean.npz", *mean)
-    (draft / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(draft, target)
+    with runs.replacing(target, mode=None) as draft:
+        draft.mkdir()
+        _save_weights(model, draft / "model.weights.h5")
+        if mean is not None:
+            np.savez(draft / "mean.npz", *mean)
+        (draft / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
     _tidy(folder, state)
 
 
@@ -248,10 +245,8 @@ def best_path(folder: Path, epoch: int) -> Path:
 
 def save_best(folder: Path, network: keras.Model, epoch: int) -> None:
     """Save the weights of a network as the best so far; the older best stays until the epoch is saved."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"draft-{os.getpid()}.weights.h5"
-    _save_weights(network, draft)
-    os.replace(draft, best_path(folder, epoch))
+    with runs.replacing(best_path(folder, epoch), mode=None) as draft:
+        _save_weights(network, draft)
 
 
 def load_weights(model: keras.Model, path: Path) -> None:
