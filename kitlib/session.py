@@ -12,6 +12,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+import kitlib
 from kitlib import contest, files
 from kitlib.data import scans
 
@@ -148,7 +149,7 @@ def bundle() -> Path | None:
 
     Of several, the one with the newest kit, and of those the last by name.
     """
-    wheels = [wheel for depth in range(1, 5) for wheel in contest.KAGGLE_INPUT.glob("*/" * depth + "kitlib-*.whl")]
+    wheels = [wheel for folder in contest.attached("kitlib-*.whl") for wheel in folder.glob("kitlib-*.whl")]
     if not wheels:
         return None
     return max(wheels, key=lambda wheel: (Version(wheel.name.split("-")[1]), str(wheel))).parent
@@ -183,7 +184,7 @@ def _home() -> Path:
 def disk_left(folder: str | os.PathLike = ".") -> int:
     """Return the bytes that may still be written to a folder; on Kaggle a session may keep 20 GB."""
     folder = Path(folder).resolve()
-    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.is_dir())).free
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.is_dir())).free
     if not on_kaggle():
         return free
     used = sum(path.stat().st_size for path in Path.cwd().rglob("*") if path.is_file())
@@ -202,8 +203,6 @@ def ends_at(hours: float = 0.0) -> float | None:
 
 def versions() -> str:
     """Return two lines: the kit and its folder, Python and the packages that matter."""
-    import kitlib
-
     packages = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "opencv-python-headless", "opencv-python")
     found = []
     for package in packages:
@@ -211,8 +210,8 @@ def versions() -> str:
             found.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    place = Path(kitlib.__file__).parent
-    return f"kitlib {kitlib.__version__} from {place}\nPython {platform.python_version()}, {', '.join(found)}"
+    folder = Path(kitlib.__file__).parent
+    return f"kitlib {kitlib.__version__} from {folder}\nPython {platform.python_version()}, {', '.join(found)}"
 
 
 def competition(path: str = "") -> Path:

@@ -77,11 +77,12 @@ def test_a_laptop_and_colab_are_interactive_whatever_is_mounted_as_kaggle_input(
 
 
 @pytest.mark.parametrize("place", ["kit-bundle", "datasets/somebody/kit-bundle"])
-def test_bundle_is_found_at_both_mount_points(kaggle, place):
+def test_bundle_is_found_at_both_mount_points(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(session.contest, "KAGGLE_INPUT", tmp_path)
     assert session.bundle() is None
-    (kaggle / place).mkdir(parents=True)
-    (kaggle / place / "kitlib-0.1.0-py3-none-any.whl").touch()
-    assert session.bundle() == kaggle / place
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "kitlib-0.1.0-py3-none-any.whl").touch()
+    assert session.bundle() == tmp_path / place
 
 
 def test_run_folders_lie_where_kaggle_keeps_them_and_trainings_end_before_its_session(monkeypatch, tmp_path):
