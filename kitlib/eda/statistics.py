@@ -74,8 +74,9 @@ def summary(slices: pd.DataFrame) -> pd.DataFrame:
     counts |= {"slices with a mask": with_mask, "slices without a mask": len(slices) - with_mask}
     counts["masks"] = int(present(slices).to_numpy().sum()) if has_masks(slices) else pd.NA
     table = pd.DataFrame({"count": pd.Series(counts, dtype="Int64")})
-    of_slices = table.index.str.startswith("slices ")
-    table["share"] = (table["count"] / max(len(slices), 1)).where(of_slices).astype("Float64")
+    table["share"] = pd.Series(dtype="Float64")
+    of_slices = ["slices with a mask", "slices without a mask"]
+    table.loc[of_slices, "share"] = table.loc[of_slices, "count"] / max(len(slices), 1)
     return table.rename_axis("figure")
 
 

@@ -16,6 +16,7 @@ from matplotlib.patheffects import withStroke
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
 from kitlib.data import inputs, scans
 from kitlib.eda import statistics
+from kitlib.eda.areas import COMBINATIONS
 from kitlib.figures.style import LABELS, WIDTH, box, canvas, look, organ_legend, overlay, picture_axis
 
 _OUTLINE = [withStroke(linewidth=1.5, foreground="black")]  # makes white letters readable on white fat
@@ -73,13 +74,13 @@ def overlapping_masks(slices: pd.DataFrame, count: int = 4, margin: int = 22) ->
     figure, axes = canvas(width / len(chosen) + 0.8, columns=len(chosen), width=width)
     shown = views(slices.loc[[index for index, _, _ in chosen]])
     for axis, (_, name, pixels), (row, image, mask) in zip(axes[0], chosen, shown, strict=True):
-        shared = mask[..., [ORGANS.index(organ) for organ in name.split("+")]].all(axis=-1)
+        shared = mask[..., [ORGANS.index(organ) for organ in COMBINATIONS[name]]].all(axis=-1)
         cut = _square(box(_largest_piece(shared), margin), image.shape)
         overlay(axis, image[cut], mask[cut], line=1.8)
         white = np.zeros((*shared.shape, 4))
         white[shared] = (1, 1, 1, 0.85)
         axis.imshow(white[cut])
-        kind = "all three" if name == statistics.ALL_THREE else " & ".join(LABELS[o] for o in name.split("+"))
+        kind = "all three" if name == statistics.ALL_THREE else " & ".join(LABELS[o] for o in COMBINATIONS[name])
         axis.set_title(f"{kind}: {pixels} px\n{row['scan']}, slice {row['slice']}", size=9)
     organ_legend(figure)
     return figure

@@ -130,8 +130,8 @@ def load(folder: str | os.PathLike):
     try:
         return keras.saving.load_model(run.model_path, compile=False)
     except (TypeError, ValueError):
-        with tempfile.TemporaryDirectory() as place:
-            older = Path(place) / "model.keras"
+        with tempfile.TemporaryDirectory() as folder:
+            older = Path(folder) / "model.keras"
             if not _write_for_older(run.model_path, older):
                 raise
             return keras.saving.load_model(older, compile=False)

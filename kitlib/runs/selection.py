@@ -83,18 +83,18 @@ def choose_settings(run_folders: Sequence[str | os.PathLike]) -> tuple[Settings,
     common = {path.parent for path in folders}
     damaged = {path for root in {*common, *(path.parent for path in common)} for path in manifest.check(root)}
     found, problems = {}, []
-    for place in [*folders, *(common if len(common) == 1 else ())]:
-        path = place / "settings.json"
+    for where in [*folders, *(common if len(common) == 1 else ())]:
+        path = where / "settings.json"
         if path.is_file() and path not in damaged:
             try:
-                found[place] = Settings.from_json(path.read_text(encoding="utf-8"))
+                found[where] = Settings.from_json(path.read_text(encoding="utf-8"))
             except (OSError, ValueError, TypeError) as error:
                 problems.append((path, str(error)))
     if len(folders) == 1 and folders[0] in found:
         return found[folders[0]], problems
-    for place in common:
-        if place in found:
-            return found[place], problems
+    for where in common:
+        if where in found:
+            return found[where], problems
     own = {path: found.get(path, DEFAULT) for path in folders}
     best = max(folders, key=_score, default=None) if len(set(own.values())) > 1 else next(iter(folders), None)
     return own.get(best, DEFAULT), problems
@@ -249,10 +249,10 @@ def _choices(root: Path, trained: Sequence[folder.Run], scans: Collection[str] |
     """List runs and cross-validations by their folder below the root, the newest last."""
     found = {}
     for run in trained:
-        place = run.folder.relative_to(root)
-        found[place.as_posix()] = [run]
+        below = run.folder.relative_to(root)
+        found[below.as_posix()] = [run]
         if (run.folder.parent / "folds.csv").is_file():
-            key = place.parent.as_posix()
+            key = below.parent.as_posix()
             found[key] = [*found.pop(key, []), run]
     return {key: HeldOut(group, scans) for key, group in found.items()}
 
