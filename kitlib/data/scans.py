@@ -102,7 +102,7 @@ def read(
     slices = pd.DataFrame(records, columns=COLUMNS)
     slices = slices.sort_values(["case", "day", "slice"], ignore_index=True)
     doubled = slices["id"].duplicated()
-    found += [(path, "is a second file for this slice") for path in slices.loc[doubled, "path"]]
+    found += [(path, "is a second file for this slice; remove one") for path in slices.loc[doubled, "path"]]
     slices = slices[~slices["id"].duplicated(keep=False)]
     if masks is not None:
         known = {record[0] for record in records}

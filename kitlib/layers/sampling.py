@@ -168,7 +168,7 @@ def _folded(position, size):
 
 @functools.cache
 def prefilter(size):
-    """Matrix that gives the cubic B-spline's coefficients c from `size` values v, c = prefilter @ v, mirrored.
+    """Matrix from `size` values v to the cubic B-spline's coefficients c: c = prefilter @ v, mirrored.
 
     The inverse of the matrix that evaluates the spline at its knots, (c[i-1] + 4 c[i] + c[i+1]) / 6 (Unser, 1999).
 

@@ -80,7 +80,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """Kind of data that it was trained on, as `scans.describe` gives it; UNKNOWN where its record lacks it."""
+        """Kind of data that it was trained on, as in `scans.describe`; UNKNOWN if its record lacks it."""
         return self.record.get("data", {}).get("kind", UNKNOWN)
 
     def foreign(self, kind: str) -> bool:

@@ -57,7 +57,8 @@ def choose(root: str | os.PathLike, name: str = "", kind: str = folder.UNKNOWN, 
         whole = [run for run in whole if root / name in (run.folder, *run.folder.parents)]
     listed = {path.parent for path in manifest.files(root)}
     if listed:
-        problems += [(run.folder, "is not in the manifest") for run in whole if run.folder not in listed]
+        text = "is not in the manifest; bundle the runs again"
+        problems += [(run.folder, text) for run in whole if run.folder not in listed]
         whole = [run for run in whole if run.folder in listed]
     unfinished = [run for run in whole if not run.trained]
     whole = [run for run in whole if run.trained] or unfinished

@@ -222,5 +222,5 @@ def diverged(loss: float, epoch: int) -> str:
     """Describe a diverged training, with remedies."""
     return (
         f"the validation loss is {loss} after epoch {epoch}: try a lower learning_rate, a longer warm-up "
-        "(schedule='cosine'), or float32 where this was half precision"
+        "(schedule='cosine'), or float32 instead of half precision"
     )
