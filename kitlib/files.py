@@ -94,7 +94,7 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str], optional: Sequence
         FileNotFoundError: names the file that is missing.
         Problem: a ValueError that names the file, the line and the remedy.
     """
-    text, guessed = _decode(path, _unpack(path, Path(path).read_bytes()))
+    text, guessed = _decode(path, _unpack(path, _read(path)))
     numbers, rows = _rows(path, text, columns)
     if not rows or not any(map(str.strip, rows[0])):
         raise Problem(str(path), f"the file is empty; expected columns {','.join(columns)}")
@@ -117,6 +117,12 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str], optional: Sequence
     return pd.DataFrame(table, index=index, dtype=str)
 
 
+def header(path: str | os.PathLike) -> list[str]:
+    """Read the names of the columns of a csv file of masks, in small letters; as `read_csv` does, without aliases."""
+    _, rows = _rows(path, _decode(path, _unpack(path, _read(path)))[0], ["id", "class", *_ALIASES])
+    return list(map(_name, rows[0])) if rows else []
+
+
 def is_stray(name: str) -> bool:
     """Whether a file or folder of this name was left by another program, such as a file manager or a network drive.
 
@@ -124,6 +130,18 @@ def is_stray(name: str) -> bool:
     (True, True, False)
     """
     return name.startswith(_STRAY_PREFIXES) or name.endswith("~") or name.lower() in _STRAY_NAMES
+
+
+def _read(path: str | os.PathLike) -> bytes:
+    """Read a file; where there is none, name the csv files beside or in it."""
+    path = Path(path)
+    if path.is_file() or not (path.is_dir() or path.parent.is_dir()):
+        return path.read_bytes()
+    place = path if path.is_dir() else path.parent
+    beside = ", ".join(sorted(other.name for other in place.glob("*.csv"))[:6]) or "no csv file"
+    if path.is_dir():
+        raise CsvError(str(path), f"is a folder, with {beside} in it; name a file")
+    raise FileNotFoundError(f"{path} does not exist; {place} holds {beside}")
 
 
 def _unpack(path: str | os.PathLike, data: bytes) -> bytes:

@@ -109,7 +109,7 @@ def check(
     except files.Problem as error:
         return [(error.where, error.what)]
     except OSError as error:
-        return [(str(path), f"cannot be read: {error.strerror}")]
+        return [(str(path), f"cannot be read: {error.strerror or error}")]
     wanted = expected_rows(slices) if order is None else order[["id", "class"]].reset_index(drop=True)
     given, needed = (pd.MultiIndex.from_frame(rows[["id", "class"]]) for rows in (table, wanted))
     strange, doubled = ~table["class"].isin(contest.ORGANS), given.duplicated()

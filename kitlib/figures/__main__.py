@@ -100,6 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
+        if options.scans < 1:
+            raise ValueError(f"--scans {options.scans}: expected a whole number of 1 or more")
+        if options.run.suffix == ".csv" and not options.viewer:
+            raise ValueError(f"{options.run} is a submission: add --viewer, or name a run folder")
         root = scans.find_root(options.root) if options.root or options.viewer else None
         if options.viewer:
             paths = pages(options.run, root, options.truth, most=options.scans, progress=sys.stderr.isatty())

@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _answer(options: argparse.Namespace) -> str:
     """Return the text to print; a faulty file is a ValueError with a line per problem."""
+    for name in ("worst", "ledger"):
+        if (getattr(options, name) or 0) < 0:
+            raise ValueError(f"--{name} {getattr(options, name)}: expected a whole number of 0 or more")
     truth = read_truth(options.truth)
     slices = sizes(truth, options.data, options.sizes)
     if options.millimetres and "spacing_mm" not in slices:
@@ -36,6 +39,12 @@ def _answer(options: argparse.Namespace) -> str:
             "instead, or leave --millimetres out"
         )
     prediction = submission.read(options.submission)
+    before, after = files.header(options.truth), files.header(options.submission)
+    if "segmentation" not in before and "predicted" not in after:  # either name alone may stand for the other
+        raise ValueError(
+            f"{options.truth} has a column predicted and {options.submission} a column segmentation: name the truth "
+            "first, then the submission"
+        )
     problems = submission.check(options.submission, slices, strict=False)
     if problems:
         raise ValueError("\n".join(f"{where}: {what}" for where, what in problems))

@@ -1,5 +1,6 @@
 """The command `python -m kitlib.figures`."""
 
+import re
 import shutil
 
 import pytest
@@ -32,3 +33,16 @@ def test_folder_without_a_run_is_named(tmp_path, capsys):
         command.draw(tmp_path)
     assert command.main([str(tmp_path / "nosuch")]) == 2
     assert "nosuch has no run with a model; train first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("sub.csv", "sub.csv is a submission: add --viewer, or name a run folder"),
+        ("sub.csv {root} --viewer --scans 0", "--scans 0: expected a whole number of 1 or more"),
+        ("{root}/sab.csv {root} --viewer --truth {root}/train.csv", "sab.csv does not exist; .* holds .*train.csv"),
+    ],
+)
+def test_wrong_arguments_are_named(competition, capsys, arguments, words):
+    assert command.main(arguments.format(root=competition).split()) == 2
+    assert re.search(words, capsys.readouterr().err.splitlines()[-1])

@@ -141,3 +141,28 @@ def test_command_names_a_truth_without_masks(files, capsys):
     files["truth"].write_text("id,class\n", encoding="utf-8")
     assert run(files) == 1
     assert "column segmentation is missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", ["--worst -3", "--ledger -1"])
+def test_command_refuses_negative_numbers_of_rows(files, capsys, arguments):
+    assert run(files, *arguments.split()) == 1
+    assert f"{arguments}: expected a whole number of 0 or more" in capsys.readouterr().out
+
+
+def test_command_notices_that_truth_and_submission_have_changed_places(files, capsys):
+    swapped = files | {"truth": files["submission"], "submission": files["truth"]}
+    names = [pd.read_csv(files[name]).columns[-1] for name in ("truth", "submission")]
+    assert names == ["segmentation", "predicted"]
+    assert run(swapped) == 1
+    assert "name the truth first, then the submission" in capsys.readouterr().out
+    assert run(files | {"truth": files["submission"]}, "--quiet") == 0  # a prediction beside another
+
+
+def test_command_names_a_folder_and_a_file_that_is_not_there(files, capsys):
+    folder = files["truth"].parent
+    for name, words in (
+        (folder, f"{folder}: is a folder, with sizes.csv, submission.csv, truth.csv in it"),
+        (folder / "truht.csv", "truht.csv does not exist; "),
+    ):
+        assert run(files | {"truth": name}) == 1
+        assert words in capsys.readouterr().out
