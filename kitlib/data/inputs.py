@@ -43,10 +43,14 @@ class InputSpec:
     def __post_init__(self):
         for name in ("height", "width", "depth", "stride"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ValueError(f"InputSpec {name}={value!r}: expected a whole number of 1 or more")
         if self.depth % 2 == 0:
             raise ValueError(f"InputSpec depth={self.depth}: choose an odd number, so that a stack has a middle slice")
+        for name in ("low", "high", "ceiling"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"InputSpec {name}={value!r}: expected a number")
         if not 0 <= self.low < self.high <= 100:
             raise ValueError(f"InputSpec low={self.low}, high={self.high}: expected percentiles, low below high")
 

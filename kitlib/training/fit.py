@@ -72,7 +72,7 @@ def fit_fold(
             Nothing is kept, and the same call starts anew. Later, the run ends with its best epoch.
     """
     folder, started = Path(folder), time.perf_counter()
-    _check(recipe, devices)
+    _check(spec, recipe, devices, deadline)
     build = recipe.builder()
     train, val = folds.split(slices, held_out, recipe.leave_out, recipe.empty_share, recipe.seed)
     record = resume.describe(train, val, spec, recipe, scans.describe(slices))
@@ -112,8 +112,15 @@ def fit_fold(
         return end.close(run, started)
 
 
-def _check(recipe: Recipe, devices: Devices | None) -> None:
-    """Check before anything is read that recipe, devices and Keras go together."""
+def _check(spec: InputSpec, recipe: Recipe, devices: Devices | None, deadline: float | datetime | None) -> None:
+    """Check before anything is read that the arguments are what they should be, and go together with Keras."""
+    for name, value, kinds, example in (
+        ("spec", spec, InputSpec, "InputSpec(64, 64)"),
+        ("recipe", recipe, Recipe, "recipes.paper()"),
+        ("deadline", deadline, int | float | datetime | None, "time.time() + 3600"),
+    ):
+        if not isinstance(value, kinds):
+            raise ValueError(f"{name} is {value!r}; give {example} or the like")
     check_keras()
     cards = len(devices.shared) if devices else 0
     if recipe.batch_size % max(cards, 1):

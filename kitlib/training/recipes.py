@@ -127,7 +127,17 @@ class Recipe:
                 f"network {self.network!r} cannot be imported: {reason}. Give 'module:function', such as "
                 "'kitlib.models:build_unet', with the module's folder on the Python path"
             ) from reason
-        return lambda shape: function(shape, **self.network_options)
+
+        def build(shape: tuple[int, int, int]) -> keras.Model:
+            try:
+                return function(shape, **self.network_options)
+            except TypeError as reason:
+                raise ValueError(
+                    f"network {self.network!r} cannot be built with network_options {self.network_options}: {reason}; "
+                    "correct the name or value of the option"
+                ) from reason
+
+        return build
 
     def made(self, name: str):
         """Make the Keras object or objects of a field: "loss", "augment" or "metrics"."""

@@ -111,3 +111,10 @@ def test_altered_truncated_and_other_files_are_found(tmp_path):
             inputs.read_picture(path)
     with pytest.raises(ValueError, match=r"nothing\.png: cannot be read"):
         inputs.read_picture(tmp_path / "nothing.png")
+
+
+@pytest.mark.parametrize("wrong", [{"height": True}, {"width": "64"}, {"low": "1"}, {"ceiling": None}])
+def test_values_of_another_kind_are_named(wrong):
+    (name, value), *_ = wrong.items()
+    with pytest.raises(ValueError, match=f"InputSpec {name}={value!r}: expected a"):
+        inputs.InputSpec(**wrong)

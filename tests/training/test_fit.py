@@ -13,7 +13,7 @@ from kitlib import inference, postprocess, submission, training
 from kitlib.data import folds, inputs, pipeline, scans
 from kitlib.layers import augment, losses
 from kitlib.scoring import metric
-from kitlib.training import resume
+from kitlib.training import recipes, resume
 
 
 @pytest.fixture
@@ -210,3 +210,18 @@ def test_pixels_and_masks_of_validation_scans_never_reach_the_training_set(slice
     for one, other in zip(*sets, strict=True):
         for key in one:
             np.testing.assert_array_equal(one[key], other[key])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"recipe": "short"}, r"recipe is 'short'; give recipes\.paper\(\)"),
+        ({"recipe": recipes.short}, "recipe is <function short"),
+        ({"spec": (64, 64)}, r"spec is \(64, 64\); give InputSpec"),
+        ({"deadline": "1h"}, "deadline is '1h'; give time"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_before_anything_is_written(slices, tmp_path, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        training.fit_fold(slices, tmp_path / "run", held_out=slices["case"] == 1, **wrong)
+    assert not any(tmp_path.iterdir())

@@ -143,3 +143,12 @@ def test_weight_decay_spares_biases_and_norms():
     np.testing.assert_allclose(kernel, before[0] * (1 - 0.1 * 0.5), rtol=1e-5)
     for one, other in zip(others, before[1:], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"level": 4}, "unexpected keyword argument 'level'"), ({"levels": "4"}, "'levels': '4'")],
+)
+def test_options_that_a_network_does_not_take_are_named(options, words):
+    with pytest.raises(ValueError, match=rf"build_unet' cannot be built with network_options .*{words}"):
+        Recipe(network_options=options).builder()((32, 32, 5))
