@@ -30,6 +30,7 @@ SLUG = "uwm-kit-bundle"
 T4_X2 = "NvidiaTeslaT4"  # two T4: one alone is not offered, and NvidiaTeslaT4Highmem is for Kaggle's own people
 NEEDS_GPU = ("02_train", "03_inference", "05_experiments")
 TRAINS = ("02_train", "05_experiments")
+LITTER = (".DS_Store", "._*", "Thumbs.db", "desktop.ini")  # what a file manager leaves, and nobody misses
 COMPETITION = "competition"  # the kind of data that the bundle is for, as `scans.describe` names it
 
 
@@ -52,6 +53,8 @@ def check_slug(slug: str) -> str:
 
 def check_notebook(name: str) -> str:
     """Return a notebook as NAME/SLUG, or say what is wrong with it."""
+    if Path(name).exists():
+        raise argparse.ArgumentTypeError(f"{name!r} is a folder here, not a notebook; name runs before --go-on-with")
     if not re.fullmatch(r"[A-Za-z0-9-]+/[A-Za-z0-9-]{5,50}", name) or name.startswith("USERNAME/"):
         raise argparse.ArgumentTypeError(
             f"{name!r} must be NAME/SLUG, the end of the notebook's address kaggle.com/code/NAME/SLUG"
@@ -124,8 +127,8 @@ def own_files(target: Path) -> list[Path]:
     patterns += ["kernels/*/*.ipynb", "kernels/*/kernel-metadata.json"]
     written = {path for pattern in patterns for path in target.glob(pattern)}
     written |= set(manifest.files(target / "dataset/runs"))
-    there = sorted(path for path in target.rglob("*") if not path.is_dir() and not files.is_stray(path.name))
-    return [path for path in there if path not in written]
+    there = sorted(path for path in target.rglob("*") if path.is_symlink() or not path.is_dir())
+    return [path for path in there if path not in written and not any(map(path.match, LITTER))]
 
 
 def kernel(name: str, user: str, slug: str = SLUG, outputs: Sequence[str] = ()) -> dict:

@@ -66,7 +66,7 @@ def parameters(given: dict, **rules) -> list[tuple[str, str]]:
         a list of what may be chosen together;
         a function that gives such a rule from parameters that are checked before it.
 
-    In the scoring rerun, where nobody can correct them, wrong parameters get their defaults.
+    In the scoring rerun, where nobody can correct them, wrong parameters get their defaults, and a line says so.
 
     Args:
         given: the notebook's `globals()`.
@@ -106,6 +106,8 @@ def parameters(given: dict, **rules) -> list[tuple[str, str]]:
     for name in wrong.keys() & rules.keys():
         rule = rules[name]
         given[name] = () if isinstance(rule, list) else rule[0] if isinstance(rule, tuple) else rule
+    for name, fault in wrong.items():
+        print(f"parameter {name} {fault}; its default is used")
     return [(f"parameter {name}", fault) for name, fault in wrong.items()]
 
 

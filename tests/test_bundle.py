@@ -208,7 +208,15 @@ def everything(folder):
 
 @pytest.mark.parametrize(
     "own",
-    ["thesis.txt", "dataset/notes.md", "dataset/runs/mine/run.json", "kernels/02_train/output.csv", "src/a/b.py"],
+    [
+        "thesis.txt",
+        "dataset/notes.md",
+        "dataset/runs/mine/run.json",
+        "kernels/02_train/output.csv",
+        "src/a/b.py",
+        ".env",
+        "~draft",
+    ],
 )
 @pytest.mark.parametrize("older", [False, True])
 def test_a_folder_with_other_files_is_refused_and_stays(cross_validation, tmp_path, bundle, own, older):
@@ -221,6 +229,13 @@ def test_a_folder_with_other_files_is_refused_and_stays(cross_validation, tmp_pa
     with pytest.raises(ValueError, match=f"{Path(own).name} is not part of a bundle; move it, or choose another --out"):
         bundle.build([cross_validation], "somebody", target)
     assert everything(target) == before
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "dataset/._kitlib.whl", "kernels/Thumbs.db"])
+def test_what_a_file_manager_has_left_keeps_no_bundle_from_being_replaced(cross_validation, tmp_path, bundle, name):
+    target = bundle.build([cross_validation], "somebody", tmp_path / "bundle")
+    (target / name).write_bytes(b"litter")
+    assert not (bundle.build([cross_validation], "somebody", target) / name).exists()
 
 
 @pytest.mark.parametrize("place", ["bundle", "bundle/dataset/runs/cv", "bundle/kept/run"])
@@ -279,6 +294,16 @@ def test_names_that_kaggle_refuses_are_refused_before_runs_are_read(monkeypatch,
     with pytest.raises(SystemExit):
         bundle.main()
     assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("place", ["runs/my-run", "runs/kaggle"])
+def test_a_run_that_is_named_after_go_on_with_is_no_notebook(monkeypatch, capsys, bundle, tmp_path, place):
+    (tmp_path / place).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bundle.py", "--user", "jane", "--go-on-with", "jane/uwm-kit-02-train", place])
+    with pytest.raises(SystemExit):
+        bundle.main()
+    assert f"'{place}' is a folder here, not a notebook" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_names_that_kaggle_takes_are_taken(bundle):

@@ -182,13 +182,16 @@ def test_mistyped_names_are_refused_and_the_right_one_is_named(typed, meant):
 
 
 @pytest.mark.parametrize("data", ["", 7])
-def test_in_the_rerun_wrong_parameters_get_their_defaults_and_are_listed(kaggle, monkeypatch, data):
+def test_in_the_rerun_wrong_parameters_get_their_defaults_and_are_listed(kaggle, monkeypatch, capsys, data):
     monkeypatch.setattr(session.scans, "find_root", lambda path=None: kaggle)
     given = GOOD | {"FLIP": "false", "BATCH": "16", "FLIPS": 2, "DATA": data}
     with pytest.raises(ValueError, match="parameter FLIP"):
         session.parameters(given, **RULES)
     (kaggle / "test/case1").mkdir()
     wrong = session.parameters(given, **RULES)
+    said = capsys.readouterr().out
+    assert "parameter FLIP = 'false': expected True or False, without quotes; its default is used" in said
+    assert "parameter BATCH = '16'" in said
     lost = GOOD | {"DATA": "/kaggle/input/as-it-was-mounted-before"}
     assert session.parameters(lost, **RULES)[0][0] == "parameter DATA"
     assert lost["DATA"] == ""

@@ -122,7 +122,9 @@ class Recipe:
         module, _, name = self.network.partition(":")
         try:
             function = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as reason:
+            if not callable(function):
+                raise TypeError(f"{name} is a {type(function).__name__}, not a function")
+        except (ImportError, AttributeError, ValueError, TypeError) as reason:
             raise ValueError(
                 f"network {self.network!r} cannot be imported: {reason}. Give 'module:function', such as "
                 "'kitlib.models:build_unet', with the module's folder on the Python path"
