@@ -6,15 +6,22 @@ PYTHON312 ?= $(firstword $(shell for p in python3.12 $(HOME)/.pyenv/versions/3.1
 VENV := .venv
 BIN := $(VENV)/bin
 # an environment belongs to one version of Python: another one, given as PYTHON=..., replaces it
-STAMP := $(VENV)/.python-$(shell $(or $(PYTHON),false) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null)
+version_of = $(shell $(or $(1),false) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null)
+STAMP := $(VENV)/.python-$(call version_of,$(PYTHON))
+KAGGLE_STAMP := .venv-kaggle/.python-$(call version_of,$(or $(PYTHON312),$(PYTHON)))
+BENCH_STAMP := .venv-bench/.python-$(call version_of,$(PYTHON))
 DATA ?= data/phantom
+CHOSEN := $(if $(filter file,$(origin DATA)),,--set "DATA=$(DATA)")
+# a path may hold blanks, and begin with ~
+override DATA := $(if $(filter ~/%,$(firstword $(DATA))),$(subst ~/,$(HOME)/,$(DATA)),$(DATA))
+TABLE := $(subst $(subst ,, ),\ ,$(DATA))/train.csv
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-demo: $(STAMP) $(DATA)/train.csv  ## synthetic competition, three notebooks, a scored submissions/submission.csv
-	$(BIN)/python notebooks/execute.py 01_eda 02_train 03_inference --set "DATA=$(abspath $(DATA))" --set "RUNS=$(abspath runs/demo)"
-	$(BIN)/python -m kitlib.scoring $(DATA)/truth.csv submissions/submission.csv --data $(DATA) --ledger 5 --quiet
-	$(BIN)/python -m kitlib.figures submissions/submission.csv $(DATA) --viewer
-	$(BIN)/python -m kitlib.postprocess $(DATA) submissions/submission.csv
+demo: $(STAMP) $(TABLE)  ## synthetic competition, three notebooks, a scored submissions/submission.csv
+	$(BIN)/python notebooks/execute.py 01_eda 02_train 03_inference --set "DATA=$(DATA)" --set RUNS=runs/demo
+	$(BIN)/python -m kitlib.scoring "$(DATA)/truth.csv" submissions/submission.csv --data "$(DATA)" --ledger 5 --quiet
+	$(BIN)/python -m kitlib.figures submissions/submission.csv "$(DATA)" --viewer
+	$(BIN)/python -m kitlib.postprocess "$(DATA)" submissions/submission.csv
 	@echo "Open pages/01_eda.html, pages/02_train.html and pages/03_inference.html; the run lies below runs/demo."
 
 # two processes, each test file in one of them
@@ -22,7 +29,7 @@ PARALLEL := -n 2 --dist loadfile
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-kaggle: .venv-kaggle/.stamp  ## all tests on the versions of Kaggle's image
+test-kaggle: $(KAGGLE_STAMP)  ## all tests on the versions of Kaggle's image
 	.venv-kaggle/bin/python -m pytest $(PARALLEL)
 
 test-jax: $(VENV)/.jax  ## the tests of the pure-Keras rooms on the JAX backend
@@ -37,23 +44,23 @@ fix: $(STAMP)  ## mend style
 notebooks: $(STAMP)  ## generate each ipynb from its script
 	$(BIN)/python notebooks/generate.py
 
-pages: $(STAMP) $(DATA)/train.csv  ## run all notebooks and render them to pages/*.html
-	$(BIN)/python notebooks/execute.py
+pages: $(STAMP) $(TABLE)  ## run all notebooks and render them to pages/*.html
+	$(BIN)/python notebooks/execute.py $(CHOSEN)
 
-figures: $(STAMP) $(DATA)/train.csv  ## the pictures of README.md, from the phantom and its pages (make demo)
-	$(BIN)/python docs/draw.py $(DATA) docs/pictures
-	$(BIN)/python -m phantom.figures $(DATA) data/pictures
+figures: $(STAMP) $(TABLE)  ## the pictures of README.md, from the phantom and its pages (make demo)
+	$(BIN)/python docs/draw.py "$(DATA)" docs/pictures
+	$(BIN)/python -m phantom.figures "$(DATA)" data/pictures
 	@if [ -d pages/previews ]; then cp pages/previews/*.png docs/pictures/; fi
 
 # not the benchmarks that train for half an hour or more: run those by name
 LONG := benchmarks/difficulty.py benchmarks/comparison.py
-bench: .venv-bench/.stamp  ## run the benchmarks beside their peers, tables into benchmarks/results/
+bench: $(BENCH_STAMP)  ## run the benchmarks beside their peers, tables into benchmarks/results/
 	@for script in $(filter-out $(LONG),$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv-bench/bin/python -P $$script --save || exit 1; done
 
 bundle: $(STAMP)  ## what goes to Kaggle, into kaggle/bundle: RUNS="runs/..." KAGGLE_USER=name
 	$(BIN)/python kaggle/bundle.py $(RUNS) --user "$(KAGGLE_USER)"
 
-kaggle-check: .venv-kaggle/.stamp  ## run the inference notebook offline as Kaggle would: public, rerun, hostile rerun
+kaggle-check: $(KAGGLE_STAMP)  ## run the inference notebook offline as Kaggle would: public, rerun, hostile rerun
 	.venv-kaggle/bin/python kaggle/check.py $(RUNS)
 
 clean:  ## remove environments, caches, pages and the phantom; data, runs and submissions stay
@@ -73,20 +80,20 @@ $(VENV)/.jax: $(STAMP)
 	$(BIN)/python -m pip install -q "jax>=0.6"
 	@touch $@
 
-.venv-kaggle/.stamp: requirements.txt constraints-kaggle.txt pyproject.toml
+$(KAGGLE_STAMP): requirements.txt constraints-kaggle.txt pyproject.toml
 	@[ -n "$(or $(PYTHON312),$(PYTHON))" ] || { echo "no Python 3.12 found; name one: make PYTHON312=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(or $(PYTHON312),$(PYTHON)) -m venv .venv-kaggle
+	@[ -e $@ ] || $(or $(PYTHON312),$(PYTHON)) -m venv --clear .venv-kaggle
 	.venv-kaggle/bin/python -m pip install -q -r requirements.txt -c constraints-kaggle.txt
 	.venv-kaggle/bin/python -m pip install -q --no-deps -e .
 	@touch $@
 
-.venv-bench/.stamp: requirements.txt benchmarks/requirements.txt pyproject.toml
-	$(PYTHON) -m venv .venv-bench
+$(BENCH_STAMP): requirements.txt benchmarks/requirements.txt pyproject.toml
+	@[ -e $@ ] || $(PYTHON) -m venv --clear .venv-bench
 	.venv-bench/bin/python -m pip install -q -r benchmarks/requirements.txt
 	.venv-bench/bin/python -m pip install -q --no-deps -e .
 	@touch $@
 
-$(DATA)/train.csv: | $(STAMP)
-	$(BIN)/python -m phantom $(DATA) --cases 16 --days 2 --processes 2
+$(TABLE): | $(STAMP)
+	$(BIN)/python -m phantom "$(DATA)" --cases 16 --days 2 --processes 2
 
 .PHONY: demo test test-kaggle test-jax check fix notebooks pages figures bench bundle kaggle-check clean help
