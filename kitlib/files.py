@@ -140,7 +140,7 @@ def _read(path: str | os.PathLike) -> bytes:
     place = path if path.is_dir() else path.parent
     beside = ", ".join(sorted(other.name for other in place.glob("*.csv"))[:6]) or "no csv file"
     if path.is_dir():
-        raise CsvError(str(path), f"is a folder, with {beside} in it; name a file")
+        raise Problem(str(path), f"is a folder, with {beside} in it; name a file")
     raise FileNotFoundError(f"{path} does not exist; {place} holds {beside}")
 
 
