@@ -245,7 +245,7 @@ def _given_root(name: str, given: str) -> Path:
 
 
 def _holds_tables(folder: Path) -> bool:
-    return any((folder / table).is_file() for table in _TABLES)
+    return any(os.path.isfile(folder / table) for table in _TABLES)
 
 
 def _diagnose(name: str, folder: Path, also: str) -> str:
@@ -279,7 +279,7 @@ def _folders_below(folder: Path, levels: int = 3, most: int = 500) -> list[str]:
             os.path.join(above, entry.name)
             for above in level
             for entry in _entries(folder / above, [])
-            if entry.is_dir() and not entry.name.startswith("case")
+            if os.path.isdir(entry.path) and not entry.name.startswith("case")  # False where permission is denied
         ][:most]
         found += level
     return found

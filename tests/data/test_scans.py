@@ -1,5 +1,6 @@
 import gzip
 import shutil
+import types
 
 import numpy as np
 import pandas as pd
@@ -298,6 +299,20 @@ def named(monkeypatch, here, **given):
     with pytest.raises(FileNotFoundError) as error:
         scans.find_root(given.get("path"))
     return str(error.value)
+
+
+def test_folders_that_may_not_be_entered_are_passed_over(tmp_path, monkeypatch):
+    for name in ("closed", "open"):
+        (tmp_path / name).mkdir()
+
+    def entries(folder, problems, given=scans._entries):
+        return [types.SimpleNamespace(name="sealed", path=f"{folder}/\0", is_dir=denied), *given(folder, problems)]
+
+    def denied():
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(scans, "_entries", entries)
+    assert {"closed", "open"} <= set(scans._folders_below(tmp_path, levels=1))
 
 
 def test_home_and_relative_paths_are_followed(copy, monkeypatch, tmp_path):
