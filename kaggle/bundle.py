@@ -171,6 +171,7 @@ def _runs_of(folder: Path, any_data: bool) -> list[runs.Run]:
     for run in found:
         if run.foreign(COMPETITION) and not any_data:
             raise ValueError(f"{run.folder} was trained on {run.kind} data; name another run, or add --any-data")
+        _ = run.settings  # an error here names the file; on Kaggle, the defaults would take its place
     trained = [run for run in found if run.trained]
     for run in found if trained else ():
         if run not in trained:

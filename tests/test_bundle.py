@@ -187,6 +187,14 @@ def test_the_notebooks_are_those_of_the_scripts(cross_validation, tmp_path, bund
         assert notebook.read_text(encoding="utf-8") == f"{script.stem} as edited"
 
 
+@pytest.mark.parametrize("text", ['{"threshold": ["0.5", 0.5, 0.5]}', '{"treshold": [0.5, 0.5, 0.5]}', ""])
+def test_settings_that_were_damaged_by_hand_are_refused(cross_validation, tmp_path, bundle, text):
+    (cross_validation / "fold1/settings.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"fold1.settings\.json"):
+        bundle.build([cross_validation], "jane", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_runs_of_one_name_are_refused(cross_validation, tmp_path, bundle):
     other = shutil.copytree(cross_validation, tmp_path / "older" / "cv")
     with pytest.raises(ValueError, match=r"cv and .*older.cv are both called cv; rename"):
