@@ -1,6 +1,7 @@
 """From a folder in the official layout to one table with a row per slice, and from its rows to masks and stacks."""
 
 import os
+import zipfile
 import zlib
 from collections.abc import Sequence
 from functools import cache
@@ -293,7 +294,19 @@ def _zips(folder: Path) -> str:
 
 
 def _unzip(path: Path) -> str:
-    return f"Unpack it: unzip -q '{path}' -d '{path.with_suffix('')}', and give that folder"
+    """Say how to unpack a zip file: the whole competition, or a part of it, such as train.zip or train.csv.zip."""
+    part = path.stem in ("train", "test") or path.stem.endswith(".csv")
+    target = path.parent if part and _holds_itself(path) else path.with_suffix("")
+    return f"Unpack it: unzip -q '{path}' -d '{target}'{'' if part else ', and give that folder'}"
+
+
+def _holds_itself(path: Path) -> bool:
+    """Whether a zip file of a part holds it by its name: train.csv, or train/ around the cases."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/")[0] == path.stem for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return path.stem.endswith(".csv")
 
 
 def _listing(folder: Path, most: int = 6) -> str:

@@ -1,6 +1,7 @@
 import gzip
 import shutil
 import types
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -366,6 +367,25 @@ def test_wrong_folders_are_named_with_what_is_there_and_what_to_do(by, copy, mon
     problems = []
     assert scans.read(copy, problems=problems).empty
     assert len(problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "member", "target"),
+    [
+        ("train.csv.zip", "train.csv", "data"),
+        ("train.zip", "train/case1/case1_day0/scans/a.png", "data"),
+        ("train.zip", "case1/case1_day0/scans/a.png", "data/train"),
+        ("gi-tract.zip", "train.csv", "data/gi-tract"),
+    ],
+)
+def test_a_zip_is_unpacked_to_where_it_belongs(tmp_path, name, member, target):
+    (tmp_path / "data").mkdir()
+    with zipfile.ZipFile(tmp_path / "data" / name, "w") as archive:
+        archive.writestr(member, "")
+    end = ", and give that folder" if name == "gi-tract.zip" else ""
+    with pytest.raises(FileNotFoundError) as error:
+        scans.find_root(tmp_path / "data")
+    assert str(error.value).endswith(f"unzip -q '{tmp_path}/data/{name}' -d '{tmp_path}/{target}'{end}")
 
 
 def test_a_zip_in_the_usual_place_is_named(tmp_path, monkeypatch):

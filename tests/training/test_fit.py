@@ -118,6 +118,8 @@ def test_a_scan_on_both_sides_and_an_empty_side_are_refused(slices, small, spec,
         ("kitlib.models:no_such_function", "no attribute 'no_such_function'"),
         ("build_unet", "No module named 'build_unet'"),
         (":build", "Empty module name"),
+        ("os:sep", "sep is a str, not a function"),
+        ("kitlib.models:unet", "unet is a module, not a function"),
     ],
 )
 def test_a_network_that_cannot_be_imported_is_an_error_at_the_start(fit, small, tmp_path, network, reason):
