@@ -81,7 +81,7 @@ class Run:
     @property
     def kind(self) -> str:
         """Kind of data that it was trained on, as in `scans.describe`; UNKNOWN if its record lacks it."""
-        return self.record.get("data", {}).get("kind", UNKNOWN)
+        return self.record.get("data", {}).get("kind") or UNKNOWN
 
     def foreign(self, kind: str) -> bool:
         """Whether it was trained on another kind of data; False where one of the two is unknown."""

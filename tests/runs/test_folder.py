@@ -166,6 +166,13 @@ def test_without_a_figure_the_free_space_of_the_disk_counts(tmp_path, monkeypatc
         runs.check_disk(tmp_path / "not/there", 4000, InputSpec(384, 384))
 
 
+@pytest.mark.parametrize("record", [{}, {"data": {}}, {"data": {"train": "9 slices"}}, {"data": {"kind": None}}])
+def test_a_record_without_the_kind_of_data_is_foreign_to_none(tmp_path, record):
+    run = runs.Run(tmp_path, record)
+    assert run.kind == runs.UNKNOWN
+    assert not any(run.foreign(kind) for kind in ("competition", "phantom", runs.UNKNOWN))
+
+
 SAVED = Path(__file__).parent / "saved-ae48e92"
 
 
