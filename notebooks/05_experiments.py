@@ -101,11 +101,11 @@ print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'
 # %%
 size = SIZE or form.size
 spec = inputs.InputSpec(size, size)
-packed = pipeline.pack(slices, spec)
 count = min(FOLDS, slices["case"].nunique())
 held_out = folds.by_case(slices, count) == FOLD
 assert held_out.any(), f"FOLD = {FOLD}: there are only {count} folds of these cases; choose 0 to {count - 1}"
 recipe = form.recipe(EPOCHS)
+packed = pipeline.pack(slices, spec)
 
 # %% [markdown]
 # ## All trainings

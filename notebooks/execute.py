@@ -156,6 +156,8 @@ def main() -> None:
         "--set", action="append", default=[], metavar="PARAMETER=VALUE", help="a Python literal or text"
     )
     given = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook may print what the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         texts = dict(map(_split, given.set))
         names = [script_of(name).stem for name in given.names] or [script.stem for script in generate.SCRIPTS]

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -318,6 +319,19 @@ def test_values_are_literals_texts_and_paths_from_here(monkeypatch, text, values
     monkeypatch.setattr(sys, "argv", ["execute.py", "02_train", "--set", text])
     execute.main()
     assert given == [values]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp866"])
+def test_what_a_terminal_cannot_show_stops_no_notebook(encoding):
+    """05_experiments prints a sign of plus and minus, after hours."""
+    code = (
+        "import sys; sys.path.insert(0, 'notebooks'); import execute\n"
+        "execute.execute = lambda *_: print('0.5 \\u00b1 0.1')\n"
+        "sys.argv[1:] = ['01_eda']; execute.main()"
+    )
+    surroundings = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=surroundings, capture_output=True, check=False)
+    assert done.stdout.strip() == b"0.5 \\xb1 0.1", done.stderr[-500:]
 
 
 NAMES = {  # the notebooks' interface: a name that changes here breaks what people have written down

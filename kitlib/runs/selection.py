@@ -202,7 +202,7 @@ def _in_bundle(dataset: Path) -> tuple[Path, list[tuple[Path, str]]]:
         more = [(path / manifest.NAME, f"is a second manifest beside {found[0]}; remove one") for path in found[1:]]
         return found[0], more
     remedy = "upload the bundle again with --dir-mode zip"
-    packed = sorted(path for pattern in ARCHIVES for path in dataset.glob(pattern))
+    packed = sorted(path for depth in range(4) for name in ARCHIVES for path in dataset.glob("*/" * depth + name))
     if packed:
         return dataset, [(path, f"is not unpacked; {remedy}") for path in packed]
     if any(True for depth in range(5) for _ in dataset.glob("*/" * depth + "run.json")):

@@ -128,8 +128,10 @@ def open_run(folder: Path, record: dict, earlier: Sequence[str | os.PathLike] = 
     """
     if not (folder / "run.json").is_file():
         below = runs_below(folder)
-        if below or (folder / "train.csv").is_file():
-            what = f"a folder of runs ({', '.join(below[:5])})" if below else "a competition's folder"
+        table = any(path.is_file() for pattern in ("train.csv", "*/train.csv") for path in folder.glob(pattern))
+        if below or table or (folder / "pyproject.toml").is_file():
+            what = "a folder of data" if table else "the folder of a program"
+            what = f"a folder of runs ({', '.join(below[:5])})" if below else what
             raise ValueError(f"{folder} is {what}, not a run folder; name one of its runs, or a new folder below it")
         found = _furthest(earlier, record)
         if found is not None:

@@ -264,6 +264,12 @@ def zipped(dataset):
     shutil.rmtree(dataset / "runs")
 
 
+def zipped_inside(dataset):
+    zipped(dataset)
+    (dataset / "runs").mkdir()
+    (dataset / "runs.zip").rename(dataset / "runs/runs.zip")
+
+
 def no_manifest(dataset):
     (dataset / "runs/manifest.json").unlink()
 
@@ -282,6 +288,7 @@ def added(dataset):
         (flattened, "a/model.keras", "missing", []),
         (without_folders, "runs/b/run.json", "missing", []),
         (zipped, "runs.zip", "is not unpacked", []),
+        (zipped_inside, "runs/runs.zip", "is not unpacked", []),
         (no_manifest, "", "has runs but no manifest.json", ["runs/a", "runs/b"]),
         (half, "runs/a/run.json", "missing", ["runs/b"]),
         (added, "runs/c", "is not in the manifest", ["runs/a", "runs/b"]),

@@ -197,14 +197,21 @@ def test_interrupted_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "marker",
-    ["paper/run.json", "fold0/run.json", "cv/fold0/run.json", "experiments/faults/fold1/run.json", "train.csv"],
+    [
+        "paper/run.json",
+        "fold0/run.json",
+        "cv/fold0/run.json",
+        "experiments/faults/fold1/run.json",
+        "train.csv",
+        "phantom/train.csv",
+        "pyproject.toml",
+    ],
 )
 def test_a_folder_of_runs_or_of_data_is_no_run_folder(slices, held_out, tmp_path, marker):
     with runs.replacing(tmp_path / "runs" / marker) as file:
         file.write("{}")
-    with pytest.raises(
-        ValueError, match=r"runs is a (folder of runs \((paper|fold0|cv|experiments)\)|competition's folder), not a run"
-    ):
+    words = r"(a folder of runs \((paper|fold0|cv|experiments)\)|a folder of data|the folder of a program)"
+    with pytest.raises(ValueError, match=f"runs is {words}, not a run"):
         resume.open_run(tmp_path / "runs", describe(slices, held_out))
     assert not (tmp_path / "runs/run.json").exists()
 
