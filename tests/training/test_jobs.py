@@ -73,7 +73,7 @@ def test_folds_end_with_the_process_that_began_them(competition, tmp_path, how):
     assert len(folds) >= 2, parent.communicate()[0]
     parent.send_signal(how)
     try:
-        parent.wait(timeout=120)
+        parent.wait(timeout=600)
         for _ in range(600):
             left = set(filter(alive, folds))
             if not left:
