@@ -119,10 +119,15 @@ def _expected(value, rule) -> str:
             return ""
         return f"a list of any of {', '.join(map(repr, rule))}, each once, such as [{rule[0]!r}]"
     if isinstance(rule, tuple):
-        if any(type(value) is int and value in one if isinstance(one, range) else _same(value, one) for one in rule):
+        if any(
+            type(value) is int and value in choice if isinstance(choice, range) else _same(value, choice)
+            for choice in rule
+        ):
             return ""
-        texts = [_text(one) for one in rule if not any(isinstance(other, range) and one in other for other in rule)]
-        unquoted = isinstance(value, str) and not any(isinstance(one, str) for one in rule)
+        texts = [
+            _text(choice) for choice in rule if not any(isinstance(other, range) and choice in other for other in rule)
+        ]
+        unquoted = isinstance(value, str) and not any(isinstance(choice, str) for choice in rule)
         return f"{', '.join(texts[:-1])}{' or ' * (len(texts) > 1)}{texts[-1]}{', without quotes' * unquoted}"
     if isinstance(rule, str):
         return "" if isinstance(value, str) else "text in quotes"

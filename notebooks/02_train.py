@@ -195,7 +195,7 @@ if importlib.util.find_spec("elasticdeform"):
     import elasticdeform
 
     theirs = elasticdeform.deform_grid(image, control, order=1, mode="constant")
-    display(layers.beside(image, ours, theirs))
+    display(layers.warp_difference(image, ours, theirs))
 else:
     print("elasticdeform is not installed, so the comparison is skipped")
 

@@ -24,7 +24,7 @@ SYNTHETIC = "synthetic slices, not of patients"
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-def choose(slices: pd.DataFrame, count: int) -> pd.DataFrame:
+def spread(slices: pd.DataFrame, count: int) -> pd.DataFrame:
     """Choose annotated slices of as many scans as possible.
 
     Their heights in the annotated range follow the golden ratio, so that a few slices show all heights.
@@ -41,7 +41,7 @@ def choose(slices: pd.DataFrame, count: int) -> pd.DataFrame:
 @look
 def six_slices(slices: pd.DataFrame, count: int = 6) -> Figure:
     """Draw slices side by side, above without and below with their outlines."""
-    chosen = choose(slices, count)
+    chosen = spread(slices, count)
     figure, axes = canvas(2.2 * WIDTH / count + 0.4, rows=2, columns=count)
     for (above, below), (row, image, mask) in zip(axes.T, views(chosen), strict=True):
         overlay(above, image, np.zeros_like(mask)).set_title(f"{row['scan']}\nslice {row['slice']}", size=8)
@@ -54,7 +54,7 @@ def six_slices(slices: pd.DataFrame, count: int = 6) -> Figure:
 @look
 def sheet(slices: pd.DataFrame, columns: int = 5, rows: int = 2) -> Figure:
     """Draw a sheet of small slices with outlines."""
-    return _thumbnails(choose(slices, columns * rows), columns, SYNTHETIC)
+    return _thumbnails(spread(slices, columns * rows), columns, SYNTHETIC)
 
 
 @look
@@ -66,7 +66,7 @@ def mixed_sheet(
     Returns:
         The figure, and its key: index number, columns `root` (0 or 1) and `id`.
     """
-    chosen = pd.concat([choose(slices, count).assign(root=0), choose(others, count).assign(root=1)])
+    chosen = pd.concat([spread(slices, count).assign(root=0), spread(others, count).assign(root=1)])
     chosen = chosen.iloc[np.random.default_rng(seed).permutation(len(chosen))]
     key = chosen[["root", "id"]].set_index(pd.RangeIndex(1, len(chosen) + 1, name="number"))
     return _thumbnails(chosen, 5, "some of these slices are synthetic", numbered=True), key

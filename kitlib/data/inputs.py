@@ -184,8 +184,8 @@ def _resize(slices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     shrinks = height <= slices.shape[1] and width <= slices.shape[2]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     resized = np.empty((len(slices), height, width, *slices.shape[3:]), np.float32)
-    for index, one in enumerate(slices):  # one slice in 32 bits fits into the processor's cache, a scan does not
-        cv2.resize(one.astype(np.float32), (width, height), dst=resized[index], interpolation=method)
+    for index, image in enumerate(slices):  # one slice in 32 bits fits into the processor's cache, a scan does not
+        cv2.resize(image.astype(np.float32), (width, height), dst=resized[index], interpolation=method)
     return resized
 
 

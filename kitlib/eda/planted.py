@@ -91,7 +91,7 @@ def read_or_plant(root: str | os.PathLike, slices: pd.DataFrame, count: int = 0)
     Raises:
         ValueError: as `plant`; names the notebook's parameter, FAULTS.
     """
-    faults = read(root)
+    faults = read_faults(root)
     if len(faults):
         return slices, faults
     try:
@@ -100,7 +100,7 @@ def read_or_plant(root: str | os.PathLike, slices: pd.DataFrame, count: int = 0)
         raise ValueError(f"FAULTS={count}: {problem}") from None
 
 
-def read(root: str | os.PathLike) -> pd.DataFrame:
+def read_faults(root: str | os.PathLike) -> pd.DataFrame:
     """Read the faults that a phantom was written with (`python -m phantom ROOT --faults N`): `scan fault`."""
     path = Path(root) / "faults.csv"
     return files.read_csv(path, COLUMNS) if path.is_file() else pd.DataFrame(columns=COLUMNS)

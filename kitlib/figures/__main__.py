@@ -43,7 +43,7 @@ def draw(folder: Path, root: Path | None = None) -> list[Path]:
     if len(found) > 1:
         drawn.append(style.save(training.folds(found), Path(folder) / "figures/folds.png"))
         if predicted:
-            table = training.fold_table(training.organ_scores(predicted, slices))
+            table = training.score_table(training.organ_scores(predicted, slices))
             drawn.append(style.save(table, Path(folder) / "figures/fold_table.png"))
     return drawn
 

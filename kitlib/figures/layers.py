@@ -176,8 +176,8 @@ def distortion(image: np.ndarray, masks: np.ndarray, fields: dict[str, np.ndarra
     rows, columns = np.mgrid[: image.shape[0], : image.shape[1]].astype("float32")
     for line, (title, field) in zip(axes, fields.items(), strict=True):
         moved, moved_masks = warped(image, masks, field)
-        grid(overlay(line[0], image, masks & False), rows, columns, spacing_px)
-        grid(overlay(line[1], moved, masks & False), rows + field[..., 0], columns + field[..., 1], spacing_px)
+        _grid_lines(overlay(line[0], image, masks & False), rows, columns, spacing_px)
+        _grid_lines(overlay(line[1], moved, masks & False), rows + field[..., 0], columns + field[..., 1], spacing_px)
         overlay(line[2], np.zeros_like(image), masks, fill=0.9)
         overlay(line[3], np.zeros_like(image), moved_masks, fill=0.9)
         length = np.hypot(field[..., 0], field[..., 1])
@@ -190,7 +190,7 @@ def distortion(image: np.ndarray, masks: np.ndarray, fields: dict[str, np.ndarra
 
 
 @look
-def beside(image: np.ndarray, ours: np.ndarray, theirs: np.ndarray, name: str = "elasticdeform") -> Figure:
+def warp_difference(image: np.ndarray, ours: np.ndarray, theirs: np.ndarray, name: str = "elasticdeform") -> Figure:
     """Draw a slice, the slice warped here and by another library with the same control grid, and their difference.
 
     Args:
@@ -236,7 +236,7 @@ def warped(image: np.ndarray, masks: np.ndarray, field: np.ndarray) -> tuple[np.
     return ops.convert_to_numpy(moved)[0, ..., 0], ops.convert_to_numpy(moved_masks)[0].astype(bool)
 
 
-def grid(axis: Axes, rows: np.ndarray, columns: np.ndarray, spacing_px: int) -> Axes:
+def _grid_lines(axis: Axes, rows: np.ndarray, columns: np.ndarray, spacing_px: int) -> Axes:
     """Draw grid lines where rows and columns are half a spacing off whole multiples of it."""
     for positions in (rows, columns):
         levels = np.arange(spacing_px / 2, positions.max(), spacing_px)

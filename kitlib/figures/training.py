@@ -146,7 +146,7 @@ def organ_scores(members: Sequence[runs.Run], slices: pd.DataFrame) -> pd.DataFr
 
 
 @look
-def fold_table(scores: pd.DataFrame) -> Figure:
+def score_table(scores: pd.DataFrame) -> Figure:
     """Draw a table of `organ_scores`, darker for higher scores."""
     figure, axes = canvas(0.4 * len(scores) + 0.9, width=1.3 * len(scores.columns) + 1.2)
     axis = axes[0][0]

@@ -228,7 +228,7 @@ class Augment(keras.layers.Layer):
     def _check(self):
         if self.field not in _FIELDS:
             raise ValueError(f"field is {self.field!r}; choose 'grid', 'smooth' or None")
-        sampling.check(self.order, self.mode)
+        sampling.check_order_and_mode(self.order, self.mode)
         for name, size in {"strength": self.strength, **self.ranges}.items():
             if size < 0:
                 raise ValueError(f"{name} is {size}; choose 0 or more")

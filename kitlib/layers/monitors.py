@@ -138,13 +138,3 @@ def _per_pixel(truth, sample_weight):
     shape = ops.shape(truth)[:-1]
     weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1, *(1,) * (len(shape) - 1)))
     return ops.broadcast_to(weight, shape)
-
-
-def panel() -> list[keras.metrics.Metric]:
-    """Make all monitors for `compile(weighted_metrics=...)`: Dice and IoU, mean and per organ, and both accuracies.
-
-    >>> [monitor.name for monitor in panel()][:4]
-    ['dice', 'dice_large_bowel', 'dice_small_bowel', 'dice_stomach']
-    """
-    overlaps = [kind(organ) for kind in (Dice, IoU) for organ in (None, *contest.ORGANS)]
-    return [*overlaps, BinaryAccuracy(), PaperAccuracy()]

@@ -12,7 +12,7 @@ from keras import ops
 MODES = ("constant", "nearest", "mirror")
 
 
-def check(order, mode):
+def check_order_and_mode(order, mode):
     """Raise ValueError for an unknown order or mode of `sample`."""
     if order not in (0, 1, 3):
         raise ValueError(f"order is {order}; choose 0 (nearest), 1 (linear) or 3 (cubic B-spline)")
@@ -42,7 +42,7 @@ def sample(maps, rows, columns, order=1, mode="constant", fill=0.0):
 
     Cost: 1, 4 or 16 gathers of C numbers per pixel; order 3 adds two matrix products along the axes.
     """
-    check(order, mode)
+    check_order_and_mode(order, mode)
     maps = ops.convert_to_tensor(maps)
     dtype = keras.backend.standardize_dtype(maps.dtype)
     if order == 0:
@@ -66,7 +66,7 @@ def sample_pair(images, masks, rows, columns, mode="constant"):
     Raises:
         ValueError: an unknown mode, or masks of another height or width than the images.
     """
-    check(1, mode)
+    check_order_and_mode(1, mode)
     if tuple(images.shape[1:3]) != tuple(masks.shape[1:3]):
         raise ValueError(
             f"masks are {tuple(masks.shape)}, but images are {tuple(images.shape)}; use one height and width"

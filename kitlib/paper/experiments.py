@@ -199,7 +199,7 @@ def _changed(recipe: Recipe, changes: dict) -> Recipe:
     return replace(recipe, **changes | {"network_options": options})
 
 
-def measured(trained: dict[str, list[runs.Run]]) -> pd.DataFrame:
+def measures_per_run(trained: dict[str, list[runs.Run]]) -> pd.DataFrame:
     """Measure every run: each measure at its own best epoch, and as `... at` at the epoch with the lowest loss.
 
     Returns:
@@ -229,7 +229,7 @@ def table(trained: dict[str, list[runs.Run]], labels: dict[str, str], confidence
         trained: trial -> runs.
         labels: row -> trial; rows without a run are left out.
     """
-    single = measured({label: trained[trial] for label, trial in labels.items() if trial in trained})
+    single = measures_per_run({label: trained[trial] for label, trial in labels.items() if trial in trained})
     single = single.set_index("trial").drop(columns="seed")
     values = single.groupby(level=0, sort=False)
     count = values.size()
@@ -274,7 +274,9 @@ def why(trained: dict[str, list[runs.Run]], better: str, worse: str) -> str:
     words = [f"{start}: {better} - {worse} is {gain:+.3f}{'' if alone else f' (±{width:.3f})'} in Dice."]
     tables = {name: [run.history() for run in trained[name]] for name in (better, worse)}
     rises = {
-        name: float(np.mean([one["val_dice"].iloc[-1] - one["val_dice"].iloc[len(one) // 2] for one in histories]))
+        name: float(
+            np.mean([table["val_dice"].iloc[-1] - table["val_dice"].iloc[len(table) // 2] for table in histories])
+        )
         for name, histories in tables.items()
     }
     if max(rises.values()) > 0.01:

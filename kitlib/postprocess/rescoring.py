@@ -142,7 +142,7 @@ def bias_by_threshold(
         for threshold, entries in measured.items():
             distances = borders.organ_distances(masks, full >= np.float32(threshold))
             entries.append((distances, float(part["spacing_mm"].iloc[0])))
-    tables = [borders.summary(entries) for entries in measured.values()]
+    tables = [borders.summarise(entries) for entries in measured.values()]
     # Not pd.concat: pandas 2 warns where a table without any border is all NaN.
     index = pd.MultiIndex.from_product([measured, contest.ORGANS], names=["threshold", "organ"])
     return pd.DataFrame(np.concatenate([table.to_numpy(float) for table in tables]), index, tables[0].columns)

@@ -119,7 +119,7 @@ def bias(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame) ->
         and 5 and 95 % quantiles, the share of border pixels inside the truth, and their number.
     """
     decoded = metric.decoded(truth, prediction, slices)
-    return summary([(organ_distances(*masks), float(part["spacing_mm"].iloc[0])) for part, _, *masks in decoded])
+    return summarise([(organ_distances(*masks), float(part["spacing_mm"].iloc[0])) for part, _, *masks in decoded])
 
 
 def organ_distances(truth: np.ndarray, prediction: np.ndarray) -> list[np.ndarray]:
@@ -127,7 +127,7 @@ def organ_distances(truth: np.ndarray, prediction: np.ndarray) -> list[np.ndarra
     return [signed_distances(truth[..., organ], prediction[..., organ]) for organ in range(truth.shape[-1])]
 
 
-def summary(scans: list[tuple[list[np.ndarray], float]]) -> pd.DataFrame:
+def summarise(scans: list[tuple[list[np.ndarray], float]]) -> pd.DataFrame:
     """Summarise signed distances as `bias` does.
 
     Args:

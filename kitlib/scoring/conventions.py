@@ -57,33 +57,33 @@ class Convention:
         return np.where((truth == 0) & (predicted == 0), self.both_empty, values)
 
 
-def symmetric(truth: np.ndarray, prediction: np.ndarray, depth: int) -> np.ndarray:
+def _symmetric(truth: np.ndarray, prediction: np.ndarray, depth: int) -> np.ndarray:
     """Measure each organ's distance of the host score: (1, organs)."""
     size = depth, *truth.shape[1:3]
     return np.array([[host.hausdorff(*pair, size=size) for pair in _organs(truth, prediction)]])
 
 
-def directed(truth: np.ndarray, prediction: np.ndarray, depth: int) -> np.ndarray:
+def _directed(truth: np.ndarray, prediction: np.ndarray, depth: int) -> np.ndarray:
     """Measure each organ's distance from prediction to truth in the unit cube, cut at 1: (1, organs)."""
     steps = distances.unit_steps((depth, *truth.shape[1:3]))
     values = [host.hausdorff(*pair, directed=True, steps=steps) for pair in _organs(truth, prediction)]
     return np.minimum([values], 1.0)
 
 
-def merged(truth: np.ndarray, prediction: np.ndarray, depth: int) -> np.ndarray:
+def _merged(truth: np.ndarray, prediction: np.ndarray, depth: int) -> np.ndarray:
     """Measure the host distance of all organs in one mask, and repeat it for each: (1, organs)."""
     whole = (masks.any(axis=-1, keepdims=True) for masks in (truth, prediction))
-    return np.repeat(symmetric(*whole, depth), truth.shape[-1], axis=1)
+    return np.repeat(_symmetric(*whole, depth), truth.shape[-1], axis=1)
 
 
-def slicewise(truth: np.ndarray, prediction: np.ndarray, depth: int) -> np.ndarray:
+def _slicewise(truth: np.ndarray, prediction: np.ndarray, depth: int) -> np.ndarray:
     """Measure every slice alone, prediction to truth, in pixels over the diagonal: (D, organs)."""
     diagonal = np.hypot(*truth.shape[1:3])
     values = np.zeros((depth, truth.shape[-1]))
     for organ, pair in enumerate(_organs(truth, prediction)):
         for z in np.flatnonzero((pair[0] | pair[1]).any(axis=(1, 2))):
-            one, other = (mask[z : z + 1] for mask in pair)
-            values[z, organ] = host.hausdorff(one, other, directed=True, steps=(1.0, 1.0, 1.0)) / diagonal
+            first, second = (mask[z : z + 1] for mask in pair)
+            values[z, organ] = host.hausdorff(first, second, directed=True, steps=(1.0, 1.0, 1.0)) / diagonal
     return np.minimum(values, 1.0)
 
 
@@ -94,11 +94,11 @@ def _organs(truth: np.ndarray, prediction: np.ndarray) -> list[tuple[np.ndarray,
 CONVENTIONS = {
     convention.name: convention
     for convention in (
-        Convention("host", NAN, 0.0, symmetric, "our estimate of the leaderboard"),
-        Convention("page", 0.0, 0.0, directed, "the competition page and the paper, to the letter"),
-        Convention("ones", 1.0, 0.0, symmetric, "many public notebooks"),
-        Convention("slicewise", 1.0, NAN, slicewise, "pipelines built on MONAI"),
-        Convention("union", NAN, 0.0, merged, "MLE-bench"),
+        Convention("host", NAN, 0.0, _symmetric, "our estimate of the leaderboard"),
+        Convention("page", 0.0, 0.0, _directed, "the competition page and the paper, to the letter"),
+        Convention("ones", 1.0, 0.0, _symmetric, "many public notebooks"),
+        Convention("slicewise", 1.0, NAN, _slicewise, "pipelines built on MONAI"),
+        Convention("union", NAN, 0.0, _merged, "MLE-bench"),
     )
 }
 

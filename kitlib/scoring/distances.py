@@ -77,8 +77,8 @@ def directed(source: np.ndarray, target: np.ndarray, steps: Steps) -> Pair:
     >>> directed(line, np.arange(9)[None, None] < 3, (1, 1, 1))
     Pair(distance=4.0, source=(0, 0, 6), target=(0, 0, 2), forward=True)
     """
-    box, one, other = _cut(source, target, steps)
-    return _pair(box, _farthest(one, other, box), one, True)
+    box, first, second = _cut(source, target, steps)
+    return _pair(box, _farthest(first, second, box), first, True)
 
 
 def symmetric(one: np.ndarray, other: np.ndarray, steps: Steps) -> Pair:

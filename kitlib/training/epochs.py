@@ -48,7 +48,7 @@ class EpochEnd(keras.callbacks.Callback):
 
     def resume(self, model: keras.Model) -> None:
         """Restore the model of the last finished epoch, if there is one, and the history saved with it."""
-        found = resume.load(self.checkpoints, model)
+        found = resume.load_checkpoint(self.checkpoints, model)
         if found is not None:
             self.state, self.mean = found
             for row in self.state.history:
@@ -82,7 +82,7 @@ class EpochEnd(keras.callbacks.Callback):
         state.ended = self._ended(measured)
         state.history.append(self._row(logs, measured))
         state.evaluation = max(state.evaluation, time.perf_counter() - started)
-        resume.save(self.checkpoints, self.model, state, self.mean)
+        resume.save_checkpoint(self.checkpoints, self.model, state, self.mean)
         runs.write_history(self.folder, state.history)
         self.budget.note(time.perf_counter() - self.began, state.evaluation)
         left = (recipe.epochs - state.epoch) * float(np.mean([row["seconds"] for row in state.history]))

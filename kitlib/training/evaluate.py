@@ -95,7 +95,7 @@ class Evaluator:
                 runs.write_probabilities(folder, name, probabilities)
                 waiting.append(pool.submit(self._encoded, rows, _bytes(probabilities)))
             lines = pd.concat([task.result() for task in waiting])
-        return panel(self.truth, lines, self.val) | {"flip": self.flips}
+        return _panel(self.truth, lines, self.val) | {"flip": self.flips}
 
     def _predictions(self, flip: bool = False):
         """Predict scan after scan: name, rows and probabilities on the grid."""
@@ -124,7 +124,7 @@ class Evaluator:
         return submission.encode(rows, postprocess.masks(restored, self.settings))
 
 
-def panel(truth: pd.DataFrame, rows: pd.DataFrame, slices: pd.DataFrame) -> dict:
+def _panel(truth: pd.DataFrame, rows: pd.DataFrame, slices: pd.DataFrame) -> dict:
     """Score rows in every convention: score (host), dice, hausdorff, and `panel`, the score by convention."""
     found = metric.scores(truth, rows, slices)
     ours = found["host"]
@@ -162,7 +162,7 @@ def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
             strict=True,
         )
     ]
-    found = panel(scans.rows(slices), pd.concat(lines), slices) | {"scans": sorted(slices["scan"].unique())}
+    found = _panel(scans.rows(slices), pd.concat(lines), slices) | {"scans": sorted(slices["scan"].unique())}
     with runs.replacing(run.folder / "score.json") as file:
         file.write(json.dumps(run.score() | {"unseen": found}, indent=1))
     return found

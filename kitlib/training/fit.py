@@ -75,7 +75,7 @@ def fit_fold(
     _check(spec, recipe, devices, deadline)
     build = recipe.builder()
     train, val = folds.split(slices, held_out, recipe.leave_out, recipe.empty_share, recipe.seed)
-    record = resume.describe(train, val, spec, recipe, scans.describe(slices))
+    record = resume.new_record(train, val, spec, recipe, scans.describe(slices))
     with contextlib.nullcontext() if runs.finished(folder) else resume.hold(folder):
         run = resume.open_run(folder, record, earlier)
         if run.state == "finished":

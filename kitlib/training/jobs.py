@@ -118,8 +118,12 @@ def run(
     if failed:
         raise failed[0]
     ordered = [outcomes[job] for job in jobs]
-    _report("diverged; run the same call again to retry", [one.job for one in ordered if one.error], jobs)
-    unfinished = [one.job for one in ordered if not one.error and (one.run is None or one.run.state != "finished")]
+    _report("diverged; run the same call again to retry", [outcome.job for outcome in ordered if outcome.error], jobs)
+    unfinished = [
+        outcome.job
+        for outcome in ordered
+        if not outcome.error and (outcome.run is None or outcome.run.state != "finished")
+    ]
     _report("out of time; run the same call again to continue", unfinished, jobs)
     return ordered
 

@@ -77,7 +77,9 @@ def hold(folder: str | os.PathLike) -> Iterator[None]:
             lock.release()
 
 
-def describe(train: pd.DataFrame, val: pd.DataFrame, spec: InputSpec, recipe: Recipe, data: dict | None = None) -> dict:
+def new_record(
+    train: pd.DataFrame, val: pd.DataFrame, spec: InputSpec, recipe: Recipe, data: dict | None = None
+) -> dict:
     """Describe a run before it starts: a dict that survives JSON unchanged.
 
     Args:
@@ -117,7 +119,7 @@ def open_run(folder: Path, record: dict, earlier: Sequence[str | os.PathLike] = 
 
     Args:
         folder: the run folder.
-        record: the result of `describe`.
+        record: the result of `new_record`.
         earlier: run folders among which to look for an earlier part of this run, which is copied to `folder` if that is
             new: on Kaggle a run comes back as the read-only input of the next notebook. Of several, the one with the
             most epochs; where there is none, the reason is printed.
@@ -190,7 +192,7 @@ class State:
     evaluation: float = 0.0
 
 
-def save(folder: Path, model: keras.Model, state: State, mean: Sequence[np.ndarray] | None = None) -> None:
+def save_checkpoint(folder: Path, model: keras.Model, state: State, mean: Sequence[np.ndarray] | None = None) -> None:
     """Write the checkpoint after an epoch, then remove those before it.
 
     Args:
@@ -209,7 +211,7 @@ def save(folder: Path, model: keras.Model, state: State, mean: Sequence[np.ndarr
     _tidy(folder, state)
 
 
-def load(folder: Path, model: keras.Model) -> tuple[State, list[np.ndarray] | None] | None:
+def load_checkpoint(folder: Path, model: keras.Model) -> tuple[State, list[np.ndarray] | None] | None:
     """Restore the model of the last finished epoch.
 
     Returns:

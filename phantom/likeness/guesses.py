@@ -15,16 +15,16 @@ THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
 BIN = 4  # grey steps in a bin of the histogram
 
 
-def scores(tallies: list) -> dict[str, float]:
+def host_scores(tallies: list) -> dict[str, float]:
     """Return the host score of each guess; NaN without enough cases."""
     return {
-        "host score of an atlas of other cases": atlas(tallies),
+        "host score of an atlas of other cases": mean_of_other_cases(tallies),
         "host score of another day copied": copied_day(tallies),
         "host score of grey value and slice position": grey_and_position(tallies),
     }
 
 
-def atlas(tallies: list) -> float:
+def mean_of_other_cases(tallies: list) -> float:
     """Score the mean mask of the other cases, with equal weights, at the threshold that is best over all scans.
 
     Cost: 7 MB per case in addition to the tallies.

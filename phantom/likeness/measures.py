@@ -185,7 +185,7 @@ def measure(reading: Reading) -> dict[str, tuple[float, ...]]:
         **_pairs(tallies),
         **_overlaps(tallies),
         **_grey(reading.pixels),
-        **guesses.scores(tallies),
+        **guesses.host_scores(tallies),
     }
     return {name: tuple(np.atleast_1d(value).astype(float).tolist()) for name, value in values.items()}
 

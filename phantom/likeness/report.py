@@ -97,7 +97,7 @@ slices, not of a few scans, and pixels rebuilt from 8 bits have lost their noise
 GUESS = "host score of grey value and slice position"
 
 
-def passes(figure: Figure, values: tuple[float, ...]) -> bool:
+def lies_in_band(figure: Figure, values: tuple[float, ...]) -> bool:
     """Return whether every value of a figure lies in its band."""
     return all(low <= value <= high for low, value, high in zip(figure.low, values, figure.high, strict=True))
 
@@ -108,7 +108,7 @@ def table(values: dict[str, tuple[float, ...]]) -> pd.DataFrame:
     for figure in FIGURES:
         measured = values[figure.name]
         shown = _text(measured), _real(figure), _band(figure)
-        lines.append((figure.row, figure.name, *shown, passes(figure, measured)))
+        lines.append((figure.row, figure.name, *shown, lies_in_band(figure, measured)))
     return pd.DataFrame(lines, columns=["row", "figure", "measured", "real", "band", "inside"])
 
 

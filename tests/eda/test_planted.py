@@ -107,7 +107,7 @@ def test_faults_of_a_phantom_are_taken_before_any_are_planted(slices, tmp_path):
 
 
 def test_faults_of_a_phantom_are_read_from_its_folder(competition, tmp_path):
-    assert planted.read(competition).empty
-    assert planted.read(tmp_path).columns.tolist() == ["scan", "fault"]
+    assert planted.read_faults(competition).empty
+    assert planted.read_faults(tmp_path).columns.tolist() == ["scan", "fault"]
     (tmp_path / "faults.csv").write_text("scan,fault\ncase1_day0,half\n", encoding="utf-8")
-    assert planted.read(tmp_path)["fault"].tolist() == ["half"]
+    assert planted.read_faults(tmp_path)["fault"].tolist() == ["half"]

@@ -117,11 +117,11 @@ def test_beside_names_the_largest_difference(slice_and_masks):
     theirs = elasticdeform.deform_grid(image, control, order=3)
     field = elastic.spline_field(control[None], SHAPE)
     ours = ops.convert_to_numpy(elastic.warp(image[None, ..., None].astype("float32"), field, order=3))[0, ..., 0]
-    figure = layers.beside(image, ours, theirs)
+    figure = layers.warp_difference(image, ours, theirs)
     apart = np.asarray(figure.axes[3].images[0].get_array())
     assert apart.max() < 1e-3
     assert figure.axes[3].get_title("left") == f"difference: {apart.max():.0e} of the range"
-    worse = layers.beside(image, image, theirs)
+    worse = layers.warp_difference(image, image, theirs)
     assert np.asarray(worse.axes[3].images[0].get_array()).max() > 0.05
 
 

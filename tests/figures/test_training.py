@@ -92,5 +92,5 @@ def test_fold_table_scores_each_fold_and_organ(slices, tmp_path, finished_run):
     assert table.columns.tolist() == [*contest.ORGANS, "all"]
     assert table.at["fold1", "stomach"] == 0 < table.at["fold0", "stomach"]
     assert table.at["mean", "all"] == pytest.approx((table.at["fold0", "all"] + table.at["fold1", "all"]) / 2)
-    words = [text.get_text() for text in training.fold_table(table).axes[0].texts]
+    words = [text.get_text() for text in training.score_table(table).axes[0].texts]
     assert words[:4] == [f"{value:.3f}" for value in table.iloc[0]]

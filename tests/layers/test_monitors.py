@@ -16,6 +16,12 @@ TRUTH[1, 0, :4, 0], GUESS[1, 0, :4, 0] = 1, 0.8  # organ 0: perfect
 GUESS[2, 0, :1, 1] = 0.6  # organ 1: predicted where it never is; organ 2: never, nowhere
 
 
+def panel():
+    """Dice and IoU, mean and per organ, and both accuracies."""
+    overlaps = [kind(organ) for kind in (monitors.Dice, monitors.IoU) for organ in (None, *contest.ORGANS)]
+    return [*overlaps, monitors.BinaryAccuracy(), monitors.PaperAccuracy()]
+
+
 def streamed(monitor, truth, guess, *weight, batch=1):
     for start in range(0, len(truth), batch):
         monitor.update_state(*(x[start : start + batch] for x in (truth, guess, *weight)))
@@ -55,7 +61,7 @@ def test_an_untouched_or_empty_stream_has_a_stated_value(per, empty):
     assert float(ops.convert_to_numpy(monitor.result())) == (0.0 if per == "slice" and empty == "zero" else expected)
 
 
-@pytest.mark.parametrize("monitor", [*monitors.panel(), monitors.Dice(per="slice", empty="skip", name="paper")])
+@pytest.mark.parametrize("monitor", [*panel(), monitors.Dice(per="slice", empty="skip", name="paper")])
 def test_streams_and_weights_agree_with_one_pass(monitor):
     rng = np.random.default_rng(0)
     truth, guess = (rng.random((6, 5, 7, 3)) > 0.7).astype("uint8"), rng.random((6, 5, 7, 3))
@@ -67,7 +73,7 @@ def test_streams_and_weights_agree_with_one_pass(monitor):
     assert streamed(monitor, *pad, batch=4) == pytest.approx(whole, rel=1e-5)
 
 
-@pytest.mark.parametrize("monitor", [*monitors.panel(), monitors.IoU("stomach", 0.3, "slice", "skip")])
+@pytest.mark.parametrize("monitor", [*panel(), monitors.IoU("stomach", 0.3, "slice", "skip")])
 def test_a_monitor_comes_back_from_its_configuration(monitor):
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(monitor))
     assert type(twin) is type(monitor)
@@ -76,7 +82,7 @@ def test_a_monitor_comes_back_from_its_configuration(monitor):
 
 
 def test_names_tell_organs_apart():
-    names = [monitor.name for monitor in monitors.panel()]
+    names = [monitor.name for monitor in panel()]
     assert len(set(names)) == len(names) == 10
     assert monitors.IoU("stomach").name == "iou_stomach"
 
@@ -105,7 +111,7 @@ def test_the_papers_accuracy_compares_noise_on_background():
 
 def test_monitors_work_in_compile():
     model = keras.Sequential([keras.Input((4, 6, 3)), keras.layers.Conv2D(3, 1, activation="sigmoid")])
-    model.compile("adam", losses.BCE(), weighted_metrics=monitors.panel())
+    model.compile("adam", losses.BCE(), weighted_metrics=panel())
     x = np.random.default_rng(0).normal(size=(4, 4, 6, 3)).astype("float32")
     logs = model.fit(
         x, (x > 0).astype("uint8"), sample_weight=np.array([1.0, 1, 1, 0]), batch_size=2, verbose=0

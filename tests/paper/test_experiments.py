@@ -85,7 +85,7 @@ def test_runs_are_grouped_by_trial_and_those_without_a_finished_epoch_are_in_no_
 
 
 def test_measures_are_taken_at_their_best_and_at_the_lowest_loss(trained):
-    line = experiments.measured(trained).set_index(["trial", "seed"]).loc[(experiments.BASE, 0)]
+    line = experiments.measures_per_run(trained).set_index(["trial", "seed"]).loc[(experiments.BASE, 0)]
     assert (line["best epoch"], line["Dice"], line["Dice at"]) == (2, 0.6, 0.6)
     assert line["IoU"] == pytest.approx(0.6)
     assert line["IoU at"] == pytest.approx(0.45)

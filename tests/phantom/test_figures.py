@@ -9,7 +9,7 @@ from phantom import figures
 
 
 def test_slices_come_from_as_many_scans_as_there_are(slices):
-    chosen = figures.choose(slices, 4)
+    chosen = figures.spread(slices, 4)
     assert (scans.organ_count(chosen) > 0).all()
     marked = slices[scans.organ_count(slices) > 0]
     assert chosen["scan"].nunique() == min(4, marked["scan"].nunique())
@@ -37,7 +37,7 @@ def test_two_roots_lie_mixed_on_one_sheet_with_its_answer(slices):
     assert [axis.get_title("left") for axis in figure.axes[:6]] == list("123456")
     assert sorted(answer["root"]) == [0, 0, 0, 1, 1, 1]
     assert answer["root"].tolist() not in ([0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0])
-    assert set(answer.loc[answer["root"] == 0, "id"]) == set(figures.choose(slices, 3)["id"])
+    assert set(answer.loc[answer["root"] == 0, "id"]) == set(figures.spread(slices, 3)["id"])
 
 
 def test_slices_of_patients_are_drawn_outside_the_checkout_alone(competition, tmp_path, capsys):

@@ -27,7 +27,7 @@ fcntl = pytest.importorskip("fcntl")
 
 def describe(slices, held_out, **changes):
     recipe = training.Recipe(**{"network_options": {"levels": 4}, "loss": losses.BCE(), "epochs": 3} | changes)
-    return resume.describe(*folds.split(slices, held_out), InputSpec(32, 32), recipe)
+    return resume.new_record(*folds.split(slices, held_out), InputSpec(32, 32), recipe)
 
 
 def test_same_call_is_the_same_record(slices, held_out):
@@ -179,7 +179,7 @@ def test_run_that_goes_on_is_running_and_counts_the_time_of_killed_calls(slices,
 def test_interrupted_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
     model = types.SimpleNamespace(save_weights=lambda path: path.write_bytes(b"weights"))
     resume.save_best(tmp_path, model, 1)
-    resume.save(tmp_path, model, resume.State(epoch=1, best_epoch=1))
+    resume.save_checkpoint(tmp_path, model, resume.State(epoch=1, best_epoch=1))
     resume.save_best(tmp_path, model, 2)
 
     def fail(path):
@@ -188,10 +188,10 @@ def test_interrupted_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
 
     broken = types.SimpleNamespace(save_weights=fail)
     with pytest.raises(OSError, match="disk full"):
-        resume.save(tmp_path, broken, resume.State(epoch=2, best_epoch=2))
+        resume.save_checkpoint(tmp_path, broken, resume.State(epoch=2, best_epoch=2))
     assert resume.read_state(tmp_path).epoch == 1
     assert resume.best_path(tmp_path, 1).is_file()
-    resume.save(tmp_path, model, resume.State(epoch=2, best_epoch=2))
+    resume.save_checkpoint(tmp_path, model, resume.State(epoch=2, best_epoch=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best-0002.weights.h5", "epoch-0002"]
 
 
@@ -249,7 +249,7 @@ def test_second_writer_is_refused_until_the_first_has_ended_or_was_killed(tmp_pa
         process = holder(tmp_path / "run")
         opened = len(os.listdir("/dev/fd"))
         with (
-            pytest.raises(resume.Held, match=r"another process is training in .*run: wait"),
+            pytest.raises(resume.Held, match=r"another process is training in .*run[:;] wait"),
             resume.hold(tmp_path / "run"),
         ):
             pass
@@ -309,10 +309,10 @@ def test_a_drive_without_locks_stops_no_training(slices, held_out, packed, spec,
     model.compile("sgd", "mse")
     model.optimizer.build(model.trainable_variables)
     resume.save_best(tmp_path / "run", model, 1)
-    resume.save(tmp_path / "run", model, resume.State(epoch=1, best_epoch=1))
+    resume.save_checkpoint(tmp_path / "run", model, resume.State(epoch=1, best_epoch=1))
     weights = model.get_weights()
     model.set_weights([weight + 1 for weight in weights])
-    assert resume.load(tmp_path / "run", model)[0].epoch == 1
+    assert resume.load_checkpoint(tmp_path / "run", model)[0].epoch == 1
     assert all((one == other).all() for one, other in zip(model.get_weights(), weights, strict=True))
     if code == errno.ENOLCK:
         options = {"held_out": held_out, "spec": spec, "packed": packed}

@@ -41,6 +41,11 @@ def model(loss, optimizer="adam", layer=None, weights=None, watched=(), **option
     made.compile(optimizer, loss, weighted_metrics=list(watched))
     return made
 
+def panel():
+    organs = (None, "large_bowel", "small_bowel", "stomach")
+    overlaps = [kind(organ) for kind in (monitors.Dice, monitors.IoU) for organ in organs]
+    return [*overlaps, monitors.BinaryAccuracy(), monitors.PaperAccuracy()]
+
 def fits(policy, layer):
     keras.config.set_dtype_policy(policy)
     made = model(losses.BCEDice(dice_weight=0.5), layer=layer, watched=[monitors.Dice()])
@@ -66,10 +71,10 @@ def twice(loss):
     weights = unet.build_unet(**SMALL, batch_norm=False).get_weights()
     weights[-1][:] = 0  # the head's bias: else no pixel is predicted, and there is little to count
     settings = {"optimizer": keras.optimizers.SGD(1.0), "weights": weights, "batch_norm": False}
-    alone = model(loss, layer=augment.paper(), watched=monitors.panel(), **settings)
+    alone = model(loss, layer=augment.paper(), watched=panel(), **settings)
     with two.scope():
         settings["optimizer"] = keras.optimizers.SGD(1.0)
-        mirrored = model(loss, layer=augment.paper(), watched=monitors.panel(), **settings)
+        mirrored = model(loss, layer=augment.paper(), watched=panel(), **settings)
     batch = data(8)
     batch["weight"][:] = 1
     results = []

@@ -19,8 +19,8 @@ def test_atlas_of_equal_cases_is_perfect_and_of_strangers_is_not():
     grid[2:4, 4:9, 4:9] = True
     alike = [SimpleNamespace(case=case, small=grid, grey=None) for case in (1, 2, 3)]
     strangers = [SimpleNamespace(case=case, small=np.roll(grid, 7 * case, axis=2), grey=None) for case in (1, 2)]
-    assert guesses.atlas(alike) == pytest.approx(1.0)
-    assert guesses.atlas(strangers) < 0.7
+    assert guesses.mean_of_other_cases(alike) == pytest.approx(1.0)
+    assert guesses.mean_of_other_cases(strangers) < 0.7
 
 
 def test_copied_day_needs_another_day():

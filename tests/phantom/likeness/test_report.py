@@ -14,15 +14,15 @@ REAL = os.environ.get("KITLIB_REAL_DATA")
 
 def test_real_values_lie_in_their_own_bands():
     for figure in report.FIGURES:
-        assert report.passes(figure, figure.real), figure.name
-        assert not figure.upto or report.passes(figure, figure.upto), figure.name
+        assert report.lies_in_band(figure, figure.real), figure.name
+        assert not figure.upto or report.lies_in_band(figure, figure.upto), figure.name
         assert len(figure.real) == len(figure.low) == len(figure.high) == len(figure.upto or figure.real)
 
 
 def test_value_outside_or_missing_fails_its_band():
     figure = report.FIGURES[0]
-    assert not report.passes(figure, tuple(10 * value for value in figure.real))
-    assert not report.passes(figure, (float("nan"),) * 3)
+    assert not report.lies_in_band(figure, tuple(10 * value for value in figure.real))
+    assert not report.lies_in_band(figure, (float("nan"),) * 3)
 
 
 def test_side_by_side_puts_what_is_out_in_brackets(monkeypatch, tmp_path):
@@ -79,11 +79,11 @@ def half(outlines):
 
 @pytest.mark.parametrize("figure", [figure for figure in report.FIGURES if figure.row == 8 or "AUC" in figure.name])
 def test_baselines_and_grey_values_of_a_phantom_lie_in_their_bands(half, figure):
-    assert report.passes(figure, half[figure.name]), half[figure.name]
+    assert report.lies_in_band(figure, half[figure.name]), half[figure.name]
 
 
 def test_most_figures_of_a_phantom_lie_in_their_bands(half):
-    out = [figure.name for figure in report.FIGURES if not report.passes(figure, half[figure.name])]
+    out = [figure.name for figure in report.FIGURES if not report.lies_in_band(figure, half[figure.name])]
     assert len(report.FIGURES) - len(out) >= 32, out
 
 
@@ -112,4 +112,4 @@ def test_ruler_gives_the_real_values_on_the_real_scans():
             near = coarser.get(figure.name, 0.501 * 0.1**digits)
             np.testing.assert_allclose(value, figure.real, rtol=0, atol=near, err_msg=figure.name)
         if figure.name != "noise over p99":
-            assert report.passes(figure, found[figure.name]), (figure.name, value)
+            assert report.lies_in_band(figure, found[figure.name]), (figure.name, value)
