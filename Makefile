@@ -22,7 +22,7 @@ demo: $(STAMP) $(TABLE)  ## synthetic competition, three notebooks, a scored sub
 	$(BIN)/python -m kitlib.scoring "$(DATA)/truth.csv" submissions/submission.csv --data "$(DATA)" --ledger 5 --quiet
 	$(BIN)/python -m kitlib.figures submissions/submission.csv "$(DATA)" --viewer
 	$(BIN)/python -m kitlib.postprocess "$(DATA)" submissions/submission.csv
-	@echo "Open pages/01_eda.html, pages/02_train.html and pages/03_inference.html; the run lies below runs/demo."
+	@echo "Open pages/01_eda.html, pages/02_train.html, pages/03_inference.html, and submissions/submission-viewer.html, the score viewer."
 
 # two processes, each test file in one of them
 PARALLEL := -n 2 --dist loadfile
@@ -48,7 +48,7 @@ pages: $(STAMP) $(TABLE)  ## run all notebooks and render them to pages/*.html
 	$(BIN)/python notebooks/execute.py $(CHOSEN)
 
 figures: $(STAMP) $(TABLE)  ## the pictures of README.md, from the phantom and its pages (make demo)
-	$(BIN)/python docs/draw.py "$(DATA)" docs/pictures
+	$(BIN)/python -P docs/draw.py "$(DATA)" docs/pictures --viewer submissions/submission-viewer.html
 	$(BIN)/python -m phantom.figures "$(DATA)" data/pictures
 	@if [ -d pages/previews ]; then cp pages/previews/*.png docs/pictures/; fi
 
