@@ -65,7 +65,7 @@ from IPython.display import display
 
 from kitlib import contest, runs, training
 from kitlib.data import folds, inputs, pipeline, scans
-from kitlib.figures import training as figures_model, layers, __main__ as figures_run
+from kitlib.figures import training as figures_model, layers
 from kitlib.layers import augment, elastic
 from kitlib.models import unet
 from kitlib.training import devices, evaluate, jobs, recipes
@@ -320,5 +320,5 @@ figures_model.predictions(run, known[held_out])
 # Which pictures are saved in the run folder? The command `python -m kitlib.figures` draws them again.
 
 # %%
-for path in figures_run.draw(run.folder, root):
+for path in figures_model.draw(run.folder, root):
     print(path)

@@ -14,45 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kitlib import files, runs, submission
+from kitlib import files, submission
 from kitlib.data import scans
-from kitlib.figures import style, training, viewer
-
-
-def draw(folder: Path, root: Path | None = None) -> list[Path]:
-    """Draw the pictures of a run folder, or of a folder of folds.
-
-    Args:
-        folder: a run, or a folder that holds fold0, fold1, ...
-        root: the competition, for images and truth; None draws no predictions. Runs without out-of-fold probabilities
-            of its scans, such as those of a bundle, are listed and left out of the pictures that need them.
-
-    Raises:
-        FileNotFoundError: the folder holds no run with a model.
-    """
-    found = _found(folder)
-    slices, predicted, drawn = scans.read(root) if root is not None else None, [], []
-    for run in found:
-        if len(run.history()):
-            drawn.append(style.save(training.history(run.history()), run.folder / "figures/history.png"))
-        if slices is not None and not slices["scan"].isin(run.scans).any():
-            print(f"{run.folder}: predictions are not drawn, because oof/ has no scan of {root}")
-        elif slices is not None:
-            predicted.append(run)
-            drawn.append(style.save(training.predictions(run, slices), run.folder / "figures/predictions.png"))
-    if len(found) > 1:
-        drawn.append(style.save(training.folds(found), Path(folder) / "figures/folds.png"))
-        if predicted:
-            table = training.score_table(training.organ_scores(predicted, slices))
-            drawn.append(style.save(table, Path(folder) / "figures/fold_table.png"))
-    return drawn
-
-
-def _found(folder: Path) -> list[runs.Run]:
-    found = runs.find(folder)
-    if not found:
-        raise FileNotFoundError(f"{folder} has no run with a model; train first, or name another folder")
-    return found
+from kitlib.figures import viewer
+from kitlib.figures.training import draw, trained_runs
 
 
 def pages(source: Path, root: Path, truth: Path | None = None, **options) -> list[Path]:
@@ -69,7 +34,7 @@ def pages(source: Path, root: Path, truth: Path | None = None, **options) -> lis
         ValueError: the folder has no image of the truth's slices.
     """
     if source.suffix != ".csv":
-        return [viewer.of_run(run, scans.read(root), **options) for run in _found(source)]
+        return [viewer.of_run(run, scans.read(root), **options) for run in trained_runs(source)]
     truth = truth or root / "truth.csv"
     if not truth.is_file():
         raise FileNotFoundError(f"{truth} does not exist; name the masks of the submission's slices: --truth TRUTH.csv")

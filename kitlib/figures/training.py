@@ -1,6 +1,7 @@
 """Pictures of a training: the input stack, curves over the epochs, scores of folds, predictions."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from kitlib import contest, postprocess, rle, runs, submission
 from kitlib.data import inputs, scans
 from kitlib.data.pipeline import Packed
-from kitlib.figures.style import INK, LABELS, TRAIN, WIDTH, canvas, look, organ_legend, overlay, picture_axis
+from kitlib.figures.style import INK, LABELS, TRAIN, WIDTH, canvas, look, organ_legend, overlay, picture_axis, save
 from kitlib.scoring import metric
 
 
@@ -161,3 +162,40 @@ def score_table(scores: pd.DataFrame) -> Figure:
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     return figure
+
+
+def draw(folder: Path, root: Path | None = None) -> list[Path]:
+    """Draw the pictures of a run folder, or of a folder of folds.
+
+    Args:
+        folder: a run, or a folder that holds fold0, fold1, ...
+        root: the competition, for images and truth; None draws no predictions. Runs without out-of-fold probabilities
+            of its scans, such as those of a bundle, are listed and left out of the pictures that need them.
+
+    Raises:
+        FileNotFoundError: the folder holds no run with a model.
+    """
+    found = trained_runs(folder)
+    slices, predicted, drawn = scans.read(root) if root is not None else None, [], []
+    for run in found:
+        if len(run.history()):
+            drawn.append(save(history(run.history()), run.folder / "figures/history.png"))
+        if slices is not None and not slices["scan"].isin(run.scans).any():
+            print(f"{run.folder}: predictions are not drawn, because oof/ has no scan of {root}")
+        elif slices is not None:
+            predicted.append(run)
+            drawn.append(save(predictions(run, slices), run.folder / "figures/predictions.png"))
+    if len(found) > 1:
+        drawn.append(save(folds(found), Path(folder) / "figures/folds.png"))
+        if predicted:
+            table = score_table(organ_scores(predicted, slices))
+            drawn.append(save(table, Path(folder) / "figures/fold_table.png"))
+    return drawn
+
+
+def trained_runs(folder: Path) -> list[runs.Run]:
+    """List the runs with a model below a folder; without one, raise FileNotFoundError."""
+    found = runs.find(folder)
+    if not found:
+        raise FileNotFoundError(f"{folder} has no run with a model; train first, or name another folder")
+    return found
