@@ -15,7 +15,8 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="there is no ma
 
 def lines(folder, *arguments):
     """The lines that make would run in a folder."""
-    given = {name: value for name, value in os.environ.items() if name not in ("DATA", "PYTHON", "PYTHON312")}
+    outer = ("DATA", "PYTHON", "PYTHON312", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # these tests may run below `make test`
+    given = {name: value for name, value in os.environ.items() if name not in outer}
     command = ["make", "-n", *arguments]
     return subprocess.run(
         command, cwd=folder, env=given, capture_output=True, text=True, check=True

@@ -245,9 +245,10 @@ def test_cross_validation_holds_out_every_case_once_and_skips_what_is_done(slice
     again = training.cross_validate(slices, tmp_path, **options)
     assert [run.record["ended"] for run in again] == ended
     assert len(runs.compare(tmp_path)) == 2
-    (tmp_path / "folds.csv").write_text("case,fold\n1,0\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="has 1 folds, not 2 and lacks cases"):
-        training.cross_validate(slices, tmp_path, **options)
+    for table, wrong in (("case,fold\n1,0\n", "has 1 folds, not 2"), ("case,fold\n1,0\n2,1\n", "lacks cases")):
+        (tmp_path / "folds.csv").write_text(table, encoding="utf-8")
+        with pytest.raises(ValueError, match=wrong):
+            training.cross_validate(slices, tmp_path, **options)
     with pytest.raises(ValueError, match="fold0 is the folder of a single run"):
         training.cross_validate(slices, tmp_path / "fold0", **options)
 
@@ -286,7 +287,7 @@ def test_processes_share_the_gpus_that_the_user_chose(monkeypatch, capsys, gpus,
     monkeypatch.setattr(jobs, "listed", lambda kind: ["one"] * gpus if kind == "gpu" else [])
     assert jobs.shares(at_once) == expected
     said = capsys.readouterr().out
-    assert said.startswith(f"at_once={at_once}, but {gpus} GPU(s): ") == (0 < gpus < at_once)
+    assert said.startswith(f"at_once={at_once}, but {gpus} GPU(s) found: ") == (0 < gpus < at_once)
 
 
 def test_a_tpu_is_not_for_several_processes(slices, tmp_path, monkeypatch):
