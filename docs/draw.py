@@ -35,7 +35,7 @@ def draw(root: Path, folder: Path) -> list[Path]:
 
 
 def photograph(page: Path, path: Path) -> Path:
-    """Take a picture of a score viewer, with its errors filled, on its worst slice.
+    """Take a picture of a score viewer, on the worst slice of its worst scan.
 
     Raises:
         ValueError: the page may show patients.
@@ -49,7 +49,6 @@ def photograph(page: Path, path: Path) -> Path:
         view = browser.new_page(viewport={"width": 1280, "height": 1000})
         view.goto(page.resolve().as_uri())
         view.wait_for_selector("html[data-state=complete]", state="attached")
-        view.keyboard.press("e")
         view.wait_for_timeout(500)
         view.screenshot(path=f"{folder}/view.png")
         browser.close()

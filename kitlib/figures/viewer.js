@@ -6,7 +6,7 @@
 const $ = (id) => document.getElementById(id);
 const page = JSON.parse($("page").textContent);
 const MISSED = [60, 220, 110], EXTRA = [190, 110, 255];
-const state = { index: 0, scan: null, z: 0, y: 0, x: 0, ticket: 0, marks: [] };
+const state = { index: 0, scan: null, z: 0, y: 0, x: 0, ticket: 0, marks: [], marked: 0, crossed: -1 };
 
 // ---------------------------------------------------------------- reading
 
@@ -52,20 +52,24 @@ function decodeMasks(scan) {
   }
 }
 
-/** Marks the voxels of the chosen errors, and counts them per slice. */
+/** Marks the voxels of the chosen errors, counts them per slice, and sums the Dice that they cost there. */
 function chooseErrors() {
   const scan = state.scan, [depth, height, width] = scan.shape, size = height * width;
   scan.shown = new Uint8Array(depth * size);
   scan.counts = new Array(depth).fill(0);
+  scan.losses = new Array(depth).fill(0);
   for (let z = 0; z < depth; z++) {
     for (const k of organs()) {
+      let count = 0;
       for (const [number, text] of Object.entries(scan.errors[z][k])) {
         if ($("error").value && number !== $("error").value) continue;
         runs(text, (first, last) => {
-          scan.counts[z] += last - first;
+          count += last - first;
           for (let i = z * size + first; i < z * size + last; i++) scan.shown[i] = (scan.bits[i] >> k) & 1 ? 1 : 2;
         });
       }
+      scan.counts[z] += count;  // 1 - Dice is wrong voxels / (truth + prediction), so each error has its share of it
+      if (count) scan.losses[z] += count / (scan.areas.truth[k][z] + scan.areas.prediction[k][z]);
     }
   }
 }
@@ -94,13 +98,13 @@ async function open(index) {
   const [depth, height, width] = scan.shape;
   Object.assign(scan, { grey: new Uint8Array(depth * height * width), loaded: new Uint8Array(depth) });
   decodeMasks(scan);
-  Object.assign(state, { index, scan, marks: [] });
+  Object.assign(state, { index, scan, marks: [], crossed: -1 });
   scan.box = zoomBox(scan);
   state.y = Math.round((scan.box[0] + scan.box[1]) / 2);
   state.x = Math.round((scan.box[2] + scan.box[3]) / 2);
   fillControls();
   chooseErrors();
-  state.z = worstSlice();
+  state.z = worstSlice() ?? depth >> 1;
   await decodeImage(scan, state.z);
   if (ticket !== state.ticket) return;
   redraw();
@@ -196,8 +200,10 @@ function drawPlane(name) {
   context.setLineDash([2 * scale, 4 * scale]);
   context.beginPath();
   const y = (p.cross[0] - top + 0.5) * dy, x = (p.cross[1] - left + 0.5) * dx;
-  if (name !== "axial" || state.marks.length) context.rect(x, -9, 0, canvas.height + 18);
-  if (name !== "axial" || state.marks.length) context.rect(-9, y, canvas.width + 18, 0);
+  if (name !== "axial" || state.crossed === state.z) {
+    context.rect(x, -9, 0, canvas.height + 18);
+    context.rect(-9, y, canvas.width + 18, 0);
+  }
   context.stroke();
   context.setLineDash([]);
   drawMarks(context, p, dy, dx, scale);
@@ -221,19 +227,18 @@ function outline(context, bit, p, dy, dx, dashed) {
   context.stroke();
 }
 
-/** Draws both voxels of the chosen distance: a dot for the farthest, a ring for its nearest; pale on other slices. */
+/** Draws the voxels of the chosen distance that lie in this plane: a dot for the farthest, a ring for its nearest. */
 function drawMarks(context, p, dy, dx, scale) {
   const axis = { z: 0, y: 1, x: 2 }, away = ["z", "y", "x"].find((name) => !p.axes.includes(name));
   state.marks.forEach((voxel, i) => {
+    if (voxel[axis[away]] !== state[away]) return;
     const y = (voxel[axis[p.axes[0]]] - p.rows[0] + 0.5) * dy, x = (voxel[axis[p.axes[1]]] - p.columns[0] + 0.5) * dx;
-    context.globalAlpha = voxel[axis[away]] === state[away] ? 1 : 0.55;
     context.lineWidth = 2.5 * scale;
     context.strokeStyle = "#fff";
     context.beginPath();
     context.arc(x, y, 5 * scale, 0, 7);
     if (i === 0) { context.fillStyle = "#fff"; context.fill(); }
     context.stroke();
-    context.globalAlpha = 1;
   });
 }
 
@@ -296,7 +301,10 @@ function draw() {
 
 const share = (value) => (value === null ? "–" : value.toFixed(3));
 const number = (value) => value.toLocaleString("en-US");
-const swatch = (k) => `<span class="swatch" style="background:${page.organs[k].color}"></span> `;
+const points = (value) => value.toFixed(4);
+const entry = (color, text) => `<span class="name"><span class="swatch" style="background:${color}"></span>${text}</span>`;
+const named = (k) => entry(page.organs[k].color, page.organs[k].label);
+const errorButton = (error) => `<button type="button" data-error="${error}">${page.errors[error]}</button>`;
 const escaped = (text) => text.replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
 
 function dice(k, z) {
@@ -304,10 +312,10 @@ function dice(k, z) {
   return total ? (2 * overlap[k][z]) / total : null;
 }
 
-/** The slice that costs the most Dice: the largest sum of 1 - Dice over the chosen organs, then of wrong voxels. */
+/** The slice where the chosen errors cost the chosen organs the most Dice, then the most voxels; none: undefined. */
 function worstSlice() {
-  const losses = state.scan.counts.map((wrong, z) => organs().reduce((sum, k) => sum + 1 - (dice(k, z) ?? 1), 0) + wrong * 1e-6);
-  return losses.indexOf(Math.max(...losses));
+  const { counts, losses } = state.scan, costs = losses.map((loss, z) => loss + counts[z] * 1e-6), most = Math.max(...costs);
+  return most ? costs.indexOf(most) : undefined;
 }
 
 /** The organ whose distance is largest among the chosen ones that have a pair of voxels. */
@@ -320,7 +328,7 @@ function worstOrgan() {
 function describe() {
   const scan = state.scan, z = state.z;
   return organs().map((k) => {
-    const value = dice(k, z), label = swatch(k) + page.organs[k].label;
+    const value = dice(k, z), label = named(k);
     if (value === null) return `<div>${label}: not on slice ${scan.numbers[z]}</div>`;
     const wrong = Object.entries(scan.errors[z][k]).map(([error, text]) => {
       let count = 0;
@@ -334,26 +342,27 @@ function describe() {
 
 function fillPage() {
   const lost = 1 - page.score, count = page.scans.length;
-  $("summary").textContent = `${page.name ? page.name + ": " : ""}host score ${page.score.toFixed(4)}, `
-    + `${lost.toFixed(4)} points lost over ${page.all} scans`
+  $("summary").textContent = `${page.name ? page.name + ": " : ""}host score ${points(page.score)} `
+    + `(our estimate of the leaderboard's score; higher is better), ${points(lost)} points lost over ${page.all} scans`
     + (count < page.all ? `; the ${count} scans that lose most are shown.` : ".");
   $("notice").textContent = page.notice;
   const most = Math.max(1e-9, ...page.scans.map((scan) => scan.lost));
   $("scans").innerHTML = page.scans.map((scan, i) => `<li><button type="button" data-scan="${i}">`
-    + `<span>${i + 1}. ${escaped(scan.name)}</span><span>${scan.lost.toFixed(4)}</span>`
+    + `<span>${i + 1}. ${escaped(scan.name)}</span><span>${points(scan.lost)}</span>`
     + `<span class="bar" style="width:${(100 * Math.max(0, scan.lost)) / most}%"></span></button></li>`).join("");
-  $("ledger").querySelector("tbody").innerHTML = page.points
-    .map(([error, value]) => `<tr><td>${page.errors[error]}<td>${value.toFixed(4)}</tr>`).join("");
+  $("ledger").querySelector("tbody").innerHTML = page.points.map(([error, values]) => {
+    const k = values.indexOf(Math.max(...values)), sum = values.reduce((a, b) => a + b);
+    return `<tr><td>${errorButton(error)}<td>${points(sum)}<td>${named(k)} ${points(values[k])}</tr>`;
+  }).join("");
   $("organ").innerHTML = '<option value="">all</option>'
     + page.organs.map((organ, k) => `<option value="${k}">${organ.label}</option>`).join("");
-  $("legend").innerHTML = page.organs.map((organ, k) => ` ${swatch(k)}${organ.label}`).join(" ")
-    + ` <span class="swatch" style="background:rgb(${MISSED})"></span> missed`
-    + ` <span class="swatch" style="background:rgb(${EXTRA})"></span> predicted too much`;
+  $("legend").innerHTML = page.organs.map((organ, k) => named(k)).join(" ");
+  $("legend-errors").innerHTML = entry(`rgb(${MISSED})`, "missed") + " " + entry(`rgb(${EXTRA})`, "predicted too much");
 }
 
 function fillControls() {
   const scan = state.scan, [depth] = scan.shape;
-  $("scan-name").textContent = `${state.index + 1}. ${scan.name}: ${page.scans[state.index].lost.toFixed(4)} points lost`;
+  $("scan-name").textContent = `${state.index + 1}. ${scan.name}: ${points(page.scans[state.index].lost)} points lost`;
   $("slice").max = depth - 1;
   for (const button of $("scans").querySelectorAll("button")) {
     button.setAttribute("aria-current", String(+button.dataset.scan === state.index));
@@ -367,34 +376,54 @@ function fillControls() {
     }
   }));
   const ranked = Object.keys(kinds).sort((a, b) => (scan.points[b] ?? 0) - (scan.points[a] ?? 0));
-  const chosen = $("error").value;
+  const chosen = $("error").value, others = page.points.map(([e]) => String(e)).filter((e) => !kinds[e]);
   $("error").innerHTML = '<option value="">all</option>'
-    + ranked.map((e) => `<option value="${e}">${page.errors[e]}</option>`).join("");
-  $("error").value = ranked.includes(chosen) ? chosen : "";
-  $("classes").tBodies[0].innerHTML = ranked.map((e) => `<tr><td><button type="button" data-error="${e}">${page.errors[e]}</button>`
-    + `<td>${(scan.points[e] ?? 0).toFixed(4)}<td>${number(kinds[e].voxels)}<td>${kinds[e].slices.size}</tr>`).join("");
+    + ranked.map((e) => `<option value="${e}">${page.errors[e]}</option>`).join("")
+    + others.map((e) => `<option value="${e}">${page.errors[e]} (not in this scan)</option>`).join("");
+  $("error").value = chosen;
+  $("classes").tBodies[0].innerHTML = ranked.map((e) => `<tr><td>${errorButton(e)}`
+    + `<td>${points(scan.points[e] ?? 0)}<td>${number(kinds[e].voxels)}<td>${kinds[e].slices.size}</tr>`).join("");
   $("distances").tBodies[0].innerHTML = scan.organs.map((organ, k) => {
     const ends = organ.pair ? organ.pair.voxels.map(([z], i) =>
       `<button type="button" data-organ="${k}" data-end="${i}" aria-label="${page.organs[k].label}: go to the `
       + `${i ? "nearest voxel in the other mask" : "farthest voxel, in the " + organ.pair.in}, slice ${scan.numbers[z]}">`
       + `${scan.numbers[z]}</button>${i ? "" : " " + organ.pair.in}`)
       : [organ.distance === null ? "not in this scan" : `${scan.areas.truth[k].some(Boolean) ? "prediction" : "truth"} is empty`, ""];
-    return `<tr><th scope="row">${swatch(k)}${page.organs[k].label}<td>${organ.lost.toFixed(4)}<td>${share(organ.dice)}`
+    return `<tr><th scope="row">${named(k)}<td>${points(organ.lost)}<td>${share(organ.dice)}`
       + `<td>${share(organ.distance)}<td>${ends[0]}<td>${ends[1]}</tr>`;
   }).join("");
   $("curves-caption").textContent = "Area along the scan: filled truth, dashed prediction. Bars below: slices with a mask, "
     + "truth above prediction." + (scan.presence ? " Thin line: presence, the probability that 12 pixels reach." : "");
 }
 
-/** Brings controls and pictures to the present state. */
+/** What dot and ring are, and on which slices. */
+function describeMarks() {
+  if (!state.marks.length) return "";
+  const [farthest, nearest] = state.marks.map(([z]) => state.scan.numbers[z]), { label } = page.organs[state.marked];
+  return `<span class="name"><span class="swatch dot"></span>farthest voxel of ${label}, slice ${farthest}</span> `
+    + `<span class="name"><span class="swatch ring"></span>nearest in the other mask, slice ${nearest}</span>`;
+}
+
+/** Brings controls, words and pictures to the present state. */
 function redraw() {
-  const scan = state.scan;
+  const scan = state.scan, error = $("error").value, place = `${state.z + 1} of ${scan.shape[0]}`;
   $("slice").value = state.z;
-  $("number").textContent = `${scan.numbers[state.z]} (${state.z + 1} of ${scan.shape[0]})`;
+  $("number").textContent = scan.numbers[state.z] === state.z + 1 ? place : `${scan.numbers[state.z]} (${place})`;
   $("slice").setAttribute("aria-valuetext", `slice ${scan.numbers[state.z]}`);
-  $("here").innerHTML = describe();
+  const missing = error && worstSlice() === undefined;
+  $("here").innerHTML = (missing ? `<div>"${page.errors[error]}" is not in this scan, for the chosen organs.</div>` : "") + describe();
   $("axial").setAttribute("aria-label", `Axial plane of ${scan.name}, slice ${scan.numbers[state.z]}`);
   $("worst-voxel").disabled = worstOrgan() === undefined;
+  $("worst-slice").disabled = worstSlice() === undefined;
+  $("filters").firstElementChild.textContent =
+    `Show and filter (organ: ${$("organ").selectedOptions[0].text}; error: ${$("error").selectedOptions[0].text})`;
+  for (const span of document.querySelectorAll(".which")) span.textContent = error ? "this" : "an";
+  $("worst-of").textContent = error ? " for this error" : "";
+  for (const button of document.querySelectorAll("[data-error]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.error === error));
+  }
+  $("legend-errors").hidden = !$("errors").checked;
+  $("legend-marks").innerHTML = describeMarks();
   const others = scan.counts.filter((count, z) => count && z !== state.z).length;
   $("next-error").disabled = $("previous-error").disabled = !others;
   if (!scan.loaded[state.z]) decodeImage(scan, state.z).then(draw);
@@ -410,8 +439,8 @@ function goTo(z) {
 
 function goToVoxel(k, end) {
   const { voxels } = state.scan.organs[k].pair;
-  state.marks = voxels;
   [state.z, state.y, state.x] = voxels[end];
+  Object.assign(state, { marks: voxels, marked: k, crossed: state.z });
   redraw();
 }
 
@@ -438,15 +467,21 @@ const KEYS = {
   PageUp: () => goTo(state.z - 10), PageDown: () => goTo(state.z + 10),
   Home: () => goTo(0), End: () => goTo(state.scan.shape[0] - 1),
   t: () => flip("truth"), p: () => flip("prediction"), e: () => flip("errors"), z: () => flip("zoom"),
-  n: () => goToError(1), w: () => goTo(worstSlice()),
+  n: () => goToError(1), w: () => goTo(worstSlice() ?? state.z),
   v: () => worstOrgan() !== undefined && goToVoxel(worstOrgan(), 0),
   ",": () => goToScan(state.index - 1), ".": () => goToScan(state.index + 1),
 };
 
+/** Whether a key means something to the element that has the focus: all keys in text, arrows in a select or slider. */
+function keeps(element, key) {
+  if (element.matches("textarea, input:not([type=checkbox], [type=range])")) return true;
+  return key.length > 1 && element.matches("select, [type=range]");
+}
+
 function listen() {
   document.addEventListener("keydown", (event) => {
     const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (!act || !state.scan || event.ctrlKey || event.altKey || event.metaKey || event.target.tagName === "SELECT") return;
+    if (!act || !state.scan || event.ctrlKey || event.altKey || event.metaKey || keeps(event.target, event.key)) return;
     event.preventDefault();
     act();
   });
@@ -467,6 +502,7 @@ function listen() {
     const { scan, organ, end, error } = target.closest("button")?.dataset ?? {};
     if (scan !== undefined) goToScan(+scan);
     if (organ !== undefined) goToVoxel(+organ, +end);
+    if (organ ?? error) document.querySelector(".slider").scrollIntoView({ block: "nearest" });
     if (error !== undefined) { $("error").value = error; $("error").dispatchEvent(new Event("change")); goToError(1); }
   });
 
@@ -496,6 +532,7 @@ function listen() {
       const along = (part, size, [first, last]) => Math.max(first, Math.min(last - 1, first + Math.floor((part / size) * (last - first))));
       state[p.axes[0]] = along(event.clientY - box.top, box.height, p.rows);
       state[p.axes[1]] = along(event.clientX - box.left, box.width, p.columns);
+      state.crossed = state.z;
       redraw();
     });
   }
@@ -503,10 +540,18 @@ function listen() {
     const box = $("curves").getBoundingClientRect();
     goTo(Math.floor(((event.clientX - box.left) / box.width) * state.scan.shape[0]));
   });
+  narrow.addEventListener("change", fold);
   window.addEventListener("resize", () => state.scan && draw());
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => state.scan && draw());
 }
 
+const narrow = matchMedia("(max-width: 760px)");
+/** Folds the filters on a phone, where the picture matters more. */
+function fold() {
+  $("filters").open = !narrow.matches;
+}
+
 fillPage();
+fold();
 listen();
 if (page.scans.length) open(0);

@@ -123,7 +123,9 @@ def _summary(points: ledger.Ledger, ranked: pd.Series, slices: pd.DataFrame, nam
     """Describe the whole prediction: score, ranked scans, points by class of error."""
     paths = slices["path"]
     synthetic = len(paths) > 0 and scans.describe(slices)["kind"] == "phantom"
-    by_class = points.table.groupby("error", sort=False)["points"].sum().sort_values(ascending=False)
+    by_class = points.table.pivot_table("points", "error", "organ", "sum", fill_value=0.0)
+    by_class = by_class.reindex(columns=ORGANS, fill_value=0.0)
+    by_class = by_class.loc[by_class.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     return {
         "name": name,
         "score": points.score,
@@ -132,7 +134,7 @@ def _summary(points: ledger.Ledger, ranked: pd.Series, slices: pd.DataFrame, nam
         "notice": SYNTHETIC if synthetic else PRIVATE,
         "organs": [{"label": LABELS[organ], "color": COLORS[organ]} for organ in ORGANS],
         "errors": list(ledger.CLASSES),
-        "points": [[ledger.CLASSES.index(error), float(value)] for error, value in by_class.items()],
+        "points": [[ledger.CLASSES.index(error), values.tolist()] for error, values in by_class.iterrows()],
     }
 
 

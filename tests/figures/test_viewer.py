@@ -58,7 +58,13 @@ def test_scans_are_ranked_by_lost_points_which_sum_to_the_loss(path, slices, poi
     lost = [scan["lost"] for scan in page["scans"]]
     assert lost == sorted(lost, reverse=True)
     assert sum(lost) == pytest.approx(1 - page["score"])
-    assert sum(value for _, value in page["points"]) == pytest.approx(1 - points.score)
+    assert sum(sum(values) for _, values in page["points"]) == pytest.approx(1 - points.score)
+    sums = [sum(values) for _, values in page["points"]]
+    assert sums == sorted(sums, reverse=True)
+    found = {(ledger.CLASSES[e], organ): v for e, row in page["points"] for organ, v in zip(ORGANS, row, strict=True)}
+    for row in points.table.itertuples():
+        assert found.pop((row.error, row.organ)) == pytest.approx(row.points)
+    assert not any(found.values())
     assert {scan["name"] for scan in page["scans"]} == set(slices["scan"])
 
 
@@ -232,7 +238,7 @@ def test_outlines_errors_and_organs_can_be_switched(opened):
     assert [page.is_checked(f"#{name}") for name in ("truth", "prediction", "errors", "zoom")] == [
         False,
         False,
-        True,
+        False,
         True,
     ]
     page.check("#truth")
@@ -240,6 +246,132 @@ def test_outlines_errors_and_organs_can_be_switched(opened):
     page.select_option("#organ", "2")
     assert shown(page) != with_all
     assert "large bowel" not in page.inner_text("#here")
+
+
+def test_errors_are_filled_at_the_start_and_in_the_legend_while_they_are(opened):
+    page = opened()
+    assert page.is_checked("#errors")
+    assert page.inner_text("#legend-errors").split() == ["missed", "predicted", "too", "much"]
+    page.keyboard.press("e")
+    assert not page.is_visible("#legend-errors")
+
+
+def test_letters_are_heard_from_every_control_and_arrows_belong_to_it(opened):
+    page = opened()
+    for number, control in enumerate(["#organ", "#error", "#truth", "#slice", "#next-error"]):
+        page.focus(control)
+        page.keyboard.press("z")
+        assert page.is_checked("#zoom") == (number % 2 == 0), control
+    page.focus("#organ")
+    z = page.evaluate("state.z")
+    page.keyboard.press("ArrowDown")
+    assert (page.input_value("#organ"), page.evaluate("state.z")) == ("0", z)
+    page.keyboard.press("Home")
+    page.focus("#slice")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate("state.z") == 1
+    page.evaluate("document.body.append(document.createElement('textarea'))")
+    page.focus("textarea")
+    page.keyboard.type("z")
+    assert page.input_value("textarea") == "z"
+    assert page.is_checked("#zoom")
+
+
+def test_number_of_the_slice_stands_once_unless_slices_are_missing(opened, slices):
+    page = opened()
+    for index in range(page.locator("#scans button").count()):
+        page.locator("#scans button").nth(index).click()
+        wait_until(page, f"state.index === {index}")
+        numbers = slices.loc[slices["scan"] == page.evaluate("state.scan.name"), "slice"].tolist()
+        for z in (0, len(numbers) - 1):
+            page.evaluate(f"goTo({z})")
+            place = f"{z + 1} of {len(numbers)}"
+            assert page.inner_text("#number") == (place if numbers[z] == z + 1 else f"{numbers[z]} ({place})")
+
+
+def test_worst_slice_honours_both_filters(opened, slices, prediction):
+    page = opened()
+    name = page.evaluate("state.scan.name")
+    truth, masks = masks_of(scans.rows(slices), slices, name), masks_of(prediction, slices, name)
+    errors = ledger.errors(truth, masks)
+    pixels = np.maximum((truth.sum((1, 2)) + masks.sum((1, 2))), 1)
+    assert page.inner_text("#worst-slice") == "Worst slice W"
+    assert page.inner_text("#next-error") == "Next slice with an error N"
+    for organ in ["", "0", "1", "2"]:
+        page.select_option("#organ", organ)
+        for kind in [0, *np.unique(errors[errors > 0]).tolist()]:
+            page.select_option("#error", str(kind or ""))
+            counts = ((errors == kind) if kind else errors > 0).sum((1, 2))
+            columns = [int(organ)] if organ else [0, 1, 2]
+            costs = (counts / pixels)[:, columns].sum(axis=1) + 1e-6 * counts[:, columns].sum(axis=1)
+            assert page.is_disabled("#worst-slice") == (not costs.any())
+            page.keyboard.press("Home")
+            page.keyboard.press("w")
+            if costs.any():
+                assert costs[page.evaluate("state.z")] == pytest.approx(costs.max())
+    assert page.inner_text("#worst-slice") == "Worst slice for this error W"
+    assert page.inner_text("#next-error") == "Next slice with this error N"
+
+
+def test_voxels_are_drawn_on_their_own_slices_only_and_explained(opened):
+    page = opened()
+    assert page.inner_text("#legend-marks") == ""
+    for name in ("truth", "prediction", "errors"):
+        page.uncheck(f"#{name}")
+    plain = []
+    for z in range(page.evaluate("state.scan.shape[0]")):
+        page.evaluate(f"goTo({z})")
+        plain.append(shown(page))
+    page.keyboard.press("v")
+    places = [place for place, _, _ in page.evaluate("state.marks")]
+    numbers = page.evaluate("state.marks.map(([z]) => state.scan.numbers[z])")
+    legend = page.inner_text("#legend-marks")
+    assert re.findall(r"slice (\d+)", legend) == [str(number) for number in numbers]
+    assert "farthest voxel of" in legend
+    for z, before in enumerate(plain):
+        page.evaluate(f"goTo({z})")
+        assert (shown(page) != before) == (z in places), z
+
+
+def test_errors_of_all_scans_name_the_organ_and_set_the_filter(opened, points):
+    page = opened()
+    rows = page.locator("#ledger tbody tr")
+    wide = points.table.pivot_table("points", "error", "organ", "sum", fill_value=0.0)
+    for text in rows.all_inner_texts():
+        error, cost, most = (part.strip() for part in text.split("\t"))
+        assert cost == f"{wide.loc[error].sum():.4f}"
+        assert most.split()[-1] == f"{wide.loc[error].max():.4f}"
+        assert wide.loc[error, "_".join(most.split()[:-1])] == pytest.approx(wide.loc[error].max())
+    for number in range(rows.count()):
+        button = rows.nth(number).locator("button")
+        button.click()
+        assert page.input_value("#error") == button.get_attribute("data-error")
+        assert button.get_attribute("aria-pressed") == "true"
+        absent = "not in this scan" in page.inner_text("#error option:checked")
+        assert absent == (page.evaluate("state.scan.counts[state.z]") == 0)
+        assert absent == ("is not in this scan" in page.inner_text("#here"))
+
+
+def test_words_explain_the_score_and_the_distance(opened):
+    page = opened()
+    assert "(our estimate of the leaderboard's score; higher is better)" in page.inner_text("#summary")
+    assert "Distance (Hausdorff, 0 to 1, lower is better)" in page.inner_text("#distances caption")
+
+
+def test_on_a_phone_the_filters_are_folded_and_the_picture_is_on_the_first_screen(opened):
+    page = opened(viewport={"width": 390, "height": 844})
+    assert not page.is_visible("#organ")
+    box = page.locator("#axial").bounding_box()
+    assert box["y"] < 844 * 0.6
+    for name in page.locator("figcaption .name").all():
+        assert name.bounding_box()["height"] < 30
+    page.locator("#filters summary").click()
+    page.select_option("#organ", "2")
+    assert page.inner_text("#filters summary") == "Show and filter (organ: stomach; error: all)"
+    page.set_viewport_size({"width": 1000, "height": 844})
+    assert page.is_visible("#organ")
+    assert not page.is_visible("#filters summary")
 
 
 def test_worst_voxel_is_that_of_the_score(opened, slices, prediction):
