@@ -6,6 +6,7 @@ manifest    the check sums of a bundle, to find damaged files
 """
 
 from kitlib.files import replacing as replacing
+from kitlib.runs.folder import ROLES as ROLES
 from kitlib.runs.folder import UNKNOWN as UNKNOWN
 from kitlib.runs.folder import Run as Run
 from kitlib.runs.folder import check_disk as check_disk
@@ -15,6 +16,7 @@ from kitlib.runs.folder import finished as finished
 from kitlib.runs.folder import read as read
 from kitlib.runs.folder import surroundings as surroundings
 from kitlib.runs.folder import write_history as write_history
+from kitlib.runs.folder import write_presence as write_presence
 from kitlib.runs.folder import write_probabilities as write_probabilities
 from kitlib.runs.folder import write_record as write_record
 from kitlib.runs.selection import Choice as Choice

@@ -4,6 +4,7 @@
     history.csv   one line per epoch
     model.keras   the network with its best weights
     oof/          out-of-fold probabilities, one file per scan, uint8 at the size of the InputSpec
+    presence/     out-of-fold presence of a gate, one file per scan, float32
     score.json    the score on the validation scans
     settings.json post-processing, once it has been tuned
     checkpoint/   the state to resume from, until the training is finished
@@ -30,6 +31,7 @@ from kitlib.files import Problem, replacing
 from kitlib.postprocess.cleaning import DEFAULT, Settings
 
 UNKNOWN = "unknown"  # the kind of data in a record that does not say it
+ROLES = ("both", "gate", "segmenter")
 _CLOSING_BYTES = 10**8  # model, checkpoints with the optimizer's state, tables
 _PACKAGES = ("kitlib", "keras", "tensorflow", "numpy", "pandas", "opencv-python-headless", "opencv-python")
 
@@ -88,6 +90,11 @@ class Run:
         return UNKNOWN not in (kind, self.kind) and self.kind != kind
 
     @property
+    def role(self) -> str:
+        """What its network is for: "gate" finds the slices of an organ, "segmenter" its contours, "both" does both."""
+        return self.parameters.get("role", "both")
+
+    @property
     def flipped(self) -> bool:
         """Whether its training mirrored slices."""
         settings = self.parameters.get("augmentation_settings", self.parameters.get("augment_settings"))
@@ -101,6 +108,14 @@ class Run:
     def probabilities(self, scan: str) -> np.ndarray:
         """Read the out-of-fold probabilities of a scan: (D, height, width, organs) float32 at the size of the spec."""
         return np.load(self.folder / "oof" / f"{scan}.npy").astype(np.float32) / 255
+
+    def presence(self, scan: str) -> np.ndarray | None:
+        """Read the out-of-fold presence of each organ on the slices of a scan: (D, organs) float32; None without one.
+
+        A presence is a probability in [0, 1], as `postprocess.intervals.presence` takes it from a gate.
+        """
+        path = self.folder / "presence" / f"{scan}.npy"
+        return np.load(path).astype(np.float32) if path.is_file() else None
 
     def history(self) -> pd.DataFrame:
         """Read one row per epoch; no rows before the first one is finished."""
@@ -211,6 +226,12 @@ def write_probabilities(folder: str | os.PathLike, scan: str, probabilities: np.
     """Write the out-of-fold probabilities of a scan, (D, height, width, organs), in 256 steps."""
     with replacing(Path(folder) / "oof" / f"{scan}.npy", "wb") as file:
         np.save(file, np.rint(probabilities * 255).astype(np.uint8))
+
+
+def write_presence(folder: str | os.PathLike, scan: str, presence: np.ndarray) -> None:
+    """Write the out-of-fold presence of the organs on the slices of a scan, (D, organs), as float32."""
+    with replacing(Path(folder) / "presence" / f"{scan}.npy", "wb") as file:
+        np.save(file, np.asarray(presence, np.float32))
 
 
 def check_disk(folder: str | os.PathLike, slices: int, spec: InputSpec, left: int | None = None) -> str:

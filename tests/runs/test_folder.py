@@ -43,6 +43,32 @@ def test_probabilities_come_back_within_half_a_step(tmp_path):
     assert (tmp_path / "oof/case1_day0.npy").stat().st_size < 600
 
 
+def test_presence_comes_back_exactly_and_is_none_where_a_run_is_no_gate(tmp_path):
+    runs.write_record(tmp_path, record())
+    presence = np.random.default_rng(0).random((7, 3)).astype(np.float32)
+    runs.write_presence(tmp_path, "case1_day0", presence)
+    run = runs.read(tmp_path)
+    np.testing.assert_array_equal(run.presence("case1_day0"), presence)
+    assert run.presence("case1_day0").dtype == np.float32
+    assert run.presence("case2_day0") is None
+    assert run.scans == []
+
+
+@pytest.mark.parametrize(
+    ("stored", "role"),
+    [
+        ({"recipe": {"role": "gate"}}, "gate"),
+        ({"recipe": {"role": "segmenter"}}, "segmenter"),
+        ({"recipe": {"epochs": 3}}, "both"),
+        ({"parameters": {"epochs": 3}}, "both"),
+        ({}, "both"),
+    ],
+)
+def test_a_run_without_a_role_plays_both(tmp_path, stored, role):
+    assert runs.Run(tmp_path, stored).role == role
+    assert role in runs.ROLES
+
+
 def test_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is not a run folder: it has no run\.json"):
         runs.read(tmp_path)
