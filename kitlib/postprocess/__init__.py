@@ -1,7 +1,7 @@
 """From probabilities to masks, with settings chosen by the score.
 
     cleaning    Settings, and `masks`: threshold and cleaning steps of one scan
-    intervals   one run of slices per organ from its presence, decoded exactly
+    intervals   presence of an organ on a slice, and one run of slices per organ, decoded exactly
     rescoring   the host score of many settings on the same probabilities
     tuning      the search for the best settings on held-out cases
     baselines   an empty file, an atlas and the earlier day, to compare a submission with

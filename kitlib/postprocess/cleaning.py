@@ -18,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from kitlib import contest
+from kitlib.postprocess.intervals import BOWELS
 
 STOPS = ("", "earlier", "mean", "later")
 _ENTRIES = (  # fields, and the type and range of their entries
@@ -26,7 +27,6 @@ _ENTRIES = (  # fields, and the type and range of their entries
     (("largest",), (bool, np.bool_), 0, 1, "True or False"),
 )
 _ALL_NEIGHBOURS = np.ones((3, 3, 3), bool)
-BOWELS = (contest.ORGANS.index("large_bowel"), contest.ORGANS.index("small_bowel"))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from kitlib import contest, submission
 from kitlib.data import inputs, scans
 from kitlib.postprocess import cleaning
 from kitlib.postprocess.cleaning import Settings
+from kitlib.postprocess.intervals import BOWELS
 from kitlib.scoring import borders, host
 
 _PER_ORGAN = [field.name for field in fields(Settings) if field.name not in ("stop", "presence")]
@@ -89,8 +90,8 @@ class Rescorer:
 
     def _key(self, scan: str, organ: int, settings: Settings) -> str:
         """Return all that the totals depend on: scan, its data, organ, and the settings that affect that organ."""
-        shared = settings.stop and organ in cleaning.BOWELS
-        organs = cleaning.BOWELS if shared else [organ]
+        shared = settings.stop and organ in BOWELS
+        organs = BOWELS if shared else [organ]
         values = [[getattr(settings, name)[k] for name in _PER_ORGAN] for k in organs]
         return json.dumps([scan, self.marks[scan], organ, values, settings.stop if shared else ""])
 
@@ -193,8 +194,8 @@ class _Volumes:
     def score(self, organ: int, settings: Settings) -> Totals:
         """Post-process one organ and score it."""
         mask = self._mask(organ, settings)
-        if settings.stop and organ in cleaning.BOWELS:
-            ends = [cleaning.last_slice(self._mask(k, settings)) for k in cleaning.BOWELS]
+        if settings.stop and organ in BOWELS:
+            ends = [cleaning.last_slice(self._mask(k, settings)) for k in BOWELS]
             mask = cleaning.end_on(mask, cleaning.stop_line(*ends, settings.stop))
         return tuple(host.totals(self._cut(organ)[1], mask, self.truth.shape[:3]).tolist())
 

@@ -138,3 +138,31 @@ def test_a_larger_offset_shortens_and_a_bonus_moves_the_end():
 def test_wrong_tables_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         intervals.decode(*arguments)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.uint8])
+def test_presence_reaches_a_threshold_exactly_where_twelve_pixels_do(dtype):
+    rng = np.random.default_rng(4)
+    probabilities = rng.random((7, 5, 11, 3)) * rng.random((7, 1, 1, 3))
+    probabilities = (probabilities * (255 if dtype == np.uint8 else 1)).astype(dtype)
+    found = intervals.presence(probabilities)
+    assert found.shape == (7, 3)
+    assert found.dtype == dtype
+    for level in np.unique(probabilities):
+        counted = (probabilities >= level).sum(axis=(1, 2)) >= 12
+        np.testing.assert_array_equal(found >= level, counted)
+
+
+def test_presence_of_a_slice_with_few_pixels_is_its_smallest():
+    probabilities = np.random.default_rng(2).random((3, 2, 5, 3))
+    np.testing.assert_array_equal(intervals.presence(probabilities), probabilities.min(axis=(1, 2)))
+    np.testing.assert_array_equal(intervals.presence(probabilities, pixels=1), probabilities.max(axis=(1, 2)))
+    assert intervals.presence(np.zeros((0, 4, 4, 3))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (2, 4, 5, 2), (2, 0, 5, 3)])
+def test_presence_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"probabilities have shape .*; expected \(slices, height, width, 3\)"):
+        intervals.presence(np.zeros(shape))
+    with pytest.raises(ValueError, match="pixels=0: must be at least 1"):
+        intervals.presence(np.zeros((2, 4, 5, 3)), pixels=0)
