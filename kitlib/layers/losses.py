@@ -1,8 +1,8 @@
-"""Losses that train the network: the paper's five (V.F), and three that the competition's winners used.
+"""Losses that train the network: the paper's five (V.F), and those that the competition's winners used.
 
 Each is a function of (truth, probabilities) and a registered `keras.losses.Loss`. Overlaps (`dice`, `tversky`,
-`lovasz_hinge`) are computed over all slices of a batch: 57 % of the slices are empty, and on them a Dice per slice has
-no gradient. The competition's score uses thresholded masks per scan; `kitlib.scoring` computes it.
+`lovasz`, `lovasz_hinge`) are computed over all slices of a batch: 57 % of the slices are empty, and on them a Dice per
+slice has no gradient. The competition's score uses thresholded masks per scan; `kitlib.scoring` computes it.
 
 Several devices. Under TensorFlow's MirroredStrategy "the batch" is a replica's part of it: each replica computes its
 overlap from its own samples, and the losses are averaged. A mean of ratios is not the ratio of sums, so the same 16
@@ -104,6 +104,23 @@ def focal(truth, probabilities, sample_weight=None, gamma=2.0, alpha=None, from_
     return _mean(values, weight)
 
 
+def lovasz(truth, probabilities, sample_weight=None, from_logits=False):
+    """Jaccard loss, 1 - |Y and P| / |Y or P|, extended to probabilities; per organ over the batch, then averaged.
+
+    Errors e = |y - p| are sorted in descending order, and each is weighted by what the Jaccard loss rises when that
+    pixel becomes wrong: e_k (J_k - J_(k-1)), J_k = 1 - (|Y| - hits_k) / (|Y| + false_k). Where every p is 0 or 1 that
+    is the Jaccard loss itself; between them it is piecewise linear. An absent organ costs its worst pixel, 0 at best.
+    Blended masks (MixUp) are rounded where pixels are counted, and taken as they are in the errors.
+    Cost: one sort of the batch's pixels per organ.
+    Source: Berman et al., The Lovasz-softmax loss (CVPR 2018), equations 8, 9 and 11, on sigmoids in place of a
+    softmax.
+    """
+    truth, probabilities, weight = _prepare(truth, probabilities, sample_weight, from_logits)
+    real = ops.broadcast_to(weight, ops.shape(truth)) > 0
+    errors = ops.where(real, ops.abs(truth - probabilities), ops.zeros_like(truth))
+    return _lovasz_extension(errors, ops.where(real & (truth > 0.5), 1.0, ops.zeros_like(truth)))
+
+
 def lovasz_hinge(truth, probabilities, sample_weight=None, from_logits=False):
     """Convex extension of the Jaccard loss, per organ over the batch, averaged over organs.
 
@@ -117,10 +134,37 @@ def lovasz_hinge(truth, probabilities, sample_weight=None, from_logits=False):
     if not from_logits:
         scores = ops.clip(scores, 1e-6, 1 - 1e-6)
         scores = ops.log(scores) - ops.log(1 - scores)
-    organs = truth.shape[-1]
     real = ops.broadcast_to(weight, ops.shape(truth)) > 0
     truth = ops.where(real & (truth > 0.5), 1.0, ops.zeros_like(truth))
     errors = ops.where(real, 1.0 - scores * (2.0 * truth - 1.0), -1.0)  # padding sorts last, without error
+    return _lovasz_extension(errors, truth)
+
+
+def weighted(truth, probabilities, sample_weight=None, bce=0.5, dice=0.5, lovasz=1.0, smooth=1.0, from_logits=False):
+    """Weighted sum of the losses `bce`, `dice` and `lovasz`; a part of weight 0 is not computed.
+
+    Cross-entropy has a gradient on every pixel, and the overlaps follow the score. The defaults are those with which
+    the competition's winners trained their segmenters.
+    """
+    weights = (bce, dice, lovasz)
+    if min(weights) < 0 or not any(weights):
+        raise ValueError(
+            f"the weights are bce={bce}, dice={dice}, lovasz={lovasz}; expected none below 0 and one above"
+        )
+    options = ({}, {"smooth": smooth}, {})
+    return sum(
+        factor * part(truth, probabilities, sample_weight, from_logits=from_logits, **more)
+        for factor, part, more in zip(weights, _PARTS, options, strict=True)
+        if factor
+    )
+
+
+_PARTS = bce, dice, lovasz  # the functions, whose names are weights in `weighted`
+
+
+def _lovasz_extension(errors, truth):
+    """Sum the positive errors (..., organs), each by what its pixel adds to the Jaccard loss; mean over organs."""
+    organs = truth.shape[-1]
     errors, truth = (ops.transpose(ops.reshape(x, (-1, organs))) for x in (errors, truth))
     order = ops.argsort(-ops.stop_gradient(errors), axis=-1)
     errors, truth = (ops.take_along_axis(x, order, axis=-1) for x in (errors, truth))
@@ -229,7 +273,21 @@ class Focal(BatchLoss):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class Lovasz(BatchLoss):
+    """`lovasz` as a loss for `compile`."""
+
+    function = staticmethod(lovasz)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
 class LovaszHinge(BatchLoss):
     """`lovasz_hinge` as a loss for `compile`."""
 
     function = staticmethod(lovasz_hinge)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Weighted(BatchLoss):
+    """`weighted` as a loss for `compile`."""
+
+    function = staticmethod(weighted)

@@ -23,8 +23,9 @@ DICE = 1 - np.mean([(2 * 2.3 + 1) / (3 + 2.7 + 1), (2 * 0.5 + 1) / (1 + 1.1 + 1)
 PAPER_DICE = np.mean([2 * 0.8 / (1 + 1.2) + 0, 2 * 1.5 / (2 + 1.5) + 2 * 0.5 / (1 + 0.8)])
 SOFT = np.array([2 * p / (1 + p * p) for p in (0.8, 0.6, 0.5, 0.9)])
 
-ALL = [losses.bce, losses.dice, losses.soft_dice, losses.bce_dice, losses.tversky, losses.focal, losses.lovasz_hinge]
-CLASSES = [losses.BCE, losses.Dice, losses.SoftDice, losses.BCEDice, losses.Tversky, losses.Focal, losses.LovaszHinge]
+CLASSES = [losses.BCE, losses.Dice, losses.SoftDice, losses.BCEDice, losses.Tversky, losses.Focal, losses.Lovasz]
+CLASSES += [losses.LovaszHinge, losses.Weighted]
+ALL = [kind.function for kind in CLASSES]
 
 
 def value(loss, *arguments, **settings):
@@ -58,6 +59,8 @@ def random_case(seed=0, shape=(3, 5, 7, 2)):
             {"alpha": 0.2, "beta": 0.8, "smooth": 0.0},
             1 - np.mean([2.3 / (2.3 + 0.2 * 0.4 + 0.8 * 0.7), 0.5 / (0.5 + 0.2 * 0.6 + 0.8 * 0.5)]),
         ),
+        (losses.weighted, {"bce": 0.75, "dice": 0.25, "lovasz": 0.0}, 0.75 * BCE.mean() + 0.25 * DICE),
+        (losses.weighted, {"bce": 0, "dice": 2, "lovasz": 0, "smooth": 0.0}, 2 - 2 * np.mean([4.6 / 5.7, 1 / 2.1])),
         (losses.focal, {}, (BCE * (1 - np.exp(-BCE)) ** 2).mean()),
         (losses.focal, {"gamma": 0.0}, BCE.mean()),
         (losses.focal, {"gamma": 0.0, "alpha": 0.25}, (BCE * [0.25, 0.75, 0.75, 0.75, 0.25, 0.25, 0.25, 0.75]).mean()),
@@ -76,23 +79,55 @@ def test_lovasz_hinge_by_hand():
     assert value(losses.lovasz_hinge, truth, chances) == pytest.approx(5 / 3)
 
 
-def test_lovasz_hinge_agrees_with_a_slow_reference():
-    """The definition of the extension: sort, and add what each further wrong pixel costs in Jaccard index."""
+def jaccard_loss(truth, predicted):
+    """1 - intersection over union; 0 where both are empty."""
+    union = (truth | predicted).sum()
+    return 1 - (truth & predicted).sum() / union if union else 0.0
+
+
+def lovasz_extension(truth, errors):
+    """The definition: sort the pixels, and add what each further wrong pixel costs in Jaccard index."""
+    total, before, predicted = 0.0, 0.0, truth.copy()
+    for k in np.argsort(-errors, kind="stable"):
+        predicted[k] = 1 - truth[k]
+        now = jaccard_loss(truth, predicted)
+        total += max(errors[k], 0) * (now - before)
+        before = now
+    return total
+
+
+def by_organ(function, truth, values):
+    """The mean over organs of a function of two flat arrays."""
+    return np.mean([function(truth[..., organ].ravel(), values[..., organ].ravel()) for organ in range(2)])
+
+
+def test_lovasz_losses_agree_with_a_slow_reference():
     truth, guess = random_case()
     logits = np.log(guess / (1 - guess))
-    expected = []
-    for organ in range(2):
-        y, scores = truth[..., organ].ravel(), logits[..., organ].ravel()
-        errors = 1 - scores * (2.0 * y - 1)
-        total, before, wrong = 0.0, 0.0, set()
-        for k in np.argsort(-errors):
-            wrong.add(k)
-            predicted = np.array([(1 - y[j]) if j in wrong else y[j] for j in range(y.size)])
-            jaccard = 1 - (y & predicted).sum() / (y | predicted).sum()
-            total += max(errors[k], 0) * (jaccard - before)
-            before = jaccard
-        expected.append(total)
-    assert value(losses.lovasz_hinge, truth, guess) == pytest.approx(np.mean(expected), rel=1e-6)
+    hinge = by_organ(lovasz_extension, truth, 1 - logits * (2.0 * truth - 1))
+    assert value(losses.lovasz_hinge, truth, guess) == pytest.approx(hinge, rel=1e-6)
+    expected = by_organ(lovasz_extension, truth, np.abs(truth - guess))
+    assert value(losses.lovasz, truth, guess) == pytest.approx(expected, rel=1e-6)
+    assert abs(hinge - expected) > 0.1
+    assert value(losses.weighted, truth, guess) == pytest.approx(
+        0.5 * value(losses.bce, truth, guess) + 0.5 * value(losses.dice, truth, guess) + expected, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("shares", [(0.6, 0.5), (0.6, 0.0), (0.0, 0.3), (0.0, 0.0), (1.0, 1.0)])
+def test_lovasz_of_masks_is_their_jaccard_loss(shares):
+    rng = np.random.default_rng(2)
+    truth, predicted = ((rng.random((3, 5, 7, 2)) < share).astype("uint8") for share in shares)
+    assert value(losses.lovasz, truth, predicted.astype("float32")) == pytest.approx(
+        by_organ(jaccard_loss, truth, predicted), abs=1e-6
+    )
+
+
+def test_lovasz_of_blended_masks_is_least_where_the_guess_is_the_blend():
+    truth, other = random_case()[0], random_case(7)[0]
+    blend = 0.7 * truth + 0.3 * other
+    assert value(losses.lovasz, blend, blend) == pytest.approx(0, abs=1e-7)
+    assert value(losses.lovasz, blend, truth.astype(float)) > 0.05
 
 
 @pytest.mark.parametrize("loss", ALL)
@@ -190,6 +225,28 @@ def test_focal_has_a_gradient_where_a_pixel_is_perfectly_right(gamma):
     assert slope[0, 0, 2, 0] < 0
 
 
+@pytest.mark.parametrize("loss", [losses.lovasz, losses.weighted])
+@pytest.mark.parametrize("truth", [[0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+@pytest.mark.parametrize("guess", [[0.5, 0.5, 0.5, 0.5], [0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 1.0, 0.0]])
+def test_lovasz_has_finite_gradients_at_ties_and_at_masks(loss, truth, guess):
+    shape = (1, 2, 2, 1)
+    slope = gradient(loss, np.reshape(truth, shape), np.reshape(guess, shape))
+    assert np.isfinite(slope).all()
+    signs = np.sign(np.reshape(guess, shape) - np.reshape(truth, shape))
+    assert (slope * signs >= 0).all()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.function is TensorFlow's")
+def test_lovasz_compiles_and_gives_the_same_in_half_precision():
+    import tensorflow as tf
+
+    truth, guess = random_case(3, (2, 8, 8, 3))
+    guess = guess.astype("float16")
+    compiled = tf.function(losses.weighted, jit_compile=True)
+    assert float(compiled(truth, guess)) == pytest.approx(value(losses.weighted, truth, guess), rel=1e-5)
+    assert compiled(truth, guess).dtype == tf.float32
+
+
 # Weights and distribution
 
 
@@ -219,6 +276,7 @@ def test_loss_objects_are_their_functions(kind):
         losses.Tversky(alpha=0.1, beta=0.9),
         losses.Focal(gamma=1.0, alpha=0.3),
         losses.LovaszHinge(from_logits=True),
+        losses.Weighted(bce=0.3, dice=0.5, lovasz=0.9),
     ],
 )
 def test_a_loss_comes_back_from_its_configuration(loss):
@@ -238,6 +296,12 @@ def test_a_loss_and_a_monitor_of_the_same_name_stay_apart():
 def test_an_unknown_setting_is_refused_at_once():
     with pytest.raises(TypeError, match="smoothing"):
         losses.Dice(smoothing=1.0)
+
+
+@pytest.mark.parametrize("weights", [(0, 0, 0), (1, -0.5, 1)])
+def test_a_sum_of_nothing_or_with_a_negative_weight_is_refused(weights):
+    with pytest.raises(ValueError, match=rf"bce={weights[0]}, dice={weights[1]}, .*expected none below 0"):
+        losses.weighted(TRUTH, GUESS, bce=weights[0], dice=weights[1], lovasz=weights[2])
 
 
 def test_a_loss_trains_a_model_with_weights():
