@@ -1,16 +1,21 @@
 """From the probabilities of one scan to its masks: a threshold, and cleaning steps that follow the annotators' habits.
 
 Every step is a pure function on one organ of one scan, and `Settings` composes them. A setting at its default is off;
-with all off, the masks are a plain threshold. The order of the steps: threshold (with hysteresis), gate, islands,
-largest component, presence smoothed along the slices, gaps filled, common stop line of the bowels. Each step removes
+with all off, the masks are a plain threshold. The order of the steps: threshold (with hysteresis), gate, presence,
+islands, largest component, smoothing along the slices, gaps filled, common stop line of the bowels. Each step removes
 voxels from the result of the one before; the last two may also fill whole slices. A step that would leave an organ
 empty is skipped for that scan: every real scan we have seen contains all three organs, and a missing one costs the
 whole distance, 1.
+
+Which slices an organ covers is decided by these steps, or with `ends="interval"` by `intervals.runs` alone: the organ
+is cut to its run of slices, the islands are removed, and slices of the run without a mask are filled. Only then can an
+organ become empty, when no slice has evidence of it.
 """
 
 import itertools
 import json
 import numbers
+import sys
 from dataclasses import asdict, dataclass, fields
 
 import cv2
@@ -18,13 +23,16 @@ import numpy as np
 from scipy import ndimage
 
 from kitlib import contest
-from kitlib.postprocess.intervals import BOWELS
+from kitlib.postprocess import intervals
 
 STOPS = ("", "earlier", "mean", "later")
+ENDS = ("", "interval")
+REPLACED = ("gate_pixels", "presence", "smoothing", "gap", "stop")  # settings that ends="interval" takes the place of
 _ENTRIES = (  # fields, and the type and range of their entries
     (("threshold", "seed", "gate_level", "presence"), numbers.Real, 0, 1, "a probability in [0, 1]"),
     (("gate_pixels", "island", "island_3d", "smoothing", "gap"), numbers.Integral, 0, np.inf, "a count of 0 or more"),
     (("largest",), (bool, np.bool_), 0, 1, "True or False"),
+    (("offset",), numbers.Real, -sys.float_info.max, sys.float_info.max, "a finite number"),
 )
 _ALL_NEIGHBOURS = np.ones((3, 3, 3), bool)
 
@@ -38,7 +46,7 @@ class Settings:
         seed: hysteresis: a 3D component is kept if one of its voxels reaches this probability; 0 is off.
         gate_pixels: a slice is kept if at least this many of its pixels reach `gate_level`; 0 is off.
         gate_level: the probability for `gate_pixels`.
-        presence: a slice is kept if the model's own score of the organ's presence reaches this; 0 is off.
+        presence: a slice is kept if the organ's presence there reaches this, see `masks`; 0 is off.
         island: 2D components of a slice with fewer pixels are removed; 0 is off.
         island_3d: 3D components with fewer voxels are removed; 0 is off.
         largest: only the largest 3D component is kept.
@@ -46,6 +54,9 @@ class Settings:
         gap: runs of at most this many empty slices between two with the organ are filled; 0 is off.
         stop: both bowels end on one slice, the annotators' stop line: the "earlier", the "mean" or the "later" of their
             two ends; the last slice of the one that ends before it is repeated. Empty is off.
+        ends: "interval" gives each organ one run of slices by its presence, the bowels with a common end, see
+            `intervals.runs`; the settings in REPLACED must then be off. Empty is off.
+        offset: logit of the presence that counts as neutral for `ends`; larger makes runs shorter.
     """
 
     threshold: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -59,10 +70,12 @@ class Settings:
     smoothing: tuple[int, int, int] = (0, 0, 0)
     gap: tuple[int, int, int] = (0, 0, 0)
     stop: str = ""
+    ends: str = ""
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if name != "stop" and (not isinstance(value, tuple) or len(value) != len(contest.ORGANS)):
+            if name not in ("stop", "ends") and (not isinstance(value, tuple) or len(value) != len(contest.ORGANS)):
                 raise ValueError(f"Settings {name}={value!r}: expected a tuple with one entry per organ")
         for names, kind, least, most, what in _ENTRIES:
             for name in names:
@@ -71,6 +84,12 @@ class Settings:
                         raise ValueError(f"Settings {name}={getattr(self, name)!r}: {entry!r} is not {what}")
         if self.stop not in STOPS:
             raise ValueError(f"Settings stop={self.stop!r}: expected one of {STOPS}")
+        if self.ends not in ENDS:
+            raise ValueError(f"Settings ends={self.ends!r}: expected one of {ENDS}")
+        apart = [name for name in REPLACED if self.ends and np.any(getattr(self, name))]
+        if apart:
+            given = ", ".join(f"{name}={getattr(self, name)!r}" for name in apart)
+            raise ValueError(f"Settings ends={self.ends!r} with {given}: leave {', '.join(apart)} at the default")
 
     def to_json(self) -> str:
         """Write the settings as text.
@@ -105,7 +124,8 @@ def masks(probabilities: np.ndarray, settings: Settings, presence: np.ndarray | 
     Args:
         probabilities: (D, H, W, organs) float in [0, 1], organs in the order of contest.ORGANS.
         settings: DEFAULT, PLAIN, or the tuned settings of a run.
-        presence: (D, organs), the model's own score that an organ is on a slice, if it has one.
+        presence: (D, organs), probability that an organ is on a slice, such as a gate's. Without it, where the settings
+            need one, `intervals.presence` measures it on the probabilities themselves.
 
     Returns:
         (D, H, W, organs) bool.
@@ -113,29 +133,50 @@ def masks(probabilities: np.ndarray, settings: Settings, presence: np.ndarray | 
     organs = len(contest.ORGANS)
     if probabilities.ndim != 4 or probabilities.shape[-1] != organs:
         raise ValueError(f"probabilities have shape {probabilities.shape}; expected (D, H, W, {organs})")
-    if not np.issubdtype(probabilities.dtype, np.floating):
+    if probabilities.dtype.kind != "f":
         raise ValueError(f"probabilities are {probabilities.dtype}; expected floats in [0, 1]: divide bytes by 255")
-    if presence is not None and presence.shape != (len(probabilities), organs):
-        raise ValueError(f"presence has shape {presence.shape}; expected {(len(probabilities), organs)}")
-    result = np.zeros(probabilities.shape, bool)
+    if presence is not None and np.shape(presence) != (len(probabilities), organs):
+        raise ValueError(f"presence has shape {np.shape(presence)}; expected ({len(probabilities)}, {organs})")
+    if presence is None and needs_presence(settings):
+        presence = intervals.presence(probabilities)
+    found, allowed = np.empty(probabilities.shape, bool), allowed_slices(presence, settings)
     for organ in range(organs):
-        scores = None if presence is None else presence[:, organ]
-        result[..., organ] = organ_mask(probabilities[..., organ], settings, organ, scores)
+        found[..., organ] = organ_mask(probabilities[..., organ], settings, organ, allowed[organ])
     if settings.stop:
-        bowels = common_stop(*(result[..., organ] for organ in BOWELS), settings.stop)
-        for organ, mask in zip(BOWELS, bowels, strict=True):
-            result[..., organ] = mask
-    return result
+        one, other = intervals.BOWELS
+        found[..., one], found[..., other] = common_stop(found[..., one], found[..., other], settings.stop)
+    return found
+
+
+def needs_presence(settings: Settings) -> bool:
+    """Tell whether the settings look at the presence of the organs."""
+    return bool(settings.ends) or any(settings.presence)
+
+
+def allowed_slices(presence: np.ndarray | None, settings: Settings) -> list[np.ndarray | None]:
+    """Find the slices that each organ may be on, by its presence (D, organs): its run, or those from a threshold on.
+
+    Returns:
+        For each organ (D,) bool, or None where the settings allow every slice.
+    """
+    if settings.ends:
+        index = np.arange(len(presence))
+        return [(first <= index) & (index <= last) for first, last in intervals.runs(presence, settings.offset)]
+    return [np.asarray(presence)[:, k] >= level if level else None for k, level in enumerate(settings.presence)]
 
 
 def organ_mask(
-    probabilities: np.ndarray, settings: Settings, organ: int, presence: np.ndarray | None = None
+    probabilities: np.ndarray, settings: Settings, organ: int, allowed: np.ndarray | None = None
 ) -> np.ndarray:
-    """Clean one organ, (D, H, W), with all steps that do not depend on the others."""
+    """Clean one organ, (D, H, W), with all steps that do not depend on the others.
+
+    Args:
+        allowed: (D,) bool of `allowed_slices`.
+    """
     whole = np.zeros(probabilities.shape, bool)
     level = np.asarray(settings.threshold[organ], probabilities.dtype)
     rough = probabilities >= level
-    if not rough.any():
+    if not rough.any() or (settings.ends and not allowed.any()):
         return whole
     # The steps work on the bounding box in the plane; all slices remain, so that they keep their numbers.
     rows, columns = (np.flatnonzero(rough.any(axis=axes)) for axes in ((0, 2), (0, 1)))
@@ -146,13 +187,8 @@ def organ_mask(
     if settings.gate_pixels[organ]:
         pixels = count_pixels(probabilities, settings.gate_level[organ])
         mask = _unless_empty(gate(mask, pixels, settings.gate_pixels[organ]), mask)
-    if settings.presence[organ]:
-        if presence is None:
-            raise ValueError(
-                f"Settings presence={settings.presence} needs the model's presence scores, but none were given: "
-                "pass presence, or set it to (0.0, 0.0, 0.0)"
-            )
-        mask = _unless_empty(gate(mask, presence, settings.presence[organ]), mask)
+    if allowed is not None:
+        mask = _unless_empty(gate(mask, allowed, True), mask)
     if settings.island[organ]:
         mask = _unless_empty(drop_islands(mask, settings.island[organ]), mask)
     if settings.island_3d[organ] or settings.largest[organ]:
@@ -161,6 +197,8 @@ def organ_mask(
         mask = _unless_empty(smooth_presence(mask, settings.smoothing[organ]), mask)
     if settings.gap[organ]:
         mask = fill_gaps(mask, settings.gap[organ])
+    if settings.ends:
+        mask = fill_run(mask, *np.flatnonzero(allowed)[[0, -1]])
     whole[box] = mask
     return whole
 
@@ -241,6 +279,18 @@ def fill_gaps(mask: np.ndarray, longest: int) -> np.ndarray:
                 share = (index - first) / (last - first)
                 shape = (1 - share) * below + share * above > 0
                 result[index] = shape if shape.any() else mask[first if share <= 0.5 else last]
+    return result
+
+
+def fill_run(mask: np.ndarray, first: int, last: int) -> np.ndarray:
+    """Let a mask cover exactly the slices first..last: slices without a mask are filled, slices outside are emptied.
+
+    Between two slices with a mask the shape is interpolated as in `fill_gaps`; elsewhere the nearest one is repeated.
+    An empty mask stays empty.
+    """
+    result, filled, run = np.zeros_like(mask), np.flatnonzero(mask.any(axis=(1, 2))), np.arange(first, last + 1)
+    if filled.size:
+        result[run] = fill_gaps(mask, len(mask))[np.clip(run, filled[0], filled[-1])]
     return result
 
 

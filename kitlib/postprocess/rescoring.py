@@ -1,9 +1,10 @@
 """Score many post-processing settings on the same probabilities, without computing anything twice.
 
-The totals of one organ on one scan depend only on that organ's settings (on both bowels' when they share a stop line).
-They are computed once, by `scoring.host`, and cached. A cache file has one line per volume and setting, so that an
-interrupted search resumes where it stopped. The key includes the data: other probabilities, another truth or other
-sizes are scored anew, and so is everything after a change of `_VERSION`.
+The totals of one organ on one scan depend only on that organ's settings (on both bowels' when they share a stop line,
+and on both bowels' offsets when they share the end of their runs). They are computed once, by `scoring.host`, and
+cached. A cache file has one line per volume and setting, so that an interrupted search resumes where it stopped. The
+key includes the data: other probabilities, another presence, another truth or other sizes are scored anew, and so is
+everything after a change of `_VERSION`.
 """
 
 import hashlib
@@ -19,15 +20,16 @@ from tqdm import tqdm
 
 from kitlib import contest, submission
 from kitlib.data import inputs, scans
-from kitlib.postprocess import cleaning
+from kitlib.postprocess import cleaning, intervals
 from kitlib.postprocess.cleaning import Settings
 from kitlib.postprocess.intervals import BOWELS
 from kitlib.scoring import borders, host
 
-_PER_ORGAN = [field.name for field in fields(Settings) if field.name not in ("stop", "presence")]
-_VERSION = 4  # raise it whenever the same settings give other masks or another score than before
+_PER_ORGAN = [field.name for field in fields(Settings) if field.name not in ("stop", "ends", "offset")]
+_VERSION = 5  # raise it whenever the same settings give other masks or another score than before
 
 Totals = tuple[float, float, float, float]  # of `host.totals`
+Presence = Callable[[str], np.ndarray | None]
 
 
 class Rescorer:
@@ -40,6 +42,8 @@ class Rescorer:
         slices: the slice table of the scans to score.
         cache: file of totals; None keeps them in memory.
         workers: number of scans scored in parallel.
+        presence: function that returns a scan's (D, organs) by its name, such as a gate's, or None where there is none.
+            Then, and without a function, it is measured on the probabilities, as `cleaning.masks` does.
     """
 
     def __init__(
@@ -49,8 +53,10 @@ class Rescorer:
         slices: pd.DataFrame,
         cache: str | Path | None = None,
         workers: int = 2,
+        presence: Presence | None = None,
     ):
         self.probabilities, self.cache, self.workers = probabilities, _Cache(cache), workers
+        self.presence = presence or (lambda scan: None)
         known = set(truth["id"])
         lost = slices.loc[~slices["id"].isin(known), "scan"].unique()
         if len(lost):
@@ -63,6 +69,7 @@ class Rescorer:
         self.cases = list(dict.fromkeys(cases))
         self.case_rows = [self.cases.index(case) for case in cases]
         self.marks: dict[str, str] = {}
+        self.tables: dict[str, np.ndarray | None] = {}  # presence by scan, measured only when a setting needs it
         self.scored: set[Settings] = set()
 
     def fill(self, wanted: Iterable[Settings], bar: tqdm | None = None) -> None:
@@ -90,16 +97,21 @@ class Rescorer:
 
     def _key(self, scan: str, organ: int, settings: Settings) -> str:
         """Return all that the totals depend on: scan, its data, organ, and the settings that affect that organ."""
-        shared = settings.stop and organ in BOWELS
-        organs = BOWELS if shared else [organ]
-        values = [[getattr(settings, name)[k] for name in _PER_ORGAN] for k in organs]
-        return json.dumps([scan, self.marks[scan], organ, values, settings.stop if shared else ""])
+        together = BOWELS if organ in BOWELS else [organ]
+        values = [[getattr(settings, name)[k] for name in _PER_ORGAN] for k in (together if settings.stop else [organ])]
+        offsets = [float(settings.offset[k]) for k in together] if settings.ends else []
+        return json.dumps([scan, self.marks[scan], organ, values, settings.stop * (len(together) > 1), offsets])
 
     def _score(self, scan: str, wanted: list[Settings]) -> dict[str, Totals]:
         """Score one scan. It is read only when totals are missing, and each organ only once."""
         part = self.parts[scan]
         if scan not in self.marks:
-            self.marks[scan] = _mark(opened(self.probabilities, scan, len(part)), part)
+            self.tables[scan] = given = self.presence(scan)
+            if given is not None and np.shape(given) != (len(part), len(contest.ORGANS)):
+                raise ValueError(
+                    f"{scan}: presence has shape {np.shape(given)}; expected ({len(part)}, {len(contest.ORGANS)})"
+                )
+            self.marks[scan] = _mark(opened(self.probabilities, scan, len(part)), given, part)
         missing = {}
         for settings in wanted:
             for organ in range(len(contest.ORGANS)):
@@ -109,18 +121,27 @@ class Rescorer:
         if not missing:
             return {}
         least = min(_least(settings) for _, settings in missing.values())
-        volumes = _Volumes(self.probabilities(scan), scans.masks(part), least)
+        probabilities = self.probabilities(scan)
+        if self.tables[scan] is None and any(cleaning.needs_presence(settings) for _, settings in missing.values()):
+            self.tables[scan] = _measured(probabilities, (int(part["height"].iloc[0]), int(part["width"].iloc[0])))
+        volumes = _Volumes(probabilities, scans.masks(part), least, self.tables[scan])
         return {key: volumes.score(organ, settings) for key, (organ, settings) in missing.items()}
 
 
-def rows(probabilities: Callable[[str], np.ndarray], slices: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+def rows(
+    probabilities: Callable[[str], np.ndarray],
+    slices: pd.DataFrame,
+    settings: Settings,
+    presence: Presence | None = None,
+) -> pd.DataFrame:
     """Turn the probabilities of all scans into rows `id class predicted` of a submission.
 
     Args: as `Rescorer`.
     """
     lines = []
     for scan, part in slices.groupby("scan", sort=False):
-        lines.append(submission.encode(part, cleaning.masks(_restored(probabilities, scan, part), settings)))
+        given = presence(scan) if presence else None
+        lines.append(submission.encode(part, cleaning.masks(_restored(probabilities, scan, part), settings, given)))
     return pd.concat(lines, ignore_index=True)
 
 
@@ -155,11 +176,19 @@ def _restored(probabilities: Callable[[str], np.ndarray], scan: str, part: pd.Da
     return inputs.restore(as_float(opened(probabilities, scan, len(part))), shape)
 
 
-def _mark(probabilities: np.ndarray, part: pd.DataFrame) -> str:
-    """Fingerprint all that a scan's totals depend on: the version, its probabilities, slices, sizes and truth."""
+def _measured(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Measure the presence on probabilities brought to a size, organ by organ to save memory: (D, organs)."""
+    organs = np.split(probabilities, probabilities.shape[-1], axis=-1)
+    return np.concatenate([intervals.presence(inputs.restore(as_float(part), size)) for part in organs], axis=1)
+
+
+def _mark(probabilities: np.ndarray, presence: np.ndarray | None, part: pd.DataFrame) -> str:
+    """Fingerprint what a scan's totals depend on: version, probabilities, given presence, slices, sizes and truth."""
     mark = hashlib.blake2b(digest_size=8)
     mark.update(f"{_VERSION} {probabilities.dtype} {probabilities.shape}".encode())
     mark.update(np.ascontiguousarray(probabilities))
+    if presence is not None:
+        mark.update(np.ascontiguousarray(presence, float))
     mark.update(part[["id", "height", "width", *contest.ORGANS]].to_csv(index=False).encode())
     return mark.hexdigest()
 
@@ -188,8 +217,9 @@ def as_float(probabilities: np.ndarray) -> np.ndarray:
 class _Volumes:
     """One scan, whose organs are cut to the boxes that matter when they are first used."""
 
-    def __init__(self, probabilities: np.ndarray, truth: np.ndarray, least: float):
+    def __init__(self, probabilities: np.ndarray, truth: np.ndarray, least: float, presence: np.ndarray | None):
         self.probabilities, self.truth, self.least, self.cuts = probabilities, truth, least, {}
+        self.presence = presence
 
     def score(self, organ: int, settings: Settings) -> Totals:
         """Post-process one organ and score it."""
@@ -200,7 +230,8 @@ class _Volumes:
         return tuple(host.totals(self._cut(organ)[1], mask, self.truth.shape[:3]).tolist())
 
     def _mask(self, organ: int, settings: Settings) -> np.ndarray:
-        return cleaning.organ_mask(self._cut(organ)[0], settings, organ)
+        allowed = cleaning.allowed_slices(self.presence, settings)[organ]
+        return cleaning.organ_mask(self._cut(organ)[0], settings, organ, allowed)
 
     def _cut(self, organ: int) -> tuple[np.ndarray, np.ndarray]:
         """Bring one organ to the size of the slices; cut it and its truth to the rows and columns that either uses."""

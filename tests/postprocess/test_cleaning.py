@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitlib.postprocess import cleaning
+from kitlib.postprocess import cleaning, intervals
 from kitlib.postprocess.cleaning import Settings
 
 
@@ -56,9 +56,113 @@ def test_presence_score_of_the_model_gates_slices():
     assert np.array_equal(mask.any(axis=(1, 2)), [[1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]])
 
 
-def test_presence_setting_without_scores_is_an_error():
-    with pytest.raises(ValueError, match="needs the model's presence scores"):
-        cleaning.masks(np.ones((2, 3, 4, 3)), Settings(presence=(0.5, 0, 0)))
+def test_without_scores_presence_is_the_twelfth_largest_probability():
+    probabilities = np.zeros((4, 6, 5, 3), np.float32)
+    probabilities[:, 0, 0] = 0.6
+    probabilities[1, :3, :4] = 0.7  # 12 pixels
+    probabilities[2, :3, :4] = 0.7
+    probabilities[2, 2, 3] = 0.3  # 11 pixels
+    mask = cleaning.masks(probabilities, Settings(presence=(0.5, 0.0, 0.7)))
+    filled = mask.any(axis=(1, 2)).T.tolist()
+    assert filled == [[False, True, False, False], [True] * 4, [False, True, False, False]]
+
+
+def column(presence, organ):
+    """A table (D, 3) where one organ has the given presence and the others are surely absent."""
+    table = np.full((len(presence), 3), 0.01)
+    table[:, organ] = presence
+    return table
+
+
+INTERVAL = Settings(ends="interval")
+
+
+def test_an_organ_covers_exactly_its_run_of_slices():
+    probabilities = np.zeros((8, 9, 9, 3), np.float32)
+    probabilities[[0, 2, 4], 2:6, 2:6] = 0.9  # a false slice before, and a gap
+    presence = column([0.1, 0.2, 0.9, 0.8, 0.9, 0.8, 0.7, 0.1], 2)
+    mask = cleaning.masks(probabilities, INTERVAL, presence)
+    assert np.flatnonzero(mask[..., 2].any(axis=(1, 2))).tolist() == [2, 3, 4, 5, 6]
+    assert np.array_equal(mask[3], mask[2])  # interpolated between two alike
+    assert np.array_equal(mask[6], mask[4])  # the nearest, repeated at the end
+    assert not mask[..., :2].any()  # no evidence on any slice
+
+
+def test_a_run_is_filled_as_gaps_are():
+    mask = volume(one=(1, 2, 4, 6, 4, 6, 1), two=(4, 5, 2, 8, 2, 8, 1)) > 0
+    filled = cleaning.fill_run(mask, 0, 5)
+    assert np.array_equal(filled[1:5], cleaning.fill_gaps(mask, 2)[1:5])
+    assert np.array_equal(filled[[0, 5]], mask[[1, 4]])
+    assert not filled[6:].any()
+    assert not cleaning.fill_run(np.zeros_like(mask), 0, 5).any()
+
+
+def test_a_run_beside_all_masks_repeats_the_nearest():
+    mask = volume(one=(1, 2, 4, 6, 4, 6, 1), two=(2, 3, 2, 8, 2, 8, 1)) > 0
+    filled = cleaning.fill_run(mask, 5, 6)
+    assert np.flatnonzero(filled.any(axis=(1, 2))).tolist() == [5, 6]
+    assert np.array_equal(filled[5], mask[2])
+
+
+def test_offsets_shorten_a_run_and_bowels_end_together():
+    probabilities = np.zeros((9, 6, 6, 3), np.float32)
+    probabilities[1:8, 1:5, 1:5] = 0.9
+    presence = np.array([0.1, 0.6, 0.9, 0.9, 0.9, 0.9, 0.6, 0.6, 0.1])
+    presence = np.stack([presence, np.roll(presence, -2), presence], axis=1)
+    for offset, stomach in ((0.0, [1, 7]), (1.0, [2, 5])):
+        mask = cleaning.masks(probabilities, Settings(ends="interval", offset=(offset,) * 3), presence)
+        ends = [np.flatnonzero(mask[..., organ].any(axis=(1, 2)))[[0, -1]].tolist() for organ in range(3)]
+        assert ends[0][1] == ends[1][1]
+        assert ends[2] == stomach
+
+
+def test_a_bowel_with_evidence_stays_though_it_cannot_share_the_end():
+    probabilities = np.full((9, 4, 5, 3), 0.9, np.float32)
+    presence = np.full((9, 3), 0.01)
+    presence[0, 1], presence[5:8, 0], presence[3, 2] = 0.9, 0.99, 0.9
+    mask = cleaning.masks(probabilities, INTERVAL, presence)
+    filled = [np.flatnonzero(mask[..., organ].any(axis=(1, 2))).tolist() for organ in range(3)]
+    assert filled == [[5, 6, 7], [0], [3]]
+
+
+def test_one_network_that_plays_both_roles_gives_its_own_ends():
+    probabilities = np.zeros((9, 6, 7, 3), np.float32)
+    probabilities[2:7, :4, :4] = 0.8
+    probabilities[4] = 0.4
+    probabilities[0, 0, :5] = 0.9  # too few pixels
+    mask = cleaning.masks(probabilities, INTERVAL)
+    for organ in range(3):
+        assert np.flatnonzero(mask[..., organ].any(axis=(1, 2))).tolist() == [2, 3, 4, 5, 6]
+    assert np.array_equal(mask, cleaning.masks(probabilities, INTERVAL, intervals.presence(probabilities)))
+
+
+@given(st.integers(0, 2**31))
+def test_with_a_run_every_slice_inside_is_filled_and_none_outside(seed):
+    random = np.random.default_rng(seed)
+    probabilities = np.kron(random.random((7, 3, 3), np.float32) ** 3, np.ones((1, 4, 4), np.float32))
+    probabilities = np.repeat(probabilities[..., None], 3, axis=-1)
+    presence = random.random((7, 3))
+    settings = Settings(ends="interval", island=(5, 0, 0), largest=(False, False, True), offset=(0.5, 0.0, -0.5))
+    mask, runs = cleaning.masks(probabilities, settings, presence), intervals.runs(presence, settings.offset)
+    for organ, (first, last) in enumerate(runs):
+        inside = (np.arange(7) >= first) & (np.arange(7) <= last)
+        some = (probabilities[..., organ] >= 0.5).any()
+        assert np.array_equal(mask[..., organ].any(axis=(1, 2)), inside & some)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gate_pixels", (0, 9, 0)),
+        ("presence", (0.1, 0.0, 0.0)),
+        ("smoothing", (0, 0, 1)),
+        ("gap", (1, 1, 1)),
+        ("stop", "mean"),
+    ],
+)
+def test_an_interval_takes_the_place_of_other_settings(name, value):
+    with pytest.raises(ValueError, match=rf"ends='interval' with {name}=.*: leave {name} at the default"):
+        Settings(ends="interval", **{name: value})
 
 
 def test_islands_of_a_slice_go_below_the_size_and_stay_at_it():
@@ -138,6 +242,10 @@ def test_a_stop_line_before_an_organ_leaves_it():
 def test_settings_survive_json_and_refuse_what_they_do_not_know():
     settings = Settings(threshold=(0.3, 0.4, 0.5), largest=(False, False, True), stop="mean", gap=(1, 2, 3))
     assert Settings.from_json(settings.to_json()) == settings
+    settings = Settings(ends="interval", offset=(-1.5, 0, 2.0), island=(20, 20, 20))
+    assert Settings.from_json(settings.to_json()) == settings
+    older = '{"threshold": [0.4, 0.5, 0.5], "smoothing": [0, 8, 0], "stop": "earlier"}'
+    assert Settings.from_json(older) == Settings(threshold=(0.4, 0.5, 0.5), smoothing=(0, 8, 0), stop="earlier")
     with pytest.raises(ValueError, match="gap=3: expected a tuple with one entry per organ"):
         Settings.from_json('{"gap": 3}')
     with pytest.raises(ValueError, match="no field treshold"):
@@ -166,6 +274,11 @@ def test_numbers_of_numpy_are_settings_too():
         {"largest": (False, "no", True)},
         {"stop": "soon"},
         {"stop": 3},
+        {"ends": "intervals"},
+        {"ends": None},
+        {"offset": (0.0, 0.0)},
+        {"offset": (0.0, float("inf"), 0.0)},
+        {"offset": (0.0, float("nan"), 0.0)},
     ],
     ids=str,
 )

@@ -83,6 +83,23 @@ def test_equal_values_leave_an_organ_absent():
     assert (hold(np.full((5, 3), 0.5), np.zeros(3)) == -1).all()
 
 
+def test_runs_are_the_decoded_ones_unless_an_organ_with_evidence_is_missing():
+    rescued = 0
+    for seed in range(1000):
+        presence, offset, bonus = curves(seed)
+        found, decoded = intervals.runs(presence, offset, bonus), intervals.decode(presence, offset, bonus)
+        logits = evidence(presence, offset)
+        for organ in range(3):
+            if (decoded[organ] >= 0).all() or not (logits[:, organ] > 0).any():
+                assert (found[organ] == decoded[organ]).all()
+            else:
+                first, last = found[organ]
+                sums = [logits[a : b + 1, organ].sum() for a in range(len(logits)) for b in range(a, len(logits))]
+                assert logits[first : last + 1, organ].sum() == pytest.approx(max(sums))
+                rescued += 1
+    assert rescued > 20
+
+
 @pytest.mark.parametrize("value", [0.0, 0.2, 0.5, 0.8, 1.0])
 def test_one_slice_scans(value):
     found = hold(np.full((1, 3), value), np.zeros(3))
@@ -160,9 +177,9 @@ def test_presence_of_a_slice_with_few_pixels_is_its_smallest():
     assert intervals.presence(np.zeros((0, 4, 4, 3))).shape == (0, 3)
 
 
-@pytest.mark.parametrize("shape", [(4, 5, 3), (2, 4, 5, 2), (2, 0, 5, 3)])
+@pytest.mark.parametrize("shape", [(4, 5, 3), (2, 0, 5, 3)])
 def test_presence_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=r"probabilities have shape .*; expected \(slices, height, width, 3\)"):
+    with pytest.raises(ValueError, match=r"probabilities have shape .*; expected \(slices, height, width, organs\)"):
         intervals.presence(np.zeros(shape))
     with pytest.raises(ValueError, match="pixels=0: must be at least 1"):
         intervals.presence(np.zeros((2, 4, 5, 3)), pixels=0)

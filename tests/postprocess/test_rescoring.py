@@ -21,19 +21,25 @@ def levels(*values):
     return st.tuples(*[st.sampled_from(values)] * len(contest.ORGANS))
 
 
-ANY_SETTINGS = st.builds(
+SHAPES = {
+    "threshold": levels(0.1, 0.3, 0.5, 0.8, 1.0),
+    "seed": levels(0.0, 0.4, 0.9),
+    "island": levels(0, 3, 9),
+    "island_3d": levels(0, 20),
+    "largest": levels(False, True),
+}
+HABITS = st.builds(
     Settings,
-    threshold=levels(0.1, 0.3, 0.5, 0.8, 1.0),
-    seed=levels(0.0, 0.4, 0.9),
+    **SHAPES,
     gate_pixels=levels(0, 1, 6, 40),
     gate_level=levels(0.05, 0.2, 0.5, 0.9),
-    island=levels(0, 3, 9),
-    island_3d=levels(0, 20),
-    largest=levels(False, True),
+    presence=levels(0.0, 0.0, 0.4),
     smoothing=levels(0, 1, 2),
     gap=levels(0, 1, 3),
     stop=st.sampled_from(cleaning.STOPS),
 )
+INTERVALS = st.builds(Settings, **SHAPES, ends=st.just("interval"), offset=levels(-1.0, 0.0, 0.3, 2.0))
+ANY_SETTINGS = HABITS | INTERVALS
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +59,23 @@ def blots():
     return grids, pd.DataFrame(lines), pd.DataFrame(slices)
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.lists(ANY_SETTINGS, min_size=2, max_size=3))
-def test_a_score_does_not_depend_on_what_else_is_scored(blots, wanted):
+def gate(scan):
+    """A presence of its own for the first scan, none for the other."""
+    return np.random.default_rng(8).random((7, 3)) if scan == "case1_day0" else None
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(ANY_SETTINGS, min_size=2, max_size=3), st.sampled_from([None, gate]))
+def test_a_score_does_not_depend_on_what_else_is_scored(blots, wanted, presence):
     """One at a time, all in one call, and the masks that would be handed in: the same."""
     grids, truth, slices = blots
-    together = rescoring.Rescorer(grids.__getitem__, truth, slices, workers=1)
+    together = rescoring.Rescorer(grids.__getitem__, truth, slices, workers=1, presence=presence)
     together.fill(wanted)
     for each in wanted:
-        alone = rescoring.Rescorer(grids.__getitem__, truth, slices, workers=1)
+        alone = rescoring.Rescorer(grids.__getitem__, truth, slices, workers=1, presence=presence)
         alone.fill([each])
         np.testing.assert_array_equal(together.totals(each), alone.totals(each))
-        handed_in = metric.score(truth, rescoring.rows(grids.__getitem__, slices, each), slices)
+        handed_in = metric.score(truth, rescoring.rows(grids.__getitem__, slices, each, presence), slices)
         np.testing.assert_allclose(alone.totals(each), handed_in.totals().to_numpy(float), rtol=0, atol=1e-12)
 
 
@@ -75,6 +86,7 @@ def test_a_score_does_not_depend_on_what_else_is_scored(blots, wanted):
         Settings(seed=(0.8, 0.7, 0.6), gap=(1, 2, 3), stop="later"),
         Settings(island=(9, 0, 5), largest=(False, True, False), smoothing=(1, 2, 0), gate_pixels=(3, 0, 9)),
         Settings(threshold=(1.0, 1.0, 1.0)),
+        Settings(threshold=(0.3, 0.4, 0.55), ends="interval", offset=(0.2, -1.0, 0.5)),
     ],
 )
 def test_totals_agree_with_masks_scored_from_scratch(blots, settings):
@@ -98,22 +110,24 @@ def test_a_gate_below_the_threshold_counts_the_whole_slice(blots):
     assert not np.array_equal(scorer.totals(shut_gate), scorer.totals(open_gate))
 
 
-@pytest.mark.parametrize("change", ["truth", "probabilities", "sizes"])
+@pytest.mark.parametrize("change", ["truth", "probabilities", "sizes", "presence"])
 def test_a_cache_of_other_data_is_not_believed(blots, tmp_path, change):
     """Not even when the runs are the same and stand on the next slice."""
     grids, truth, slices = blots
-    rescoring.Rescorer(grids.__getitem__, truth, slices, tmp_path / "cache").fill([Settings()])
+    each = Settings(ends="interval", offset=(-1.0,) * 3)
+    rescoring.Rescorer(grids.__getitem__, truth, slices, tmp_path / "cache").fill([each])
+    presence = gate if change == "presence" else None
     grids, truth, slices = dict(grids), truth.copy(), slices.copy()
     if change == "truth":
         truth.loc[0:5, "segmentation"] = truth.loc[[3, 4, 5, 0, 1, 2], "segmentation"].to_numpy()
     elif change == "sizes":
         slices[["height", "width"]] += 1
-    else:
+    elif change == "probabilities":
         grids["case1_day0"] = grids["case1_day0"][:, ::-1]
-    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices, tmp_path / "cache")
-    scorer.fill([Settings()])
-    handed_in = metric.score(truth, rescoring.rows(grids.__getitem__, slices, Settings()), slices)
-    np.testing.assert_allclose(scorer.totals(Settings()), handed_in.totals().to_numpy(float), atol=1e-12)
+    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices, tmp_path / "cache", presence=presence)
+    scorer.fill([each])
+    handed_in = metric.score(truth, rescoring.rows(grids.__getitem__, slices, each, presence), slices)
+    np.testing.assert_allclose(scorer.totals(each), handed_in.totals().to_numpy(float), atol=1e-12)
 
 
 def test_probabilities_in_bytes_give_the_same_as_in_floats(blots):
@@ -137,6 +151,26 @@ def test_only_what_a_setting_reaches_is_scored_again(blots, tmp_path):
     scorer.fill([Settings(island=(0, 0, 20))])
     new = [json.loads(key) for key in set(scorer.cache.known) - known]
     assert [entry[2] for entry in new] == [2, 2]  # the stomach of either scan
+
+
+def test_the_offset_of_one_bowel_reaches_both_and_not_the_stomach(blots):
+    grids, truth, slices = blots
+    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices)
+    scorer.fill([Settings(ends="interval")])
+    known = set(scorer.cache.known)
+    for offset, organs in (((0.5, 0.0, 0.0), [0, 1]), ((0.0, 0.0, 0.5), [2])):
+        scorer.fill([Settings(ends="interval", offset=offset)])
+        assert sorted({json.loads(key)[2] for key in set(scorer.cache.known) - known}) == organs
+        known = set(scorer.cache.known)
+    scorer.fill([Settings(offset=(1.0, 1.0, 1.0)), Settings()])  # without ends, offsets change nothing
+    assert len(set(scorer.cache.known) - known) == 6
+
+
+def test_a_presence_of_another_shape_is_refused_by_the_name_of_its_scan(blots):
+    grids, truth, slices = blots
+    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices, presence=lambda scan: np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"case1_day0: presence has shape \(3, 3\); expected \(7, 3\)"):
+        scorer.fill([Settings()])
 
 
 def test_a_higher_threshold_tightens_the_border():
