@@ -8,8 +8,10 @@ faults       the list of what was met and how it was handled
 """
 
 from kitlib.inference.faults import Faults as Faults
+from kitlib.inference.networks import check_roles as check_roles
 from kitlib.inference.networks import load as load
 from kitlib.inference.networks import open_members as open_members
+from kitlib.inference.prediction import Prediction as Prediction
 from kitlib.inference.prediction import predict as predict
 from kitlib.inference.prediction import predict_scan as predict_scan
 from kitlib.inference.prediction import rows as rows

@@ -1,8 +1,8 @@
 """The clock of an inference run: measure scans, forecast the rest, and drop passes that no longer fit.
 
-A pass is one network over one scan, plain or flipped. Flipped passes are dropped first and networks after them, each
-from the last to the first; the first network always stays. Passes are weighed again for each scan, so that one slow
-scan does not cost the passes of all that follow.
+A pass is one network over one scan, plain or flipped. Flipped passes are dropped first, then segmenters, then gates,
+each from the last to the first; the first segmenter and the first gate always stay. Passes are weighed again for each
+scan, so that one slow scan does not cost the passes of all that follow.
 """
 
 import os
@@ -18,23 +18,36 @@ COLUMNS = ["scan", "elapsed_min", "forecast_min", "left_min", "passes", "shed"]
 
 
 class Pass(NamedTuple):
-    """One network over a scan, by the index of its model, plain or flipped."""
+    """One network over a scan, by the index of its model, plain or flipped, as a gate or as a segmenter."""
 
     model: int
     flipped: bool = False
+    gate: bool = False
 
     def __str__(self) -> str:
-        return f"model {self.model + 1}{', flipped' if self.flipped else ''}"
+        return f"{'gate' if self.gate else 'model'} {self.model + 1}{', flipped' if self.flipped else ''}"
 
 
-def passes(flips: Sequence[bool]) -> list[Pass]:
-    """List the passes over a scan, the most important first: all models plain, then those that also run flipped.
+def passes(flips: Sequence[bool], gates: Sequence[bool] | None = None) -> list[Pass]:
+    """List the passes over a scan, the most important first.
+
+    The first segmenter and the first gate, the other gates, the other segmenters, then the models that also run
+    flipped.
+
+    Args:
+        flips: whether each model also runs flipped.
+        gates: whether each model is a gate; None is no gate.
 
     >>> [str(run) for run in passes([True, False, True])]
     ['model 1', 'model 2', 'model 3', 'model 1, flipped', 'model 3, flipped']
+    >>> [str(run) for run in passes([False] * 4, [False, False, True, True])]
+    ['model 1', 'gate 3', 'gate 4', 'model 2']
     """
-    plain = [Pass(model) for model in range(len(flips))]
-    return plain + [Pass(model, True) for model, flip in enumerate(flips) if flip]
+    gates = [False] * len(flips) if gates is None else list(gates)
+    plain = [Pass(model, gate=gate) for model, gate in enumerate(gates)]
+    further = [gate in gates[:model] for model, gate in enumerate(gates)]
+    plain.sort(key=lambda run: (further[run.model], run.gate != further[run.model]))
+    return plain + [Pass(model, True, gates[model]) for model, flip in enumerate(flips) if flip]
 
 
 class Deadline:
@@ -103,11 +116,15 @@ class Deadline:
             scan: the next scan, for the log.
 
         Returns:
-            The passes to run on the next scan: all of them or fewer, and always the first.
+            The passes to run on the next scan: all of them or fewer, and always the first segmenter and the first gate.
         """
         plan, left, shed = list(plan), self.limit - self.elapsed, []
-        while len(plan) > 1 and (self.forecast(slices, plan) or 0.0) > left:
-            shed.append(plan.pop())
+        firsts = [next(run for run in plan if run.gate == gate) for gate in {run.gate for run in plan}]
+        for run in [run for run in reversed(plan) if run not in firsts]:
+            if (self.forecast(slices, plan) or 0.0) <= left:
+                break
+            plan.remove(run)
+            shed.append(run)
         self.shed += [run for run in shed if run not in self.shed]
         needed = self.forecast(slices, plan)
         minutes = self.elapsed / 60, None if needed is None else needed / 60, left / 60

@@ -30,16 +30,27 @@ class Member:
         spec: what it sees.
         run: from a batch (B, height, width, depth) float32 to (B, height, width, organs) float32.
         flip: whether it also predicts each slice mirrored, unless the caller decides.
+        role: "gate" finds the slices of an organ and "segmenter" its contours. "both" does both, and only the contours
+            where there is a gate.
+        weight: its share in the mean over the networks of its role, relative to theirs.
     """
 
     name: str
     spec: inputs.InputSpec
     run: Callable[[np.ndarray], np.ndarray]
     flip: bool = False
+    role: str = "both"
+    weight: float = 1.0
+
+    @property
+    def gate(self) -> bool:
+        """Whether it is a gate."""
+        return self.role == "gate"
 
     def __str__(self) -> str:
+        role = "" if self.role == "both" else f"{self.role}, "
         run = f"{self.run}, " if isinstance(self.run, Engine) else ""
-        return f"{self.name}: {run}{self.spec}{', trained with flips' if self.flip else ''}"
+        return f"{self.name}: {role}{run}{self.spec}{', trained with flips' if self.flip else ''}"
 
 
 class Engine:
@@ -154,8 +165,23 @@ def open_members(
             continue
         with faults.survive(folder, "this network is left out"):
             run = runs.read(folder)
-            members.append(Member(run.folder.name, run.spec, Engine(load(folder), batch_size), run.flipped))
+            members.append(Member(run.folder.name, run.spec, Engine(load(folder), batch_size), run.flipped, run.role))
     return members
+
+
+def check_roles(members: Sequence[Member], faults: Faults) -> None:
+    """List the role that no network plays: segmenters without a gate, or gates without a segmenter.
+
+    Raises:
+        ValueError: when the faults are strict.
+    """
+    roles = {member.role for member in members}
+    if roles == {"segmenter"}:
+        text = "all networks are segmenters, trained to go with a gate; add the run of a gate"
+        faults.meet("networks", text, "the segmenters also decide on which slices an organ is")
+    if roles == {"gate"}:
+        text = "all networks are gates, trained to go with a segmenter; add the run of a segmenter"
+        faults.meet("networks", text, "the gates also draw the contours")
 
 
 def _in_float32(network):

@@ -1,8 +1,11 @@
 """From scans to probabilities and to the submission, one scan at a time, with the networks of one or several runs.
 
-A pass is one network over one scan, plain or flipped; the probabilities of all passes are averaged on the network's
-grid and resized to the files once. Memory holds one scan, and the networks. A pass that fails costs its scan that pass
-and is tried again on the next; one that runs out of memory where others do not is left out from then on.
+A pass is one network over one scan, plain or flipped. The probabilities of the segmenters are averaged on the networks'
+grid and resized to the files once. Those of the gates are averaged on their own grid, and give the presence of each
+organ on each slice. Where one of the two roles has no pass that works, the other role's probabilities replace it.
+
+Memory holds one scan, and the networks. A pass that fails costs its scan that pass and is tried again on the next; one
+that runs out of memory where others do not is left out from then on.
 """
 
 import gc
@@ -10,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,9 +25,24 @@ from kitlib.inference import rescue
 from kitlib.inference.clock import Deadline, Pass, passes
 from kitlib.inference.faults import Faults
 from kitlib.inference.networks import Member, open_members
-from kitlib.postprocess import cleaning
+from kitlib.postprocess import cleaning, intervals
 
 BATCH_SIZE = 16
+
+
+class Prediction(NamedTuple):
+    """What the networks say of a scan.
+
+    Attributes:
+        scan: its name.
+        probabilities: (D, H, W, organs) float32, at the size of its files (of most of its files, where they differ).
+        presence: (D, organs) float32, as `intervals.presence` measures it on the grid of the gates; of the segmenters
+            where there is no gate.
+    """
+
+    scan: str
+    probabilities: np.ndarray
+    presence: np.ndarray
 
 
 def predict(
@@ -35,13 +54,13 @@ def predict(
     flip: bool | None = None,
     clock: Deadline | None = None,
     progress: bool = True,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Predict scans one by one; the probabilities of several runs are averaged.
+) -> Iterator[Prediction]:
+    """Predict scans one by one; the probabilities of several runs of one role are averaged.
 
     Only one scan is held in memory.
 
     Args:
-        run_folders: runs whose networks are averaged, or members that are open already.
+        run_folders: runs whose networks predict, or members that are open already.
         slices: table of slices, whole scans.
         faults: raises faults or lists them. A scan that cannot be predicted at all is not yielded.
         batch_size: slices per call of the network.
@@ -51,8 +70,7 @@ def predict(
         progress: show a bar with the time left.
 
     Yields:
-        The name of a scan and its probabilities (D, H, W, organs) float32 at the size of its files (of most of its
-        files, where they differ).
+        The probabilities of a scan, and the presence of each organ on its slices.
 
     Raises:
         ValueError: without a network that opens, strict or not; names the file that cannot be decoded.
@@ -64,7 +82,8 @@ def predict(
     if not members:
         raise ValueError(f"none of the {len(run_folders)} runs could be opened; repair them, or name others:\n{faults}")
     clock = clock or Deadline(None)
-    whole, failing = passes([member.flip if flip is None else flip for member in members]), set()
+    flips = [member.flip if flip is None else flip for member in members]
+    whole, failing = passes(flips, [member.gate for member in members]), set()
     left, scans_left = len(slices), slices["scan"].nunique()
     with tqdm(total=left, desc="predicting", unit=" slices", disable=not progress) as bar:
         for name, rows in slices.groupby("scan", sort=False):
@@ -74,15 +93,15 @@ def predict(
                 text = f"the deadline of {clock.hours} hours is reached with {scans_left} scans to go"
                 faults.meet(name, text, "they stay empty")
                 return
-            started, probabilities = time.perf_counter(), None
+            started, found = time.perf_counter(), None
             seconds: dict[Pass, float] = {}
             failed: dict[Pass, type[Exception]] = {}
             with faults.survive(name, "left empty"):
                 scan = rescue.load(rows, faults)
                 if scan is not None:
-                    probabilities = _average(members, now, scan, rows, batch_size, faults, seconds, failed)
-            if probabilities is not None:
-                yield name, probabilities
+                    found = _run_passes(members, now, scan, rows, batch_size, faults, seconds, failed)
+            if found is not None:
+                yield found
                 for run in [run for run, kind in failed.items() if issubclass(kind, MemoryError)]:
                     text = "does not fit in memory even one slice at a time, although other passes do"
                     faults.meet(f"{members[run.model].name}{' flipped' * run.flipped}", text, "left out from here on")
@@ -153,9 +172,9 @@ def rows(
     """
     groups = dict(list(slices.groupby("scan", sort=False)))
     lines = [submission.expected_rows(slices.iloc[:0]).assign(predicted="")]
-    for name, probabilities in predict(run_folders, slices, faults, **options):
-        with faults.survive(name, "left empty"):
-            lines.append(submission.encode(groups[name], _masks(name, probabilities, settings, faults)))
+    for found in predict(run_folders, slices, faults, **options):
+        with faults.survive(found.scan, "left empty"):
+            lines.append(submission.encode(groups[found.scan], _masks(found, settings, faults)))
             lines = [pd.concat(lines, ignore_index=True)]
         if after is not None:
             after(lines[0])
@@ -180,34 +199,62 @@ def predict_scan(
     return _run_scan(lambda images: np.asarray(network.predict_on_batch(images)), prepared, rows, spec, batch_size)
 
 
-def _average(members, plan, scan, rows, batch_size, faults, seconds, failed) -> np.ndarray | None:
+class _Mean:
+    """The weighted mean of the passes of one role; passes on the same grid are summed there."""
+
+    def __init__(self):
+        self.sums: dict[tuple[int, int], np.ndarray] = {}
+        self.weights: dict[tuple[int, int], float] = {}
+
+    def add(self, member: Member, found: np.ndarray) -> None:
+        """Add a pass."""
+        grid = member.spec.shape[:2]
+        self.sums[grid] = member.weight * found + self.sums.get(grid, 0.0)
+        self.weights[grid] = member.weight + self.weights.get(grid, 0.0)
+
+    def probabilities(self, shape: tuple[int, int]) -> np.ndarray:
+        """Resize the mean to the size of the files: (D, H, W, organs)."""
+        total = sum(self.weights.values())
+        return sum(inputs.restore(part / total, shape) for part in self.sums.values())
+
+    def presence(self) -> np.ndarray:
+        """Measure presence on each grid, and average: (D, organs)."""
+        total = sum(self.weights.values())
+        parts = [(weight / total, self.sums[grid] / weight) for grid, weight in self.weights.items()]
+        return np.minimum(sum(share * intervals.presence(part) for share, part in parts), 1)  # against rounding
+
+
+def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed) -> Prediction | None:
     """Run the passes of a plan over a scan and average those that work; None when none does.
 
     The seconds of each pass go into `seconds`, and the kinds of error of those that failed into `failed`.
     """
-    sums: dict[tuple[int, int], np.ndarray] = {}
+    name, gates, segmenters = rows["scan"].iloc[0], _Mean(), _Mean()
     prepared: dict[inputs.InputSpec, np.ndarray] = {}
     for run in plan:
         member = members[run.model]
         started = time.perf_counter()
-        where = f"{rows['scan'].iloc[0]}, {member.name}{' flipped' * run.flipped}"
+        where = f"{name}, {member.name}{' flipped' * run.flipped}"
         with faults.survive(where, "this pass is left out of this scan"):
             try:
                 if member.spec not in prepared:
                     prepared[member.spec] = inputs.prepare(scan, member.spec)
                 found = _with_less(member, prepared[member.spec], rows, batch_size, run, faults)
-                grid = member.spec.shape[:2]
-                sums[grid] = found + sums.get(grid, 0.0)
+                (gates if run.gate else segmenters).add(member, found)
             except Exception as error:
                 failed[run] = type(error)
                 raise
             finally:
                 seconds[run] = time.perf_counter() - started
-    if not sums:
-        faults.meet(rows["scan"].iloc[0], "every pass over it failed", "left empty")
+    if not (gates.sums or segmenters.sums):
+        faults.meet(name, "every pass over it failed", "left empty")
         return None
-    worked = len(seconds) - len(failed)
-    return sum(inputs.restore(part / worked, scan.shape[1:]) for part in sums.values())
+    if not gates.sums and any(run.gate for run in plan):
+        faults.meet(name, "no gate works on it", "the segmenters also decide on which slices an organ is")
+    if not segmenters.sums and not all(run.gate for run in plan):
+        faults.meet(name, "no segmenter works on it", "the gates also draw the contours")
+    found = (segmenters if segmenters.sums else gates).probabilities(scan.shape[1:])
+    return Prediction(name, found, (gates if gates.sums else segmenters).presence())
 
 
 def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Faults) -> np.ndarray:
@@ -242,8 +289,8 @@ def _run_scan(run, prepared, rows, spec, batch_size, flipped=False) -> np.ndarra
     return np.concatenate(parts)[:count]
 
 
-def _masks(name: str, probabilities: np.ndarray, settings: cleaning.Settings, faults: Faults) -> np.ndarray:
+def _masks(found: Prediction, settings: cleaning.Settings, faults: Faults) -> np.ndarray:
     """Make masks by the settings; where those fail, by a plain threshold."""
-    with faults.survive(name, "a plain threshold is used"):
-        return cleaning.masks(probabilities, settings)
-    return cleaning.masks(probabilities, cleaning.PLAIN)
+    with faults.survive(found.scan, "a plain threshold is used"):
+        return cleaning.masks(found.probabilities, settings, found.presence)
+    return cleaning.masks(found.probabilities, cleaning.PLAIN)

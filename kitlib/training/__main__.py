@@ -170,10 +170,10 @@ def _submit(found: Sequence[runs.Run], slices: pd.DataFrame, path: Path) -> None
     lines, held_out = [], []
     for run in found:
         val = slices[slices["scan"].isin(run.record["folds"]["held_out"])].reset_index(drop=True)
-        lines += [
-            submission.encode(val[val["scan"] == name], postprocess.masks(probabilities, run.settings))
-            for name, probabilities in inference.predict([run.folder], val, inference.Faults())
-        ]
+        for scan, probabilities, presence in inference.predict([run.folder], val, inference.Faults()):
+            lines.append(
+                submission.encode(val[val["scan"] == scan], postprocess.masks(probabilities, run.settings, presence))
+            )
         held_out.append(val)
     val = pd.concat(held_out, ignore_index=True)
     submission.write(path, pd.concat(lines), submission.expected_rows(val))

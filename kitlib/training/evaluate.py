@@ -155,8 +155,8 @@ def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
         )
     settings = run.settings
     lines = [
-        submission.encode(rows, postprocess.masks(probabilities, settings))
-        for (_, rows), (_, probabilities) in zip(
+        submission.encode(rows, postprocess.masks(found.probabilities, settings, found.presence))
+        for (_, rows), found in zip(
             slices.groupby("scan", sort=False),
             inference.predict([run.folder], slices, inference.Faults()),
             strict=True,

@@ -47,6 +47,23 @@ def test_flips_go_first_then_models_and_the_first_model_stays():
     assert clock.plan([Pass(0)], 100) == [Pass(0)]
 
 
+@pytest.mark.parametrize("gates", [[True, True, False, False], [False, True, False, True], [False, False, True, True]])
+def test_segmenters_go_before_gates_and_the_first_of_each_stays(gates):
+    watch = Watch()
+    clock = Deadline(1.0001 / (1 - MARGIN), now=watch, spent=0.0)
+    plan = passes([False] * 4, gates)
+    clock.record(1, 0.0, dict.fromkeys(plan, 900.0))
+    (gate, second_gate), (model, second_model) = (
+        [Pass(index, gate=kind) for index, gate in enumerate(gates) if gate == kind] for kind in (True, False)
+    )
+    assert clock.plan(plan, 1) == [model, gate, second_gate, second_model]
+    watch.seconds = 600.0
+    assert clock.plan(plan, 1) == [model, gate, second_gate]
+    watch.seconds = 3500.0
+    assert clock.plan(plan, 1) == [model, gate]
+    assert clock.shed == [second_model, second_gate]
+
+
 @pytest.mark.parametrize("hours", [0.05, 0.1, 0.2, 0.3])
 def test_sheds_enough_to_end_before_the_margin(hours):
     clock, counts, watch = run(hours, scans=20, cost=10, rest=0.0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kitlib import runs
+from kitlib.data import inputs
 from kitlib.inference import networks
 from kitlib.inference.faults import Faults
 from kitlib.models import unet
@@ -115,3 +116,37 @@ def test_the_module_of_a_network_is_imported_to_register_its_layers(tmp_path, mo
 def test_a_network_is_flipped_as_its_recipe_was(preset):
     recipe = recipes.PRESETS[preset]()
     assert runs.Run(Path(), {"recipe": json.loads(recipe.to_json())}).flipped == recipe.flips
+
+
+def member(role):
+    return networks.Member(role, inputs.InputSpec(16, 16), print, role=role)
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        (["segmenter", "segmenter"], "the segmenters also decide on which slices an organ is"),
+        (["gate"], "the gates also draw the contours"),
+        (["gate", "segmenter"], ""),
+        (["both", "segmenter"], ""),
+        (["both", "gate"], ""),
+        (["both"], ""),
+        ([], ""),
+    ],
+)
+def test_a_role_that_no_network_plays_is_a_fault(roles, words):
+    faults = Faults(strict=False)
+    networks.check_roles(list(map(member, roles)), faults)
+    assert [remedy for *_, remedy in faults.entries] == ([words] if words else [])
+
+
+def test_the_role_of_a_run_is_that_of_its_member(tmp_path):
+    saved = Path(__file__).parents[1] / "runs/saved-ae48e92"
+    run = Path(shutil.copytree(saved, tmp_path / "run"))
+    record = runs.read(saved).record
+    record["recipe"] = record.pop("parameters") | {"role": "gate"}
+    runs.write_record(run, record)
+    both, gate = networks.open_members([saved, run], Faults(), batch_size=1)
+    assert (both.role, both.gate, gate.role, gate.gate) == ("both", False, "gate", True)
+    assert str(gate).startswith("run: gate, ")
+    assert "both" not in str(both)

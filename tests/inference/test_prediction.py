@@ -1,5 +1,6 @@
 import json
 import zipfile
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from kitlib.inference import networks, rescue
 from kitlib.inference.clock import Deadline
 from kitlib.inference.faults import Faults
 from kitlib.models import unet
+from kitlib.postprocess import cleaning, intervals
 
 SPEC = inputs.InputSpec(32, 32, depth=3)
 
@@ -41,8 +43,13 @@ def members(folders):
     return inference.open_members(folders, Faults(), batch_size=4)
 
 
+def predicted(*given, **options):
+    """The probabilities by scan."""
+    return {found.scan: found.probabilities for found in inference.predict(*given, progress=False, **options)}
+
+
 def test_each_scan_comes_once_at_the_size_of_its_files(members, hidden):
-    found = dict(inference.predict(members[:1], hidden, Faults(), batch_size=4, progress=False))
+    found = predicted(members[:1], hidden, Faults(), batch_size=4)
     assert list(found) == hidden["scan"].unique().tolist()
     for name, probabilities in found.items():
         rows = hidden[hidden["scan"] == name]
@@ -104,6 +111,10 @@ class Standin:
         return np.stack([np.clip(middle * slope * share, 0, 1) for share in (1, 0.8, 0.6)], axis=-1)
 
 
+def broken(images):
+    raise RuntimeError("no such kernel")
+
+
 def member(run=None, name="standin", spec=SPEC):
     return networks.Member(name, spec, run or Standin())
 
@@ -156,13 +167,10 @@ def test_repeated_runs_write_the_same_bytes(folders, hidden, tmp_path):
 
 
 def test_a_model_that_fails_is_left_out_and_named(hidden, tmp_path):
-    def broken(images):
-        raise RuntimeError("no such kernel")
-
     nan = member(lambda images: np.full((*images.shape[:3], 3), np.nan, np.float32), "blind")
     faults = Faults(strict=False)
-    found = dict(inference.predict([member(), member(broken, "broken"), nan], hidden, faults=faults, progress=False))
-    alone = dict(inference.predict([member()], hidden, progress=False, faults=Faults()))
+    found = predicted([member(), member(broken, "broken"), nan], hidden, faults=faults)
+    alone = predicted([member()], hidden, faults=Faults())
     for name in alone:
         np.testing.assert_allclose(found[name], alone[name], atol=1e-6)
     named = [(name, one) for name in alone for one in ("broken", "blind")]
@@ -183,8 +191,8 @@ def test_a_pass_that_fails_on_one_scan_comes_back_on_the_next(hidden):
 
     faults, clock = Faults(strict=False), Deadline(None)
     members = [member(moody, "moody"), member()]
-    found = dict(inference.predict(members, hidden, batch_size=64, faults=faults, clock=clock, progress=False))
-    alone = dict(inference.predict([member()], hidden, batch_size=64, progress=False, faults=Faults()))
+    found = predicted(members, hidden, batch_size=64, faults=faults, clock=clock)
+    alone = predicted([member()], hidden, batch_size=64, faults=Faults())
     for number, name in enumerate(alone):
         np.testing.assert_allclose(found[name], alone[name] * (0.75 if number else 1.0), atol=1e-6)
     first = (f"{next(iter(alone))}, moody", "RuntimeError: the device was busy", "this pass is left out of this scan")
@@ -198,14 +206,12 @@ def test_a_pass_that_never_fits_into_memory_is_left_out_for_good_and_one_alone_i
         raise MemoryError("too large")
 
     calls, faults, count = [], Faults(strict=False), hidden["scan"].nunique()
-    found = dict(
-        inference.predict([member(huge, "huge"), member()], hidden, batch_size=4, faults=faults, progress=False)
-    )
+    found = predicted([member(huge, "huge"), member()], hidden, batch_size=4, faults=faults)
     assert len(found) == count
     assert calls == [4, 2, 1]
     assert faults.entries[-1][::2] == ("huge", "left out from here on")
     calls, faults = [], Faults(strict=False)
-    assert not dict(inference.predict([member(huge, "huge")], hidden, batch_size=1, faults=faults, progress=False))
+    assert not predicted([member(huge, "huge")], hidden, batch_size=1, faults=faults)
     assert len(calls) == count
     assert [remedy for *_, remedy in faults.entries].count("left empty") == count
 
@@ -269,11 +275,14 @@ def test_the_deadline_leaves_scans_empty_and_says_so(hidden, tmp_path):
     assert 0 < len(clock.log()) < hidden["scan"].nunique() + 1
 
 
-def test_settings_that_fail_give_way_to_a_plain_threshold(hidden, tmp_path):
-    needs_more = postprocess.Settings(presence=(0.5, 0.5, 0.5))
+def test_settings_that_fail_give_way_to_a_plain_threshold(hidden, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(cleaning, "fill_gaps", fail)
     faults = Faults(strict=False)
     sample = submission.expected_rows(hidden)
-    options = {"settings": needs_more, "progress": False}
+    options = {"settings": postprocess.Settings(gap=(1, 1, 1)), "progress": False}
     rows = inference.submit([member()], hidden, sample, tmp_path / "a.csv", faults, **options)
     plain = inference.submit(
         [member()], hidden, sample, tmp_path / "b.csv", settings=postprocess.Settings(), faults=Faults()
@@ -311,13 +320,122 @@ def newer(folder, target, value):
 
 
 def test_a_network_of_a_newer_keras_loads_where_its_new_settings_are_off(folders, hidden, tmp_path):
-    wanted = dict(inference.predict(folders[:1], first_scan(hidden), progress=False, faults=Faults()))
-    found = dict(
-        inference.predict(
-            [newer(folders[0], tmp_path / "off", False)], first_scan(hidden), progress=False, faults=Faults()
-        )
-    )
+    wanted = predicted(folders[:1], first_scan(hidden), faults=Faults())
+    found = predicted([newer(folders[0], tmp_path / "off", False)], first_scan(hidden), faults=Faults())
     for name in wanted:
         np.testing.assert_array_equal(found[name], wanted[name])
     with pytest.raises((TypeError, ValueError), match="swirl"):
         inference.load(newer(folders[0], tmp_path / "on", True))
+
+
+GATE_SPEC = inputs.InputSpec(20, 28, depth=1)
+
+
+def plays(role, level=1.0, spec=None, weight=1.0, run=None):
+    """A member of a role, whose probabilities are those of the stand-in times a level."""
+    spec = spec or (GATE_SPEC if role == "gate" else SPEC)
+    run = run or (lambda images: level * Standin()(images))
+    return networks.Member(f"{role} {level}", spec, run, role=role, weight=weight)
+
+
+def only(members, some, faults=None, **options):
+    """The prediction of one scan."""
+    return next(inference.predict(members, some, Faults() if faults is None else faults, progress=False, **options))
+
+
+def on_grid(spec, some, level=1.0):
+    """The stand-in's probabilities of a scan on its own grid."""
+    prepared = inputs.prepare(inputs.load(some["path"].tolist()), spec)
+    stacks = prepared[scans.stacks(some, spec.depth)].transpose(0, 2, 3, 1)
+    return level * Standin()(stacks)
+
+
+def test_gates_give_the_presence_on_their_own_grid_and_segmenters_the_contours(hidden):
+    some = first_scan(hidden)
+    found = only([plays("segmenter"), plays("gate", 0.3), plays("gate", 0.5)], some)
+    np.testing.assert_array_equal(found.probabilities, only([plays("both")], some).probabilities)
+    np.testing.assert_allclose(found.presence, intervals.presence(on_grid(GATE_SPEC, some, 0.4)), rtol=1e-5)
+    assert found.presence.shape == (len(some), 3)
+    assert found.presence.dtype == np.float32
+
+
+def test_without_a_gate_the_presence_is_that_of_the_probabilities_on_the_networks_grid(hidden):
+    some = first_scan(hidden)
+    for role in ("both", "segmenter", "gate"):
+        found = only([plays(role, 0.5, SPEC)], some)
+        np.testing.assert_allclose(found.presence, intervals.presence(on_grid(SPEC, some, 0.5)), rtol=1e-5)
+
+
+def test_a_network_that_plays_both_is_a_segmenter_beside_a_gate(hidden):
+    some = first_scan(hidden)
+    found = only([plays("both", 0.8), plays("gate", 0.2)], some)
+    np.testing.assert_array_equal(found.probabilities, only([plays("both", 0.8)], some).probabilities)
+    np.testing.assert_allclose(found.presence, intervals.presence(on_grid(GATE_SPEC, some, 0.2)), rtol=1e-5)
+
+
+def test_members_count_by_their_weight_also_on_different_grids(hidden):
+    some, other = first_scan(hidden), inputs.InputSpec(48, 32, depth=5)
+    segmenters = [plays("segmenter", 0.2, weight=3.0), plays("segmenter", 1.0, other)]
+    gates = [plays("gate", 0.2, weight=3.0), plays("gate", 1.0, SPEC)]
+    found = only([*segmenters, *gates], some)
+    alone = [only([one], some).probabilities for one in segmenters]
+    np.testing.assert_allclose(found.probabilities, 0.75 * alone[0] + 0.25 * alone[1], atol=1e-6)
+    parts = [intervals.presence(on_grid(spec, some, level)) for spec, level in ((GATE_SPEC, 0.2), (SPEC, 1.0))]
+    np.testing.assert_allclose(found.presence, 0.75 * parts[0] + 0.25 * parts[1], atol=1e-6)
+    one_grid = only([plays("segmenter", 0.2, weight=3.0), plays("segmenter", 1.0)], some)
+    np.testing.assert_allclose(one_grid.probabilities, 0.4 * only([plays("both")], some).probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("failing", "works", "words"),
+    [
+        ("gate", "segmenter", "the segmenters also decide on which slices an organ is"),
+        ("segmenter", "gate", "the gates also draw the contours"),
+    ],
+)
+def test_the_other_role_steps_in_for_one_that_fails_on_a_scan(hidden, failing, works, words):
+    some, faults = first_scan(hidden), Faults(strict=False)
+    found = only([plays(failing, run=broken), plays(works)], some, faults)
+    alone = only([plays(works)], some)
+    np.testing.assert_array_equal(found.probabilities, alone.probabilities)
+    np.testing.assert_array_equal(found.presence, alone.presence)
+    scan = some["scan"].iloc[0]
+    assert [where for where, *_ in faults.entries] == [f"{scan}, {failing} 1.0", scan]
+    assert faults.entries[-1][1:] == (f"no {failing} works on it", words)
+
+
+def test_a_gate_that_never_fits_into_memory_is_left_out_and_listed_once(hidden):
+    def huge(images):
+        raise MemoryError("too large")
+
+    faults = Faults(strict=False)
+    members = [plays("segmenter"), plays("gate", run=huge)]
+    found = list(inference.predict(members, hidden, faults, batch_size=1, progress=False))
+    assert len(found) == hidden["scan"].nunique()
+    assert [where for where, *_ in faults.entries].count("gate 1.0") == 1
+    assert len(faults) == 3
+
+
+def test_the_presence_reaches_the_settings(hidden):
+    some, members = first_scan(hidden), [plays("segmenter"), plays("gate", 0.6)]
+    found = only(members, some)
+    plain = postprocess.Settings(threshold=(0.2, 0.2, 0.2))
+    gated = replace(plain, presence=tuple(np.median(found.presence, axis=0).astype(float)))
+    rows, others = (inference.rows(members, some, Faults(), settings=each, progress=False) for each in (gated, plain))
+    wanted = submission.encode(some, postprocess.masks(found.probabilities, gated, found.presence))
+    assert rows["predicted"].tolist() == wanted["predicted"].tolist()
+    assert (rows["predicted"] != "").sum() < (others["predicted"] != "").sum()
+
+
+def test_the_clock_keeps_one_pass_of_each_role(hidden):
+    class Late(Deadline):
+        def forecast(self, slices, plan):
+            return 1e9 if self.lines else None
+
+    clock, some = Late(1.0, spent=0.0), hidden
+    members = [plays("segmenter", 0.1), plays("segmenter", 0.2), plays("gate", 0.3), plays("gate", 0.4)]
+    found = list(inference.predict(members, some, Faults(), flip=True, clock=clock, progress=False))
+    assert len(found) == hidden["scan"].nunique()
+    assert clock.log()["passes"].tolist() == [8] + [2] * (len(found) - 1)
+    flips = [f"{name}, flipped" for name in ("gate 4", "gate 3", "model 2", "model 1")]
+    assert [str(run) for run in clock.shed] == [*flips, "model 2", "gate 4"]
