@@ -36,13 +36,13 @@ class Prediction(NamedTuple):
     Attributes:
         scan: its name.
         probabilities: (D, H, W, organs) float32, at the size of its files (of most of its files, where they differ).
-        presence: (D, organs) float32, as `intervals.presence` measures it on the grid of the gates; of the segmenters
-            where there is no gate.
+        presence: (D, organs) float32, as `intervals.presence` measures it on the grid of the gates; None without a
+            gate, and then `cleaning.masks` measures it on the probabilities.
     """
 
     scan: str
     probabilities: np.ndarray
-    presence: np.ndarray
+    presence: np.ndarray | None
 
 
 def predict(
@@ -70,7 +70,7 @@ def predict(
         progress: show a bar with the time left.
 
     Yields:
-        The probabilities of a scan, and the presence of each organ on its slices.
+        The probabilities of a scan and, where there is a gate, the presence of each organ on its slices.
 
     Raises:
         ValueError: without a network that opens, strict or not; names the file that cannot be decoded.
@@ -254,7 +254,7 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed) 
     if not segmenters.sums and not all(run.gate for run in plan):
         faults.meet(name, "no segmenter works on it", "the gates also draw the contours")
     found = (segmenters if segmenters.sums else gates).probabilities(scan.shape[1:])
-    return Prediction(name, found, (gates if gates.sums else segmenters).presence())
+    return Prediction(name, found, gates.presence() if gates.sums else None)
 
 
 def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Faults) -> np.ndarray:

@@ -359,11 +359,21 @@ def test_gates_give_the_presence_on_their_own_grid_and_segmenters_the_contours(h
     assert found.presence.dtype == np.float32
 
 
-def test_without_a_gate_the_presence_is_that_of_the_probabilities_on_the_networks_grid(hidden):
+def test_without_a_gate_the_masks_are_those_of_the_probabilities_alone(hidden):
     some = first_scan(hidden)
-    for role in ("both", "segmenter", "gate"):
-        found = only([plays(role, 0.5, SPEC)], some)
-        np.testing.assert_allclose(found.presence, intervals.presence(on_grid(SPEC, some, 0.5)), rtol=1e-5)
+    for role in ("both", "segmenter"):
+        assert only([plays(role)], some).presence is None
+    settings = postprocess.Settings(threshold=(0.2, 0.2, 0.2), presence=(0.6, 0.6, 0.6))
+    rows = inference.rows([plays("both")], some, Faults(), settings=settings, progress=False)
+    wanted = submission.encode(some, postprocess.masks(only([plays("both")], some).probabilities, settings))
+    assert rows["predicted"].tolist() == wanted["predicted"].tolist()
+
+
+def test_a_gate_alone_plays_both(hidden):
+    some = first_scan(hidden)
+    found = only([plays("gate", 0.5, SPEC)], some)
+    np.testing.assert_array_equal(found.probabilities, only([plays("both", 0.5)], some).probabilities)
+    np.testing.assert_allclose(found.presence, intervals.presence(on_grid(SPEC, some, 0.5)), rtol=1e-5)
 
 
 def test_a_network_that_plays_both_is_a_segmenter_beside_a_gate(hidden):
