@@ -53,7 +53,7 @@ def foreground(truth: np.ndarray, found: np.ndarray) -> dict[str, list[float]]:
 
 def small(masks: np.ndarray, spec: inputs.InputSpec) -> np.ndarray:
     """Masks (D, H, W, organs) on the network's grid."""
-    return inputs.restore(masks.astype(np.float32), (spec.height, spec.width)) >= 0.5
+    return inputs.prepare_masks(masks, spec)
 
 
 def main():

@@ -31,13 +31,14 @@ def part(slices, cases):
     return scans.rows(slices), slices
 
 
-def measure(kept, slices):
+def measure(kept, spec, slices):
     """Search on the first cases, score on the others, and say what it took and brought."""
     cases = slices["case"].unique()
     wall, cpu = time.perf_counter(), time.process_time()
-    found = tuning.tune(kept.__getitem__, *part(slices, cases[:CASES]))
+    probabilities = rescoring.Probabilities(kept.__getitem__, spec)
+    found = tuning.tune(probabilities, *part(slices, cases[:CASES]))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    unseen = rescoring.Rescorer(kept.__getitem__, *part(slices, cases[CASES:]))
+    unseen = rescoring.Rescorer(probabilities, *part(slices, cases[CASES:]))
     tried = {"threshold 0.5": PLAIN, "default": DEFAULT, "tuned": found.settings}
     unseen.fill(tried.values())
     plain = unseen.totals(PLAIN)
@@ -94,8 +95,9 @@ def main():
         read = held_out
     else:
         heading, read = "Made from the truth, 128x128", standin.StandIn(slices)
+        spec = read.spec
     kept = {scan: np.rint(read(scan) * 255).astype(np.uint8) for scan in read.scans}
-    text = f"{machine()}\n\n{measure(kept, slices)}"
+    text = f"{machine()}\n\n{measure(kept, spec, slices)}"
     print(f"## {heading}\n\n{text}")
     if given.save:
         save(heading, text)

@@ -12,10 +12,11 @@ import pandas as pd
 from scipy import ndimage
 
 from kitlib.data import scans
+from kitlib.data.inputs import InputSpec
 
 
 class StandIn:
-    """Make the probabilities of a scan by its name, like `runs.Run.probabilities`: (D, height, width, organs).
+    """Make the probabilities of a scan by its name, like `runs.HeldOut`: (D, height, width, organs).
 
     Args:
         slices: the slice table, with the masks.
@@ -25,12 +26,17 @@ class StandIn:
 
     def __init__(self, slices: pd.DataFrame, height: int = 128, width: int = 128, seed: int = 0):
         self.slices, self.size, self.seed = slices, (width, height), seed
+        self.spec = InputSpec(height, width)
         self.scans = slices["scan"].unique().tolist()
 
     def __call__(self, scan: str) -> np.ndarray:
         rng = np.random.default_rng([self.seed, zlib.crc32(scan.encode())])
         masks = scans.masks(self.slices[self.slices["scan"] == scan])
         return np.stack([self._organ(masks[..., organ], rng) for organ in range(masks.shape[-1])], axis=-1)
+
+    def spec_of(self, scan: str) -> InputSpec:
+        """Return the grid of the probabilities, which covers whole slices."""
+        return self.spec
 
     def _organ(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Make the probabilities of one organ from its mask, (D, H, W) bool."""

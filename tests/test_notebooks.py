@@ -203,10 +203,12 @@ def cross_validation(competition, folder, probabilities):
     slices = scans.read(competition)
     for fold in range(2):
         run = folder / "cv" / f"fold{fold}"
-        runs.write_record(run, {"ended": f"2026-01-0{fold + 1}"})
-        (run / "model.keras").touch()
         for name in slices["scan"].unique()[fold::2]:
-            runs.write_probabilities(run, name, probabilities(slices[slices["scan"] == name]))
+            grid = probabilities(slices[slices["scan"] == name])
+            runs.write_probabilities(run, name, grid)
+        spec = {"height": grid.shape[1], "width": grid.shape[2]}
+        runs.write_record(run, {"ended": f"2026-01-0{fold + 1}", "input_spec": spec})
+        (run / "model.keras").touch()
     (folder / "cv" / "folds.csv").write_text("case,fold\n", encoding="utf-8")
     return folder
 

@@ -1,11 +1,13 @@
 """From PNG files to the network's grid and back: InputSpec, which training and inference share, prepare and restore.
 
 Each scan is scaled by its own percentiles, because grey values differ tenfold between scans, and resized to the
-network's grid. Resizing keeps the whole slice and uses the whole grid; `restore` resizes back to the slice.
+network's grid, either the whole slice or a box in mm around its centre (`kitlib.data.boxes`). `restore` brings
+probabilities back to the slice; outside the box they are 0.
 """
 
 import io
 import json
+import math
 import os
 import struct
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from kitlib.data import boxes
 from kitlib.files import Problem
 
 
@@ -30,6 +33,8 @@ class InputSpec:
         low, high: percentiles of the scan that become 0 and 1. The arms are bright at the edge of wide fields, so a
             scan's maximum does not measure its tissue.
         ceiling: larger values are clipped to it, in units of the high percentile.
+        box_mm: (top, bottom, left, right) of the part that the network sees, in mm from the centre of the image, y
+            downwards, so that top and left are negative; `boxes.box_for` measures it. None is the whole slice.
     """
 
     height: int = 128
@@ -39,6 +44,7 @@ class InputSpec:
     low: float = 1.0
     high: float = 99.0
     ceiling: float = 2.0
+    box_mm: boxes.Box | None = None
 
     def __post_init__(self):
         for name in ("height", "width", "depth", "stride"):
@@ -53,6 +59,8 @@ class InputSpec:
                 raise ValueError(f"InputSpec {name}={value!r}: expected a number")
         if not 0 <= self.low < self.high <= 100:
             raise ValueError(f"InputSpec low={self.low}, high={self.high}: expected percentiles, low below high")
+        if self.box_mm is not None:
+            _check_box(self.box_mm)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -60,12 +68,15 @@ class InputSpec:
         return self.height, self.width, self.depth
 
     def to_json(self) -> str:
-        """Write the record as JSON.
+        """Write the record as JSON; without a box there is no entry for it, as before there were boxes.
 
         >>> InputSpec.from_json(InputSpec(height=96).to_json()) == InputSpec(height=96)
         True
         """
-        return json.dumps(asdict(self))
+        values = asdict(self)
+        if self.box_mm is None:
+            del values["box_mm"]
+        return json.dumps(values)
 
     @classmethod
     def from_json(cls, text: str) -> "InputSpec":
@@ -74,7 +85,22 @@ class InputSpec:
         strange = set(values) - {field.name for field in fields(cls)}
         if strange:
             raise ValueError(f"InputSpec has no field {', '.join(sorted(strange))}; was it saved by a newer kit?")
+        if isinstance(values.get("box_mm"), list):
+            values["box_mm"] = tuple(values["box_mm"])
         return cls(**values)
+
+
+def _check_box(box_mm: object) -> None:
+    """Raise ValueError for a box that is none."""
+    numbers = isinstance(box_mm, tuple) and len(box_mm) == 4
+    numbers = numbers and all(isinstance(value, int | float) and not isinstance(value, bool) for value in box_mm)
+    if not numbers or not all(map(math.isfinite, box_mm)):
+        raise ValueError(
+            f"InputSpec box_mm={box_mm!r}: expected four numbers (top, bottom, left, right) in mm, or None"
+        )
+    top, bottom, left, right = box_mm
+    if not (top < bottom and left < right):
+        raise ValueError(f"InputSpec box_mm={box_mm!r}: expected top above bottom, so less, and left less than right")
 
 
 def load(paths: Sequence[str]) -> np.ndarray:
@@ -128,45 +154,123 @@ def read_picture(path: str | os.PathLike) -> np.ndarray:
     return image
 
 
-def prepare(scan: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """Scale a scan and resize it to the network's grid.
+def prepare(scan: np.ndarray, spec: InputSpec, spacing_mm: float | None = None) -> np.ndarray:
+    """Scale a scan, cut it to the box and resize it to the network's grid.
 
-    value -> (value - p_low) / (p_high - p_low), clipped to [0, ceiling]. Resizing averages areas where the grid is
-    coarser than the slice in both directions, and interpolates linearly otherwise.
+    value -> (value - p_low) / (p_high - p_low), clipped to [0, ceiling], with percentiles of the whole scan. Resizing
+    averages areas where the grid is coarser than the slice in both directions, and interpolates linearly otherwise. The
+    part of a box outside the slice becomes 0.
 
     Args:
         scan: (D, H, W) grey values of one scan, uint16 in the files.
-        spec: grid, percentiles and ceiling.
+        spec: grid, box, percentiles and ceiling.
+        spacing_mm: size of the scan's pixels; only a box needs it.
 
     Returns:
         (D, height, width) float32. A scan of a single value becomes zeros.
+
+    Raises:
+        ValueError: for a box without a spacing.
     """
     if scan.ndim != 3:
         raise ValueError(f"scan has shape {scan.shape}; expected (D, H, W)")
+    window = boxes.window(spec.box_mm, scan.shape[1:], spacing_mm)
     low, high = _percentiles(scan, spec)
     scale = high - low if high > low else 1.0
-    resized = _resize(scan, (spec.height, spec.width))
+    resized = resize(scan, (spec.height, spec.width), window, outside=low)
     return np.clip((resized - low) / scale, 0.0, spec.ceiling, dtype=np.float32)
 
 
-def prepare_masks(masks: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """Resize masks (D, H, W) or (D, H, W, organs) bool to the grid: a pixel is True when half of its area is.
+def prepare_masks(masks: np.ndarray, spec: InputSpec, spacing_mm: float | None = None) -> np.ndarray:
+    """Cut masks (D, H, W) or (D, H, W, organs) bool to the box and resize them to the grid.
+
+    A pixel of the grid is True when half of its area is.
+
+    Args:
+        masks: of one scan.
+        spec: grid and box.
+        spacing_mm: size of the scan's pixels; only a box needs it.
 
     Returns:
         (D, height, width) or (D, height, width, organs) bool.
+
+    Raises:
+        ValueError: for a box without a spacing.
     """
-    return _resize(masks, (spec.height, spec.width)) >= 0.5
+    window = boxes.window(spec.box_mm, masks.shape[1:3], spacing_mm)
+    return resize(masks, (spec.height, spec.width), window) >= 0.5
 
 
-def restore(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize probabilities (D, height, width, C) from the grid to slices of shape (H, W).
+def restore(
+    probabilities: np.ndarray, shape: tuple[int, int], spec: InputSpec, spacing_mm: float | None = None
+) -> np.ndarray:
+    """Bring probabilities from the grid back to slices of shape (H, W): the inverse of `prepare`.
+
+    Args:
+        probabilities: (D, height, width, C) on the grid of the spec.
+        shape: (H, W) of the slices.
+        spec: grid and box.
+        spacing_mm: size of the slices' pixels; only a box needs it.
 
     Returns:
-        (D, H, W, C) float32.
+        (D, H, W, C) float32, 0 outside the box.
+
+    Raises:
+        ValueError: for a box without a spacing, or probabilities on another grid.
     """
-    if probabilities.ndim != 4:
-        raise ValueError(f"probabilities have shape {probabilities.shape}; expected (D, height, width, C)")
-    return _resize(probabilities, shape)
+    if probabilities.ndim != 4 or probabilities.shape[1:3] != (spec.height, spec.width):
+        expected = f"(D, {spec.height}, {spec.width}, C)"
+        raise ValueError(f"probabilities have shape {probabilities.shape}; expected {expected}, the grid of the spec")
+    top, bottom, left, right = boxes.window(spec.box_mm, shape, spacing_mm)
+    if (top, bottom, left, right) == (0, shape[0], 0, shape[1]):
+        return resize(probabilities, shape)
+    restored = np.zeros((len(probabilities), *shape, probabilities.shape[-1]), np.float32)
+    first, end = (max(top, 0), max(left, 0)), (min(bottom, shape[0]), min(right, shape[1]))
+    if first[0] < end[0] and first[1] < end[1]:
+        there = slice(first[0], end[0]), slice(first[1], end[1])
+        here = slice(first[0] - top, end[0] - top), slice(first[1] - left, end[1] - left)
+        for index in range(len(probabilities)):  # slice by slice, so that the box is never held as a whole
+            cut = resize(probabilities[index : index + 1], (bottom - top, right - left))
+            restored[index][there] = cut[0][here]
+    return restored
+
+
+def resize(
+    slices: np.ndarray, shape: tuple[int, int], window: boxes.Window | None = None, outside: float = 0.0
+) -> np.ndarray:
+    """Resize each slice; pixels are areas, so the edges of the slice stay in place.
+
+    Args:
+        slices: (D, H, W) or (D, H, W, C).
+        shape: height and width to resize to.
+        window: the part of the slices to take, from `boxes.window`; None takes all.
+        outside: value of the part of the window that lies outside the slices.
+
+    Returns:
+        (D, height, width) or (D, height, width, C) float32.
+    """
+    height, width = shape
+    top, bottom, left, right = window or (0, slices.shape[1], 0, slices.shape[2])
+    rows, columns = slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
+    cut = slices[:, rows, columns]
+    size = bottom - top, right - left
+    padded = cut.shape[1:3] != size
+    if size == (height, width) and not padded:
+        return cut.astype(np.float32)
+    shrinks = height <= size[0] and width <= size[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = np.empty((len(slices), height, width, *slices.shape[3:]), np.float32)
+    canvas = np.full((*size, *slices.shape[3:]), outside, np.float32) if padded else None
+    inside = (
+        slice(rows.start - top, rows.start - top + cut.shape[1]),
+        slice(columns.start - left, columns.start - left + cut.shape[2]),
+    )
+    for index, image in enumerate(cut):  # one slice in 32 bits fits into the processor's cache, a scan does not
+        if padded:
+            canvas[inside] = image
+        whole = canvas if padded else image.astype(np.float32)
+        cv2.resize(whole, (width, height), dst=resized[index], interpolation=method)
+    return resized
 
 
 def _percentiles(scan: np.ndarray, spec: InputSpec) -> tuple[float, float]:
@@ -174,19 +278,6 @@ def _percentiles(scan: np.ndarray, spec: InputSpec) -> tuple[float, float]:
     sample = scan[:, ::4, ::4]
     low, high = np.percentile(sample, [spec.low, spec.high])
     return float(low), float(high)
-
-
-def _resize(slices: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize each slice (H, W) or (H, W, C) to float32; pixels are areas, so the edges of the slice stay in place."""
-    height, width = shape
-    if slices.shape[1:3] == (height, width):
-        return slices.astype(np.float32)
-    shrinks = height <= slices.shape[1] and width <= slices.shape[2]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = np.empty((len(slices), height, width, *slices.shape[3:]), np.float32)
-    for index, image in enumerate(slices):  # one slice in 32 bits fits into the processor's cache, a scan does not
-        cv2.resize(image.astype(np.float32), (width, height), dst=resized[index], interpolation=method)
-    return resized
 
 
 def _size(shape: tuple[int, ...]) -> str:

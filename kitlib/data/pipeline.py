@@ -251,7 +251,7 @@ def _fill(slices: pd.DataFrame, spec: inputs.InputSpec, images: np.ndarray, mask
         if scan.shape[1:] != size:
             size, real = (f"{height}x{width}" for height, width in (size, scan.shape[1:]))
             raise ValueError(f"{rows['path'].iloc[0]} is {real}, but its name says {size}; copy the file again")
-        images[rows.index] = inputs.prepare(scan, spec)
+        images[rows.index] = inputs.prepare(scan, spec, scans.spacing_mm(rows))
         if annotated:
             masks[rows.index] = _bits(rows, spec)
         return len(rows)
@@ -270,9 +270,9 @@ def _bits(rows: pd.DataFrame, spec: inputs.InputSpec) -> np.ndarray:
     bits = np.zeros((len(rows), spec.height, spec.width), np.uint8)
     filled = (scans.organ_count(rows) > 0).to_numpy()
     if filled.any():
-        masks = scans.masks(rows[filled])
+        masks, spacing_mm = scans.masks(rows[filled]), scans.spacing_mm(rows)
         for bit in _BITS:  # organ after organ, whose masks are contiguous in memory
-            bits[filled] |= inputs.prepare_masks(masks[..., bit], spec) << bit
+            bits[filled] |= inputs.prepare_masks(masks[..., bit], spec, spacing_mm) << bit
     return bits
 
 

@@ -176,6 +176,11 @@ def common_size(rows: pd.DataFrame) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def spacing_mm(rows: pd.DataFrame) -> float | None:
+    """Find the pixel spacing that most slices of a scan have; None for a table without spacings."""
+    return float(rows["spacing_mm"].mode().iloc[0]) if "spacing_mm" in rows else None
+
+
 def describe(slices: pd.DataFrame) -> dict[str, str | int]:
     """Describe the data that a run is trained on: its kind, its fingerprint, and numbers of slices, scans and cases.
 

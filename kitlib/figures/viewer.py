@@ -102,7 +102,8 @@ def of_run(run: runs.Run, slices: pd.DataFrame, path: str | os.PathLike | None =
         raise ValueError(f"{run.folder}: oof/ has no scan of this data; give the data that the run was trained on")
     parts = []
     for scan, rows in validation.groupby("scan", sort=False):
-        restored = inputs.restore(run.probabilities(scan), scans.common_size(rows))
+        size, spacing_mm = scans.common_size(rows), scans.spacing_mm(rows)
+        restored = inputs.restore(run.probabilities(scan), size, run.spec, spacing_mm)
         parts.append(submission.encode(rows, postprocess.masks(restored, run.settings)))
     options = {"presence": lambda scan: presence_of(run.probabilities(scan)), "name": str(run.folder)} | options
     path = path or run.folder / "figures/viewer.html"

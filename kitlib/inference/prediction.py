@@ -1,8 +1,9 @@
 """From scans to probabilities and to the submission, one scan at a time, with the networks of one or several runs.
 
-A pass is one network over one scan, plain or flipped. The probabilities of the segmenters are averaged on the networks'
-grid and resized to the files once. Those of the gates are averaged on their own grid, and give the presence of each
-organ on each slice. Where one of the two roles has no pass that works, the other role's probabilities replace it.
+A pass is one network over one scan, plain or flipped. The probabilities of the segmenters are averaged, those with the
+same grid and box on that grid, and brought to the size of the files once. Those of the gates are averaged on their own
+grid, and give the presence of each organ on each slice. Where one of the two roles has no pass that works, the other
+role's probabilities replace it.
 
 Memory holds one scan, and the networks. A pass that fails costs its scan that pass and is tried again on the next; one
 that runs out of memory where others do not is left out from then on.
@@ -200,22 +201,22 @@ def predict_scan(
 
 
 class _Mean:
-    """The weighted mean of the passes of one role; passes on the same grid are summed there."""
+    """The weighted mean of the passes of one role; passes with the same grid and box are summed there."""
 
     def __init__(self):
-        self.sums: dict[tuple[int, int], np.ndarray] = {}
-        self.weights: dict[tuple[int, int], float] = {}
+        self.sums: dict[inputs.InputSpec, np.ndarray] = {}  # by specs that say grid and box alone
+        self.weights: dict[inputs.InputSpec, float] = {}
 
     def add(self, member: Member, found: np.ndarray) -> None:
         """Add a pass."""
-        grid = member.spec.shape[:2]
+        grid = inputs.InputSpec(member.spec.height, member.spec.width, box_mm=member.spec.box_mm)
         self.sums[grid] = member.weight * found + self.sums.get(grid, 0.0)
         self.weights[grid] = member.weight + self.weights.get(grid, 0.0)
 
-    def probabilities(self, shape: tuple[int, int]) -> np.ndarray:
-        """Resize the mean to the size of the files: (D, H, W, organs)."""
+    def probabilities(self, shape: tuple[int, int], spacing_mm: float | None) -> np.ndarray:
+        """Bring the mean to the size of the files: (D, H, W, organs)."""
         total = sum(self.weights.values())
-        return sum(inputs.restore(part / total, shape) for part in self.sums.values())
+        return sum(inputs.restore(part / total, shape, grid, spacing_mm) for grid, part in self.sums.items())
 
     def presence(self) -> np.ndarray:
         """Measure presence on each grid, and average: (D, organs)."""
@@ -231,6 +232,7 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed) 
     """
     name, gates, segmenters = rows["scan"].iloc[0], _Mean(), _Mean()
     prepared: dict[inputs.InputSpec, np.ndarray] = {}
+    spacing_mm = scans.spacing_mm(rows)
     for run in plan:
         member = members[run.model]
         started = time.perf_counter()
@@ -238,7 +240,7 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed) 
         with faults.survive(where, "this pass is left out of this scan"):
             try:
                 if member.spec not in prepared:
-                    prepared[member.spec] = inputs.prepare(scan, member.spec)
+                    prepared[member.spec] = inputs.prepare(scan, member.spec, spacing_mm)
                 found = _with_less(member, prepared[member.spec], rows, batch_size, run, faults)
                 (gates if run.gate else segmenters).add(member, found)
             except Exception as error:
@@ -253,7 +255,7 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed) 
         faults.meet(name, "no gate works on it", "the segmenters also decide on which slices an organ is")
     if not segmenters.sums and not all(run.gate for run in plan):
         faults.meet(name, "no segmenter works on it", "the gates also draw the contours")
-    found = (segmenters if segmenters.sums else gates).probabilities(scan.shape[1:])
+    found = (segmenters if segmenters.sums else gates).probabilities(scan.shape[1:], spacing_mm)
     return Prediction(name, found, gates.presence() if gates.sums else None)
 
 

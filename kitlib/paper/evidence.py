@@ -100,7 +100,7 @@ def border_bias(
     parts = []
     for name, members in trained.items():
         val = slices[slices["scan"].isin(members[0].scans)].reset_index(drop=True)
-        table = rescoring.bias_by_threshold(members[0].probabilities, scans.rows(val), val, tuple(thresholds))
+        table = rescoring.bias_by_threshold(runs.HeldOut(members[:1]), scans.rows(val), val, tuple(thresholds))
         parts.append(table.reset_index().assign(**{"trained with": name}))
     return pd.concat(parts, ignore_index=True)
 

@@ -42,7 +42,7 @@ def atlas(train: pd.DataFrame, test: pd.DataFrame, threshold: float | None = Non
     settings = cleaning.Settings(threshold=(threshold,) * len(contest.ORGANS))
     lines = []
     for _, rows in test.groupby("scan", sort=False):
-        full = inputs.restore(mean[_bins(len(rows))], scans.common_size(rows))
+        full = inputs.resize(mean[_bins(len(rows))], scans.common_size(rows))
         lines.append(submission.encode(rows, cleaning.masks(full, settings)))
     return pd.concat(lines, ignore_index=True)
 
@@ -86,7 +86,7 @@ def earlier_day(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
             last = before[before["day"] == before["day"].max()]
             masks = scans.masks(last)
             nearest = (np.arange(len(rows)) + 0.5) / len(rows) * len(last)
-            moved = inputs.restore(masks[nearest.astype(int)].astype(np.float32), scans.common_size(rows))
+            moved = inputs.resize(masks[nearest.astype(int)].astype(np.float32), scans.common_size(rows))
             lines.append(submission.encode(rows, moved >= 0.5))
     return pd.concat(lines, ignore_index=True) if lines else empty(test.iloc[:0])
 

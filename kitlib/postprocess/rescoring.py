@@ -11,8 +11,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -32,12 +33,37 @@ Totals = tuple[float, float, float, float]  # of `host.totals`
 Presence = Callable[[str], np.ndarray | None]
 
 
+class Source(Protocol):
+    """Probabilities by the name of a scan, such as `runs.HeldOut`, or a function with its spec (`Probabilities`)."""
+
+    def __call__(self, scan: str) -> np.ndarray:
+        """Return the scan's (D, height, width, organs), float in [0, 1] or uint8 in 255ths, on the grid of its spec."""
+
+    def spec_of(self, scan: str) -> inputs.InputSpec:
+        """Return the spec, which says the grid and the part of the slices that it covers."""
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """A function that returns the probabilities of a scan by its name, all on the grid of one spec."""
+
+    read: Callable[[str], np.ndarray]
+    spec: inputs.InputSpec
+
+    def __call__(self, scan: str) -> np.ndarray:
+        """Return the probabilities of a scan."""
+        return self.read(scan)
+
+    def spec_of(self, scan: str) -> inputs.InputSpec:
+        """Return the spec, whatever the scan."""
+        return self.spec
+
+
 class Rescorer:
     """Host score totals of settings, per case.
 
     Args:
-        probabilities: function that returns a scan's (D, h, w, organs) by its name, float in [0, 1] or uint8 in 255ths,
-            at any size.
+        probabilities: of every scan.
         truth: rows `id class segmentation`.
         slices: the slice table of the scans to score.
         cache: file of totals; None keeps them in memory.
@@ -48,7 +74,7 @@ class Rescorer:
 
     def __init__(
         self,
-        probabilities: Callable[[str], np.ndarray],
+        probabilities: Source,
         truth: pd.DataFrame,
         slices: pd.DataFrame,
         cache: str | Path | None = None,
@@ -111,7 +137,8 @@ class Rescorer:
                 raise ValueError(
                     f"{scan}: presence has shape {np.shape(given)}; expected ({len(part)}, {len(contest.ORGANS)})"
                 )
-            self.marks[scan] = _mark(opened(self.probabilities, scan, len(part)), given, part)
+            grid, spec = opened(self.probabilities, scan, len(part)), self.probabilities.spec_of(scan)
+            self.marks[scan] = _mark(grid, given, part, spec)
         missing = {}
         for settings in wanted:
             for organ in range(len(contest.ORGANS)):
@@ -121,18 +148,16 @@ class Rescorer:
         if not missing:
             return {}
         least = min(_least(settings) for _, settings in missing.values())
+        restore = _restoring(self.probabilities.spec_of(scan), part)
         probabilities = self.probabilities(scan)
         if self.tables[scan] is None and any(cleaning.needs_presence(settings) for _, settings in missing.values()):
-            self.tables[scan] = _measured(probabilities, (int(part["height"].iloc[0]), int(part["width"].iloc[0])))
-        volumes = _Volumes(probabilities, scans.masks(part), least, self.tables[scan])
+            self.tables[scan] = _measured(probabilities, restore)
+        volumes = _Volumes(probabilities, scans.masks(part), least, self.tables[scan], restore)
         return {key: volumes.score(organ, settings) for key, (organ, settings) in missing.items()}
 
 
 def rows(
-    probabilities: Callable[[str], np.ndarray],
-    slices: pd.DataFrame,
-    settings: Settings,
-    presence: Presence | None = None,
+    probabilities: Source, slices: pd.DataFrame, settings: Settings, presence: Presence | None = None
 ) -> pd.DataFrame:
     """Turn the probabilities of all scans into rows `id class predicted` of a submission.
 
@@ -146,7 +171,7 @@ def rows(
 
 
 def bias_by_threshold(
-    probabilities: Callable[[str], np.ndarray],
+    probabilities: Source,
     truth: pd.DataFrame,
     slices: pd.DataFrame,
     thresholds: Sequence[float] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
@@ -170,26 +195,33 @@ def bias_by_threshold(
     return pd.DataFrame(np.concatenate([table.to_numpy(float) for table in tables]), index, tables[0].columns)
 
 
-def _restored(probabilities: Callable[[str], np.ndarray], scan: str, part: pd.DataFrame) -> np.ndarray:
+def _restored(probabilities: Source, scan: str, part: pd.DataFrame) -> np.ndarray:
     """Bring the probabilities of a scan to the size of its slices."""
-    shape = int(part["height"].iloc[0]), int(part["width"].iloc[0])
-    return inputs.restore(as_float(opened(probabilities, scan, len(part))), shape)
+    return _restoring(probabilities.spec_of(scan), part)(opened(probabilities, scan, len(part)))
 
 
-def _measured(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Measure the presence on probabilities brought to a size, organ by organ to save memory: (D, organs)."""
+def _restoring(spec: inputs.InputSpec, part: pd.DataFrame) -> Callable[[np.ndarray], np.ndarray]:
+    """Make the function that brings probabilities of a scan, of some organs, to the size of its slices."""
+    shape, spacing_mm = scans.common_size(part), scans.spacing_mm(part)
+    return lambda grid: inputs.restore(as_float(grid), shape, spec, spacing_mm)
+
+
+def _measured(probabilities: np.ndarray, restore: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Measure the presence on probabilities at the size of the slices, organ by organ to save memory: (D, organs)."""
     organs = np.split(probabilities, probabilities.shape[-1], axis=-1)
-    return np.concatenate([intervals.presence(inputs.restore(as_float(part), size)) for part in organs], axis=1)
+    return np.concatenate([intervals.presence(restore(part)) for part in organs], axis=1)
 
 
-def _mark(probabilities: np.ndarray, presence: np.ndarray | None, part: pd.DataFrame) -> str:
-    """Fingerprint what a scan's totals depend on: version, probabilities, given presence, slices, sizes and truth."""
+def _mark(probabilities: np.ndarray, presence: np.ndarray | None, part: pd.DataFrame, spec: inputs.InputSpec) -> str:
+    """Fingerprint what a scan's totals depend on: version, probabilities, given presence, slices, sizes, truth, box."""
     mark = hashlib.blake2b(digest_size=8)
     mark.update(f"{_VERSION} {probabilities.dtype} {probabilities.shape}".encode())
     mark.update(np.ascontiguousarray(probabilities))
     if presence is not None:
         mark.update(np.ascontiguousarray(presence, float))
     mark.update(part[["id", "height", "width", *contest.ORGANS]].to_csv(index=False).encode())
+    if spec.box_mm is not None:
+        mark.update(f"{spec.box_mm} {scans.spacing_mm(part)}".encode())
     return mark.hexdigest()
 
 
@@ -199,7 +231,7 @@ def _least(settings: Settings) -> float:
     return min(*settings.threshold, *(level for level, pixels in gates if pixels))
 
 
-def opened(probabilities: Callable[[str], np.ndarray], scan: str, depth: int) -> np.ndarray:
+def opened(probabilities: Source, scan: str, depth: int) -> np.ndarray:
     """Read the probabilities of a scan, (depth, h, w, organs); another shape raises ValueError."""
     read = probabilities(scan)
     if read.ndim != 4 or (len(read), read.shape[-1]) != (depth, len(contest.ORGANS)):
@@ -217,9 +249,16 @@ def as_float(probabilities: np.ndarray) -> np.ndarray:
 class _Volumes:
     """One scan, whose organs are cut to the boxes that matter when they are first used."""
 
-    def __init__(self, probabilities: np.ndarray, truth: np.ndarray, least: float, presence: np.ndarray | None):
+    def __init__(
+        self,
+        probabilities: np.ndarray,
+        truth: np.ndarray,
+        least: float,
+        presence: np.ndarray | None,
+        restore: Callable[[np.ndarray], np.ndarray],
+    ):
         self.probabilities, self.truth, self.least, self.cuts = probabilities, truth, least, {}
-        self.presence = presence
+        self.presence, self.restore = presence, restore
 
     def score(self, organ: int, settings: Settings) -> Totals:
         """Post-process one organ and score it."""
@@ -237,8 +276,7 @@ class _Volumes:
         """Bring one organ to the size of the slices; cut it and its truth to the rows and columns that either uses."""
         if organ not in self.cuts:
             truth = self.truth[..., organ]
-            small = as_float(self.probabilities[..., organ : organ + 1])
-            restored = inputs.restore(small, truth.shape[1:])[..., 0]
+            restored = self.restore(self.probabilities[..., organ : organ + 1])[..., 0]
             used = (restored.max(axis=0) >= np.asarray(self.least, restored.dtype)) | np.logical_or.reduce(
                 truth, axis=0
             )

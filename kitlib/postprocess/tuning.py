@@ -9,7 +9,7 @@ kept is decided by the held-out gains, so the final held-out gain is slightly op
 Only the volumes that a step changes are scored again, and an interrupted search resumes from its cache (`rescoring`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from kitlib import contest
 from kitlib.postprocess import cleaning
 from kitlib.postprocess.cleaning import Settings
-from kitlib.postprocess.rescoring import Rescorer
+from kitlib.postprocess.rescoring import Rescorer, Source
 from kitlib.scoring import bootstrap
 
 # Coordinates and their values; fields that belong together share a coordinate. The threshold comes first, and once
@@ -68,7 +68,7 @@ class Tuning:
 
 
 def tune(
-    probabilities: Callable[[str], np.ndarray],
+    probabilities: Source,
     truth: pd.DataFrame,
     slices: pd.DataFrame,
     start: Settings = cleaning.PLAIN,
@@ -82,8 +82,7 @@ def tune(
     """Search settings that raise the host score.
 
     Args:
-        probabilities: function that returns the probabilities of a scan by its name, (D, h, w, organs) in [0, 1] at any
-            size, such as `runs.Run.probabilities`. They must be out of fold.
+        probabilities: of every scan, such as `runs.HeldOut`. They must be out of fold.
         truth: rows `id class segmentation`.
         slices: the slice table of the scans to tune on.
         start: the settings to begin with.

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kitlib import contest
+from kitlib.data.inputs import InputSpec
 from kitlib.postprocess.cleaning import DEFAULT, Settings
 from kitlib.runs import folder, manifest
 
@@ -133,6 +134,10 @@ class HeldOut:
 
     def __call__(self, scan: str) -> np.ndarray:
         return self._owner[scan].probabilities(scan)
+
+    def spec_of(self, scan: str) -> InputSpec:
+        """Return the spec of the run that held a scan out: the grid and box of its probabilities."""
+        return self._owner[scan].spec
 
     def __str__(self) -> str:
         many = f", {len(self.runs)} folds" if len(self.runs) > 1 else ""

@@ -111,7 +111,8 @@ class Evaluator:
 
     def _score(self, kept: dict[str, np.ndarray]) -> dict[str, float]:
         """Take the host score of probabilities in 255ths, several scans at a time."""
-        scorer = rescoring.Rescorer(kept.__getitem__, self.truth, self.val, workers=os.cpu_count())
+        probabilities = rescoring.Probabilities(kept.__getitem__, self.packed.spec)
+        scorer = rescoring.Rescorer(probabilities, self.truth, self.val, workers=os.cpu_count())
         scorer.fill([self.settings])
         totals = scorer.totals(self.settings).sum(axis=0)
         dice, distance = host.means(totals)
@@ -119,8 +120,8 @@ class Evaluator:
 
     def _encoded(self, rows: pd.DataFrame, grid: np.ndarray) -> pd.DataFrame:
         """Turn probabilities in 255ths into rows of a submission."""
-        shape = int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
-        restored = inputs.restore(grid.astype(np.float32) / 255, shape)
+        size, spacing_mm = scans.common_size(rows), scans.spacing_mm(rows)
+        restored = inputs.restore(grid.astype(np.float32) / 255, size, self.packed.spec, spacing_mm)
         return submission.encode(rows, postprocess.masks(restored, self.settings))
 
 

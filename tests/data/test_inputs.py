@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kitlib.data import inputs
+from kitlib.data import boxes, inputs
 from kitlib.data.inputs import InputSpec
 
 
@@ -54,7 +54,7 @@ def test_disc_comes_back_where_it_was(shape):
     centre, radius = (shape[0] * 0.4, shape[1] * 0.6), 0.2 * min(shape)
     mask = disc(shape, centre, radius)
     grid = inputs.prepare_masks(mask[None], InputSpec())
-    back = inputs.restore(grid[..., None].astype(np.float32), shape)[0, ..., 0] >= 0.5
+    back = inputs.restore(grid[..., None].astype(np.float32), shape, InputSpec())[0, ..., 0] >= 0.5
     assert (mask & back).sum() / (mask | back).sum() > 0.95
     there = np.array([index.mean() for index in np.nonzero(back)])
     here = np.array([index.mean() for index in np.nonzero(mask)])
@@ -64,14 +64,14 @@ def test_disc_comes_back_where_it_was(shape):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(8, 90), st.integers(8, 90))
 def test_restored_size_is_exact(height, width):
-    back = inputs.restore(np.ones((2, 16, 24, 3), np.float32), (height, width))
+    back = inputs.restore(np.ones((2, 16, 24, 3), np.float32), (height, width), InputSpec(16, 24))
     assert back.shape == (2, height, width, 3)
     np.testing.assert_allclose(back, 1, atol=1e-6)
 
 
 def test_grid_of_the_same_size_changes_nothing():
     probabilities = np.random.default_rng(0).random((2, 16, 24, 3)).astype(np.float32)
-    np.testing.assert_array_equal(inputs.restore(probabilities, (16, 24)), probabilities)
+    np.testing.assert_array_equal(inputs.restore(probabilities, (16, 24), InputSpec(16, 24)), probabilities)
 
 
 def test_slices_are_loaded_as_they_lie(slices):
@@ -118,3 +118,93 @@ def test_values_of_another_kind_are_named(wrong):
     (name, value), *_ = wrong.items()
     with pytest.raises(ValueError, match=f"InputSpec {name}={value!r}: expected a"):
         inputs.InputSpec(**wrong)
+
+
+BOX = InputSpec(24, 36, box_mm=(-18.0, 6.0, -18.0, 18.0))  # at 1 mm a pixel of the grid is a pixel of the slice
+
+
+def test_a_box_survives_json_and_its_absence_writes_what_it_always_did():
+    assert InputSpec.from_json(BOX.to_json()) == BOX
+    assert isinstance(InputSpec.from_json(BOX.to_json()).box_mm, tuple)
+    plain = '{"height": 128, "width": 128, "depth": 5, "stride": 1, "low": 1.0, "high": 99.0, "ceiling": 2.0}'
+    assert InputSpec().to_json() == plain
+    assert InputSpec.from_json(plain) == InputSpec()
+
+
+@pytest.mark.parametrize(
+    "wrong", [(1, 2, 3), [-9, 9, -9, 9], (-9, 9, "-9", 9), (9, -9, -9, 9), (-9, 9, 5, 5), (-9, float("inf"), -9, 9)]
+)
+def test_a_box_that_is_none_is_named(wrong):
+    with pytest.raises(ValueError, match=r"InputSpec box_mm=.*: expected"):
+        InputSpec(box_mm=wrong)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: inputs.prepare(np.zeros((1, 40, 60), np.uint16), BOX),
+        lambda: inputs.prepare_masks(np.zeros((1, 40, 60), bool), BOX),
+        lambda: inputs.restore(np.zeros((1, 24, 36, 3), np.float32), (40, 60), BOX),
+    ],
+)
+def test_a_box_without_the_spacing_is_an_error(call):
+    with pytest.raises(ValueError, match=r"needs the pixel spacing of the scan, got spacing_mm=None"):
+        call()
+
+
+def test_probabilities_of_another_grid_are_refused():
+    with pytest.raises(ValueError, match=r"\(D, 24, 36, C\), the grid of the spec"):
+        inputs.restore(np.zeros((1, 36, 24, 3), np.float32), (40, 60), BOX, 1.0)
+
+
+def test_a_box_inside_the_slice_is_its_crop_with_percentiles_of_the_whole_scan():
+    scan = np.random.default_rng(0).integers(0, 900, (3, 40, 60)).astype(np.uint16)
+    scan[:, :2] = 5000  # outside the box
+    whole = inputs.prepare(scan, InputSpec(40, 60))
+    np.testing.assert_array_equal(inputs.prepare(scan, BOX, 1.0), whole[:, 2:26, 12:48])
+    masks = scan[..., None] > np.array([200, 400, 600])
+    np.testing.assert_array_equal(inputs.prepare_masks(masks, BOX, 1.0), masks[:, 2:26, 12:48])
+
+
+def test_outside_the_slice_a_box_is_zero():
+    scan = np.random.default_rng(0).integers(500, 900, (2, 20, 30)).astype(np.uint16)
+    prepared = inputs.prepare(scan, BOX, 1.0)
+    inside = np.zeros((24, 36), bool)
+    inside[8:24, 3:33] = True  # row 0 of the slice is row 8 of the box, its column 0 is column 3
+    assert np.abs(prepared[:, ~inside]).max() < 1e-6
+    np.testing.assert_array_equal(prepared[:, inside], inputs.prepare(scan, InputSpec(20, 30))[:, :16].reshape(2, -1))
+    assert inputs.prepare_masks(np.ones((2, 20, 30), bool), BOX, 1.0)[0].tolist() == inside.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(8, 60), st.integers(8, 60)),
+    st.tuples(st.integers(-50, 20), st.integers(1, 60), st.integers(-50, 20), st.integers(1, 60)),
+    st.sampled_from([0.8, 1.0, 1.5, 1.63]),
+)
+def test_restoring_pastes_the_box_back_exactly(shape, place, spacing_mm):
+    """On a grid of the crop's own size nothing is resized: what went in comes out, and the rest is 0."""
+    top, down, left, across = place
+    box = (top, top + down, left, left + across)
+    first_row, end_row, first_column, end_column = boxes.window(box, shape, spacing_mm)
+    spec = InputSpec(end_row - first_row, end_column - first_column, box_mm=box)
+    masks = np.random.default_rng(1).random((2, *shape, 3)) < 0.5
+    grid = inputs.prepare_masks(masks, spec, spacing_mm).astype(np.float32)
+    back = inputs.restore(grid, shape, spec, spacing_mm)
+    assert back.dtype == np.float32
+    inside = np.zeros(shape, bool)
+    inside[max(first_row, 0) : max(end_row, 0), max(first_column, 0) : max(end_column, 0)] = True
+    np.testing.assert_array_equal(back, masks & inside[..., None])
+
+
+@pytest.mark.parametrize(("shape", "spacing_mm"), [((310, 360), 1.5), ((266, 266), 1.5), ((276, 276), 1.63)])
+def test_a_disc_in_the_box_comes_back_where_it_was_and_has_one_size_on_the_grid(shape, spacing_mm):
+    spec = InputSpec(256, 384, box_mm=(-185.0, 72.0, -202.0, 192.0))
+    centre = shape[0] / 2 - 0.5 - 60 / spacing_mm, shape[1] / 2 - 0.5 + 40 / spacing_mm  # 60 mm up, 40 mm right
+    mask = disc(shape, centre, 45 / spacing_mm)
+    grid = inputs.prepare_masks(mask[None], spec, spacing_mm)
+    back = inputs.restore(grid[..., None].astype(np.float32), shape, spec, spacing_mm)[0, ..., 0] >= 0.5
+    assert (mask & back).sum() / (mask | back).sum() > 0.97
+    assert grid.sum() == pytest.approx(np.pi * 45**2 * (256 / 257) * (384 / 394), rel=0.02)
+    there = np.array([index.mean() for index in np.nonzero(grid[0])]) + 0.5
+    np.testing.assert_allclose(there, [(185 - 60) * 256 / 257, (202 + 40) * 384 / 394], atol=1.0)

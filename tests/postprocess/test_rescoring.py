@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from kitlib import contest, rle
+from kitlib.data.inputs import InputSpec
 from kitlib.postprocess import cleaning, rescoring
 from kitlib.postprocess.cleaning import Settings
 from kitlib.scoring import metric
@@ -59,6 +60,11 @@ def blots():
     return grids, pd.DataFrame(lines), pd.DataFrame(slices)
 
 
+def on_grid(grids):
+    """The probabilities of `blots` with their grid."""
+    return rescoring.Probabilities(grids.__getitem__, InputSpec(14, 16))
+
+
 def gate(scan):
     """A presence of its own for the first scan, none for the other."""
     return np.random.default_rng(8).random((7, 3)) if scan == "case1_day0" else None
@@ -69,13 +75,13 @@ def gate(scan):
 def test_a_score_does_not_depend_on_what_else_is_scored(blots, wanted, presence):
     """One at a time, all in one call, and the masks that would be handed in: the same."""
     grids, truth, slices = blots
-    together = rescoring.Rescorer(grids.__getitem__, truth, slices, workers=1, presence=presence)
+    together = rescoring.Rescorer(on_grid(grids), truth, slices, workers=1, presence=presence)
     together.fill(wanted)
     for each in wanted:
-        alone = rescoring.Rescorer(grids.__getitem__, truth, slices, workers=1, presence=presence)
+        alone = rescoring.Rescorer(on_grid(grids), truth, slices, workers=1, presence=presence)
         alone.fill([each])
         np.testing.assert_array_equal(together.totals(each), alone.totals(each))
-        handed_in = metric.score(truth, rescoring.rows(grids.__getitem__, slices, each, presence), slices)
+        handed_in = metric.score(truth, rescoring.rows(on_grid(grids), slices, each, presence), slices)
         np.testing.assert_allclose(alone.totals(each), handed_in.totals().to_numpy(float), rtol=0, atol=1e-12)
 
 
@@ -92,9 +98,9 @@ def test_a_score_does_not_depend_on_what_else_is_scored(blots, wanted, presence)
 def test_totals_agree_with_masks_scored_from_scratch(blots, settings):
     """The shortcut (one organ at a time, in its box) against the whole way through rows and tables."""
     grids, truth, slices = blots
-    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices)
+    scorer = rescoring.Rescorer(on_grid(grids), truth, slices)
     scorer.fill([settings])
-    expected = metric.score(truth, rescoring.rows(grids.__getitem__, slices, settings), slices)
+    expected = metric.score(truth, rescoring.rows(on_grid(grids), slices, settings), slices)
     np.testing.assert_allclose(scorer.totals(settings), expected.totals().to_numpy(float), atol=1e-9)
 
 
@@ -104,7 +110,7 @@ def test_a_gate_below_the_threshold_counts_the_whole_slice(blots):
     least = (20,) * 3  # more than some slices have above .8, and fewer than any has above .1
     open_gate = Settings(threshold=(0.8,) * 3, gate_level=(0.1,) * 3, gate_pixels=least)
     shut_gate = Settings(threshold=(0.8,) * 3, gate_level=(0.8,) * 3, gate_pixels=least)
-    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices)
+    scorer = rescoring.Rescorer(on_grid(grids), truth, slices)
     scorer.fill([open_gate, shut_gate, Settings(threshold=(0.8,) * 3)])
     assert np.array_equal(scorer.totals(open_gate), scorer.totals(Settings(threshold=(0.8,) * 3)))
     assert not np.array_equal(scorer.totals(shut_gate), scorer.totals(open_gate))
@@ -115,7 +121,7 @@ def test_a_cache_of_other_data_is_not_believed(blots, tmp_path, change):
     """Not even when the runs are the same and stand on the next slice."""
     grids, truth, slices = blots
     each = Settings(ends="interval", offset=(-1.0,) * 3)
-    rescoring.Rescorer(grids.__getitem__, truth, slices, tmp_path / "cache").fill([each])
+    rescoring.Rescorer(on_grid(grids), truth, slices, tmp_path / "cache").fill([each])
     presence = gate if change == "presence" else None
     grids, truth, slices = dict(grids), truth.copy(), slices.copy()
     if change == "truth":
@@ -124,19 +130,19 @@ def test_a_cache_of_other_data_is_not_believed(blots, tmp_path, change):
         slices[["height", "width"]] += 1
     elif change == "probabilities":
         grids["case1_day0"] = grids["case1_day0"][:, ::-1]
-    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices, tmp_path / "cache", presence=presence)
+    scorer = rescoring.Rescorer(on_grid(grids), truth, slices, tmp_path / "cache", presence=presence)
     scorer.fill([each])
-    handed_in = metric.score(truth, rescoring.rows(grids.__getitem__, slices, each, presence), slices)
+    handed_in = metric.score(truth, rescoring.rows(on_grid(grids), slices, each, presence), slices)
     np.testing.assert_allclose(scorer.totals(each), handed_in.totals().to_numpy(float), atol=1e-12)
 
 
 def test_probabilities_in_bytes_give_the_same_as_in_floats(blots):
     grids, truth, slices = blots
     stored = {scan: np.rint(grid * 255).astype(np.uint8) for scan, grid in grids.items()}
-    both = [stored.__getitem__, lambda scan: stored[scan].astype(np.float32) / 255]
+    floats = {scan: grid.astype(np.float32) / 255 for scan, grid in stored.items()}
     totals = []
-    for read in both:
-        scorer = rescoring.Rescorer(read, truth, slices)
+    for kept in (stored, floats):
+        scorer = rescoring.Rescorer(on_grid(kept), truth, slices)
         scorer.fill([Settings()])
         totals.append(scorer.totals(Settings()))
     np.testing.assert_array_equal(*totals)
@@ -145,7 +151,7 @@ def test_probabilities_in_bytes_give_the_same_as_in_floats(blots):
 def test_only_what_a_setting_reaches_is_scored_again(blots, tmp_path):
     cache = tmp_path / "scores.jsonl"
     grids, truth, slices = blots
-    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices, cache)
+    scorer = rescoring.Rescorer(on_grid(grids), truth, slices, cache)
     scorer.fill([Settings()])
     known = set(scorer.cache.known)
     scorer.fill([Settings(island=(0, 0, 20))])
@@ -155,7 +161,7 @@ def test_only_what_a_setting_reaches_is_scored_again(blots, tmp_path):
 
 def test_the_offset_of_one_bowel_reaches_both_and_not_the_stomach(blots):
     grids, truth, slices = blots
-    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices)
+    scorer = rescoring.Rescorer(on_grid(grids), truth, slices)
     scorer.fill([Settings(ends="interval")])
     known = set(scorer.cache.known)
     for offset, organs in (((0.5, 0.0, 0.0), [0, 1]), ((0.0, 0.0, 0.5), [2])):
@@ -168,9 +174,13 @@ def test_the_offset_of_one_bowel_reaches_both_and_not_the_stomach(blots):
 
 def test_a_presence_of_another_shape_is_refused_by_the_name_of_its_scan(blots):
     grids, truth, slices = blots
-    scorer = rescoring.Rescorer(grids.__getitem__, truth, slices, presence=lambda scan: np.zeros((3, 3)))
+    scorer = rescoring.Rescorer(on_grid(grids), truth, slices, presence=lambda scan: np.zeros((3, 3)))
     with pytest.raises(ValueError, match=r"case1_day0: presence has shape \(3, 3\); expected \(7, 3\)"):
         scorer.fill([Settings()])
+
+
+def on_square(probabilities):
+    return rescoring.Probabilities(lambda _: probabilities, InputSpec(32, 32))
 
 
 def test_a_higher_threshold_tightens_the_border():
@@ -179,10 +189,10 @@ def test_a_higher_threshold_tightens_the_border():
     ramp = np.clip(1 - np.maximum(*np.abs(np.indices((32, 32)) - 15.5)) / 16, 0, 1)
     truth, _, slices = tables([one], [one])
     probabilities = np.repeat(np.repeat(ramp[None, :, :, None], 2, 0), 3, 3).astype(np.float32)
-    table = rescoring.bias_by_threshold(lambda _: probabilities, truth, slices, (0.3, 0.5, 0.7))
+    table = rescoring.bias_by_threshold(on_square(probabilities), truth, slices, (0.3, 0.5, 0.7))
     means = table["mean_px"].unstack("organ")["stomach"]
     assert means[0.3] > means[0.5] > means[0.7]
     assert means[0.5] == pytest.approx(0, abs=0.6)
     stored = np.rint(probabilities * 255).astype(np.uint8)
-    in_bytes = rescoring.bias_by_threshold(lambda _: stored, truth, slices, (0.3, 0.5, 0.7))
+    in_bytes = rescoring.bias_by_threshold(on_square(stored), truth, slices, (0.3, 0.5, 0.7))
     assert in_bytes["mean_px"].equals(table["mean_px"])

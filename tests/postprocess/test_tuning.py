@@ -8,6 +8,7 @@ import pytest
 
 import phantom
 from kitlib.data import scans
+from kitlib.data.inputs import InputSpec
 from kitlib.postprocess import rescoring, tuning
 from kitlib.postprocess.cleaning import Settings
 from kitlib.scoring import bootstrap, metric
@@ -39,7 +40,11 @@ def part(competition, which):
     slices, truth, made = competition
     names = slices["scan"].unique()[which]
     slices = slices[slices["scan"].isin(names)].reset_index(drop=True)
-    return made.__getitem__, truth[truth["id"].isin(set(slices["id"]))].reset_index(drop=True), slices
+    return (
+        rescoring.Probabilities(made.__getitem__, InputSpec(48, 56)),
+        truth[truth["id"].isin(set(slices["id"]))].reset_index(drop=True),
+        slices,
+    )
 
 
 def tune(competition, which=slice(None), **options):
@@ -136,8 +141,9 @@ def test_one_case_cannot_be_tuned_on(competition):
 def test_probabilities_of_another_shape_are_refused_by_the_name_of_their_scan(competition, shape):
     _, truth, slices = part(competition, slice(0, 2))
     scan = slices["scan"].iloc[0]
+    blank = rescoring.Probabilities(lambda _: np.zeros(shape, np.float32), InputSpec(48, 56))
     with pytest.raises(ValueError, match=rf"{scan}: probabilities have .*\({shape[0]}, 48.*expected \(24, h, w, 3\)"):
-        tuning.tune(lambda _: np.zeros(shape, np.float32), truth, slices, progress=False)
+        tuning.tune(blank, truth, slices, progress=False)
 
 
 def test_one_fold_cannot_be_held_out(competition):

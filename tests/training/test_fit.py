@@ -49,12 +49,12 @@ def test_out_of_fold_probabilities_are_those_of_the_saved_network(run, slices, p
     np.testing.assert_allclose(run.probabilities(name), again, atol=0.5 / 255 + 1e-4)
 
 
-def test_score_is_that_of_the_out_of_fold_masks(run, slices, held_out):
+def test_score_is_that_of_the_out_of_fold_masks(run, slices, held_out, spec):
     val = slices[held_out]
     lines = []
     for name, rows in val.groupby("scan", sort=False):
         shape = rows["height"].iloc[0], rows["width"].iloc[0]
-        restored = inputs.restore(run.probabilities(name), shape)
+        restored = inputs.restore(run.probabilities(name), shape, spec)
         lines.append(submission.encode(rows, postprocess.masks(restored, run.settings)))
     again = metric.score(scans.rows(val), pd.concat(lines), val)
     assert run.score()["score"] == pytest.approx(again.value, abs=1e-9)
