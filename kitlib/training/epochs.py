@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kitlib import runs
-from kitlib.training import resume, step
+from kitlib.training import evaluate, resume, step
 from kitlib.training.budget import Budget
 from kitlib.training.evaluate import Evaluator
 from kitlib.training.recipes import MONITORS, Recipe
@@ -175,6 +175,7 @@ class EpochEnd(keras.callbacks.Callback):
                 "trained_epochs": state.epoch,
                 "best_epoch": state.best_epoch,
                 "best_weights": source,
+                **{name: score[name] for name in evaluate.TRUE_PRESENCE if name in score},
                 "wall_seconds": round(run.record["wall_seconds"] + now - started, 1),
                 "closing_seconds": round(now - began, 1),
                 "ended": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,8 @@
-"""Evaluate a network on whole validation scans: loss, Dice, IoU, and the score of the competition."""
+"""Evaluate a network on whole validation scans: loss, Dice, IoU, and the score of the competition.
+
+A segmenter is trained on slices that show an organ, and a gate tells it which do. It is evaluated with a perfect gate:
+where the truth has no mask of an organ, its probabilities are 0.
+"""
 
 import json
 import math
@@ -12,14 +16,15 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import inference, postprocess, runs, submission
+from kitlib import contest, inference, postprocess, runs, submission
 from kitlib.data import inputs, scans
 from kitlib.data.pipeline import Packed
 from kitlib.layers import monitors
-from kitlib.postprocess import rescoring
+from kitlib.postprocess import intervals, rescoring
 from kitlib.scoring import host, metric
 from kitlib.training.recipes import Recipe
 
+TRUE_PRESENCE = {"evaluated_with": "presence of the truth"}  # of a segmenter, in score.json and run.json
 _SCORES = ("score", "score_dice", "score_hausdorff")
 
 
@@ -32,7 +37,7 @@ class Evaluator:
         build: makes the network.
         val: the validation slices, whole scans with masks.
         packed: packed scans that hold them.
-        recipe: its loss (here the mean over scans, weighed by their slices), further metrics and batch size, and
+        recipe: its loss (here the mean over scans, weighed by their slices), further metrics, batch size and role, and
             whether the final prediction averages with the mirrored slice.
         settings: how probabilities become masks.
     """
@@ -48,7 +53,7 @@ class Evaluator:
         self.network = build()
         self.val, self.packed, self.settings = val, packed, settings
         self.loss, self.batch_size, self.flips = recipe.made("loss"), recipe.batch_size, recipe.flips
-        self.truth = scans.rows(val)
+        self.role, self.truth = recipe.role, scans.rows(val)
         metrics = (monitors.Dice(name="dice"), monitors.IoU(name="iou"), *recipe.made("metrics"))
         self.metrics = {f"val_{metric.name}": metric for metric in metrics}
 
@@ -67,7 +72,7 @@ class Evaluator:
             metric_.reset_state()
         total, kept = 0.0, {}
         for name, rows, probabilities in self._predictions():
-            truth = self.packed.truth(rows)
+            truth, probabilities = self.packed.truth(rows), self._gated(rows, probabilities)
             total += len(rows) * float(self.loss(truth, probabilities))
             for metric_ in self.metrics.values():
                 metric_.update_state(truth, probabilities)
@@ -81,10 +86,12 @@ class Evaluator:
         """Write the out-of-fold probabilities of some weights to a run folder, and score them in every convention.
 
         They are predicted as inference will predict: averaged with the mirrored slice where the augmentation flips.
+        A gate's presence is written too. A segmenter's probabilities are written as they are, and scored with the
+        presence of the truth.
 
         Returns:
-            score (host), dice, hausdorff; `panel`, the score by convention; and `flip`, whether mirrored slices were
-            averaged in.
+            score (host), dice, hausdorff; `panel`, the score by convention; `flip`, whether mirrored slices were
+            averaged in; and of a segmenter `evaluated_with`.
         """
         self.network.set_weights(list(weights))
         waiting = []
@@ -93,9 +100,18 @@ class Evaluator:
                 self._predictions(self.flips), desc="scoring", unit=" scans", total=self.val["scan"].nunique()
             ):
                 runs.write_probabilities(folder, name, probabilities)
-                waiting.append(pool.submit(self._encoded, rows, _bytes(probabilities)))
+                if self.role == "gate":
+                    runs.write_presence(folder, name, intervals.presence(probabilities))
+                waiting.append(pool.submit(self._encoded, rows, _bytes(self._gated(rows, probabilities))))
             lines = pd.concat([task.result() for task in waiting])
-        return _panel(self.truth, lines, self.val) | {"flip": self.flips}
+        more = TRUE_PRESENCE if self.role == "segmenter" else {}
+        return _panel(self.truth, lines, self.val) | {"flip": self.flips} | more
+
+    def _gated(self, rows: pd.DataFrame, probabilities: np.ndarray) -> np.ndarray:
+        """Empty a segmenter's slices where the truth lacks the organ; other roles find them themselves."""
+        if self.role != "segmenter":
+            return probabilities
+        return probabilities * _true_presence(rows)[:, None, None]  # a product, which keeps NaN
 
     def _predictions(self, flip: bool = False):
         """Predict scan after scan: name, rows and probabilities on the grid."""
@@ -137,7 +153,7 @@ def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
     """Score a run on scans that were in neither its training set nor its validation set; written into score.json.
 
     The epoch kept is the best one on the validation scans, so that their score is a little too high; nothing was chosen
-    on these.
+    on these. A segmenter is scored with the presence of the truth here too.
 
     Args:
         run: a finished or stopped run.
@@ -154,19 +170,23 @@ def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
         raise ValueError(
             f"{min(seen)} is in the training or validation set of {run.folder}; give scans that the run has not seen"
         )
-    settings = run.settings
-    lines = [
-        submission.encode(rows, postprocess.masks(found.probabilities, settings, found.presence))
-        for (_, rows), found in zip(
-            slices.groupby("scan", sort=False),
-            inference.predict([run.folder], slices, inference.Faults()),
-            strict=True,
-        )
-    ]
+    settings, segments, lines = run.settings, run.role == "segmenter", []
+    for scan, probabilities, presence in inference.predict([run.folder], slices, inference.Faults()):
+        rows = slices[slices["scan"] == scan]
+        if segments:
+            presence = _true_presence(rows).astype(np.float32)
+            probabilities = probabilities * presence[:, None, None]
+        lines.append(submission.encode(rows, postprocess.masks(probabilities, settings, presence)))
     found = _panel(scans.rows(slices), pd.concat(lines), slices) | {"scans": sorted(slices["scan"].unique())}
+    found |= TRUE_PRESENCE if segments else {}
     with runs.replacing(run.folder / "score.json") as file:
         file.write(json.dumps(run.score() | {"unseen": found}, indent=1))
     return found
+
+
+def _true_presence(rows: pd.DataFrame) -> np.ndarray:
+    """Tell which organs the truth has on the slices of a scan: (D, organs) bool."""
+    return (rows[list(contest.ORGANS)] != "").to_numpy()
 
 
 def _bytes(probabilities: np.ndarray) -> np.ndarray:

@@ -9,11 +9,11 @@ import json
 import operator
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import keras
 
-from kitlib import contest
+from kitlib import contest, runs
 from kitlib.layers import augment as augmentation
 from kitlib.layers import losses
 
@@ -23,6 +23,7 @@ CHOICES = {
     "optimizer": ("adam", "adamw"),
     "schedule": ("constant", "cosine"),
     "monitor": tuple(MONITORS),
+    "role": runs.ROLES,
 }
 FROM_ONE = ("epochs", "patience", "score_every", "batch_size")
 NOT_NEGATIVE = ("learning_rate", "weight_decay", "warmup_epochs", "average_last", "seed")
@@ -55,6 +56,9 @@ class Recipe:
             average is then evaluated and saved. 0 is none.
         average_last: the mean of the weights of this many last epochs competes with the best epoch; 0 is none.
         batch_size: slices per step.
+        role: what the network is for. "gate": which slices show an organ; its presence is kept in the run folder.
+            "segmenter": the contours on slices that show an organ; it is scored with the presence of the truth. "both":
+            one network does both. `with_role` chooses loss and slices for a role.
         empty_share: share of the slices without a mask to train on; 1 is all, 0 leaves the annotated slices alone.
         leave_out: scans not to train on: the hosts' suspects. In the validation set they stay.
         metrics: further Keras metrics of (truth, probabilities), measured on the validation slices after each epoch and
@@ -86,6 +90,7 @@ class Recipe:
     average: float = 0.0
     average_last: int = 0
     batch_size: int = 16
+    role: str = "both"
     empty_share: float = 1.0
     leave_out: tuple[str, ...] = contest.SUSPECT_SCANS
     metrics: tuple = ()
@@ -228,6 +233,37 @@ def short() -> Recipe:
         batch_size=8,
         empty_share=0.25,
     )
+
+
+def with_role(recipe: Recipe, role: str) -> Recipe:
+    """Make a recipe that of a gate or of a segmenter, which together replace one network.
+
+    |        | gate                     | segmenter                                     |
+    |--------|--------------------------|-----------------------------------------------|
+    | slices | all but suspects         | those with a mask; `empty_share` adds others  |
+    | loss   | 3 BCE : 1 Dice           | 0.5 BCE + 0.5 Dice + Lovasz                   |
+    | epochs | half, which take longer  | as they are                                   |
+    | mixing | as it is                 | CutMix and MixUp, a third of the samples each |
+
+    Source: the competition's first and third place used such pairs, with a gain of .005 on the private leaderboard.
+
+    Args:
+        recipe: its other fields are kept. An augmentation of your own is too.
+        role: "gate" or "segmenter".
+
+    >>> with_role(short(), "segmenter").empty_share
+    0.0
+    """
+    if role == "gate":
+        loss = losses.BCEDice(bce_weight=0.75, dice_weight=0.25)
+        half = {name: -(-getattr(recipe, name) // 2) for name in ("epochs", "patience")}
+        return replace(recipe, role=role, loss=loss, empty_share=1.0, **half)
+    if role != "segmenter":
+        raise ValueError(f"role is {role!r}; choose gate or segmenter")
+    loss, layer = losses.Weighted(bce=0.5, dice=0.5, lovasz=1.0), recipe.made("augment")
+    if isinstance(layer, augmentation.Augment):
+        layer = augmentation.Augment.from_config(layer.get_config() | {"cutmix": 1 / 3, "mixup": 1 / 3})
+    return replace(recipe, role=role, loss=loss, augment=layer, empty_share=0.0)
 
 
 PRESETS = {function.__name__: function for function in (paper, paper_first, strong, short)}

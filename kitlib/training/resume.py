@@ -107,7 +107,7 @@ def differences(old: dict, new: dict) -> list[str]:
     found = []
     for part in COMPARED:
         prefix = "" if part == "recipe" else part
-        before, after = (dict(_settings(record.get(part, {}), prefix)) for record in (old, new))
+        before, after = (dict(_settings(_filled(record, part), prefix)) for record in (old, new))
         for name in dict.fromkeys([*before, *after]):
             if before.get(name) != after.get(name) and (part != "data" or name in ("data.train", "data.val")):
                 found.append(_difference(name, before.get(name), after.get(name)))
@@ -315,6 +315,14 @@ def _epochs(run: runs.Run) -> int:
         return 0
     state = read_state(checkpoint.parent)
     return state.epoch if best_path(checkpoint.parent, state.best_epoch).is_file() else 0
+
+
+def _filled(record: dict, part: str):
+    """Return a part of a record, with the defaults of fields that the kit did not have yet when it was written."""
+    known = {"recipe": Recipe, "input_spec": InputSpec}
+    if part not in known or part not in record:
+        return record.get(part, {})
+    return json.loads(known[part]().to_json()) | record[part]
 
 
 def _settings(value, name: str) -> Iterator[tuple[str, object]]:
