@@ -45,7 +45,15 @@ class Run:
 
     @property
     def spec(self) -> InputSpec:
-        """The specification of the network's input."""
+        """The specification of the network's input.
+
+        Raises:
+            ValueError: names the run.json that has none.
+        """
+        if "input_spec" not in self.record:
+            raise Problem(
+                str(self.folder / "run.json"), "has no input_spec; copy the run folder again, or train it again"
+            )
         return InputSpec.from_json(json.dumps(self.record["input_spec"]))
 
     @property

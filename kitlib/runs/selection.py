@@ -1,5 +1,8 @@
 """Selection of runs: the folders to predict with, their settings, and the probabilities that score a run.
 
+A gate and a segmenter belong together if they have the same folds: the same folds.csv, or as single runs the same
+validation scans.
+
 Every choice comes with (path, problem) pairs for what was left out because it is damaged or was trained on another kind
 of data; whoever asked decides whether a problem stops or is only listed.
 """
@@ -40,8 +43,10 @@ def choose(root: str | os.PathLike, name: str = "", kind: str = folder.UNKNOWN, 
 
     Args:
         root: a folder of runs. Where it holds a manifest (`make bundle` writes one), every run in the manifest is
-            chosen; elsewhere the run that ended last, with the other folds of its cross-validation.
-        name: a run, or a cross-validation with all its folds, by its path below the root; empty chooses.
+            chosen; elsewhere the run that ended last, with the other folds of its cross-validation. A segmenter comes
+            with the newest gate of the same folds, and a gate with the newest segmenter.
+        name: a run, or a cross-validation with all its folds, by its path below the root; or a folder that holds
+            several, such as a gate and a segmenter. Empty chooses.
         kind: kind of the data to predict, as `scans.describe` gives it; runs trained on another kind are left out.
         bundle: `root` is an attached data set, whose runs have to be found first.
 
@@ -76,12 +81,15 @@ def choose_settings(run_folders: Sequence[str | os.PathLike]) -> tuple[Settings,
 
     Settings are tuned together and therefore never mixed. Several runs take the settings in their common folder, where
     a cross-validation is tuned on all its folds; without those, and where the runs disagree, the settings of the run
-    with the best score. A single run's own settings come before those of its folder. DEFAULT is for runs never tuned.
+    with the best score. A single run's own settings come before those of its folder. Settings for a gate and a
+    segmenter are stored with the segmenter, so that a gate's own count only without one. DEFAULT is for runs never
+    tuned.
 
     Returns:
         The settings, and (path, problem) pairs for settings that cannot be read.
     """
     folders = [Path(path) for path in run_folders]
+    folders = [path for path in folders if _role(path) != "gate"] or folders
     common = {path.parent for path in folders}
     damaged = {path for root in {*common, *(path.parent for path in common)} for path in manifest.check(root)}
     found, problems = {}, []
@@ -108,8 +116,11 @@ class HeldOut:
     Args:
         found: the runs.
         scans: names of the scans that count, such as those that the data hold; None is all.
+        gates: runs of gates of the same folds; those among the runs count too.
 
     Attributes:
+        runs: the runs.
+        gates: the gates.
         scans: names of the scans, run by run.
         cases: names of their cases.
         folder: where files that belong to all the runs are kept: the run's own folder, or the one that holds them.
@@ -118,8 +129,11 @@ class HeldOut:
         ValueError: names a scan that two runs have held out, since either could answer for it.
     """
 
-    def __init__(self, found: Sequence[folder.Run], scans: Collection[str] | None = None):
+    def __init__(
+        self, found: Sequence[folder.Run], scans: Collection[str] | None = None, gates: Sequence[folder.Run] = ()
+    ):
         self.runs, self._owner = list(found), {}
+        self.gates = [*gates, *(run for run in self.runs if run.role == "gate")]
         for run in self.runs:
             for scan in run.scans:
                 other = self._owner.setdefault(scan, run)
@@ -139,8 +153,15 @@ class HeldOut:
         """Return the spec of the run that held a scan out: the grid and box of its probabilities."""
         return self._owner[scan].spec
 
+    def presence(self, scan: str) -> np.ndarray | None:
+        """Read a gate's presence of the organs on a scan, (D, organs) float32; None without a gate that held it out."""
+        found = (gate.presence(scan) for gate in self.gates)
+        return next((presence for presence in found if presence is not None), None)
+
     def __str__(self) -> str:
         many = f", {len(self.runs)} folds" if len(self.runs) > 1 else ""
+        gates = sorted({_family(gate).name for gate in self.gates} - {self.folder.name})
+        many += f", with the gate {', '.join(gates)}" if gates else ""
         return f"{self.folder.name}{many}: {len(self.scans)} scans of {len(self.cases)} cases held out"
 
 
@@ -149,10 +170,12 @@ def choose_held_out(
 ) -> tuple[HeldOut | None, list[tuple[Path, str]]]:
     """Choose the runs to score below a folder; the folds of one cross-validation go together.
 
+    Segmenters come with the presence of the newest gate of the same folds.
+
     Args:
         root: folder of runs.
         name: folder of a run, or of a cross-validation (the one that holds its folds.csv); empty is the newest that
-            has held out two cases or more.
+            has held out two cases or more, and of a gate and its segmenter the segmenter.
         scans: names of the scans that the data hold; None is any.
         kind: kind of the data, as `scans.describe` gives it; runs trained on another kind are left out.
 
@@ -174,7 +197,9 @@ def choose_held_out(
     choices = _choices(root, whole, None if scans is None else set(scans))
     enough = {key: choice for key, choice in choices.items() if len(choice.cases) > 1}
     if not name:
-        return (list(enough.values())[-1] if enough else None), problems
+        served = {gate.folder for choice in enough.values() if choice.runs[0].role != "gate" for gate in choice.gates}
+        free = [choice for choice in enough.values() if choice.runs[0].folder not in served]
+        return (free[-1] if free else None), problems
     named = [key for key in choices if name in (key, key.rsplit("/", 1)[-1])]
     if named and named[-1] in enough:
         return enough[named[-1]], problems
@@ -234,16 +259,49 @@ def _spoils(path: Path, run: Path) -> bool:
 
 
 def _newest(found: list[folder.Run], kind: str, problems: list[tuple[Path, str]]) -> list[folder.Run]:
-    """Find the run that ended last, and the other folds of its cross-validation.
+    """Find the run that ended last, the other folds of its cross-validation, and the runs of its other role.
 
     Newer runs on another kind of data are skipped, and added to the problems.
     """
     for newest in sorted(found, key=folder.age, reverse=True):
         if not newest.foreign(kind):
-            family = (newest.folder.parent / "folds.csv").is_file()
-            return [run for run in found if run == newest or (family and run.folder.parent == newest.folder.parent)]
+            families = {_family(run) for run in (newest, *_partners(newest, found, kind))}
+            return [run for run in found if _family(run) in families]
         problems.append((newest.folder, _foreign(newest, kind)))
     return []
+
+
+def _family(run: folder.Run) -> Path:
+    """Return the folder of a run's cross-validation; its own without one."""
+    return run.folder.parent if (run.folder.parent / "folds.csv").is_file() else run.folder
+
+
+def _folds(run: folder.Run) -> str | list[str]:
+    """Return what tells whether two runs have the same folds."""
+    table = run.folder.parent / "folds.csv"
+    if table.is_file():
+        return table.read_text(encoding="utf-8")
+    return sorted(run.record.get("folds", {}).get("held_out", []))
+
+
+def _partners(run: folder.Run, found: Sequence[folder.Run], kind: str = folder.UNKNOWN) -> list[folder.Run]:
+    """Find the newest runs of the other role with the same folds; none for a run that plays both."""
+    fitting = [
+        other
+        for other in sorted(found, key=folder.age)
+        if (other.role == "gate") != (run.role == "gate") and not other.foreign(kind) and _folds(other) == _folds(run)
+    ]
+    if run.role == "both" or not fitting:
+        return []
+    return [other for other in fitting if _family(other) == _family(fitting[-1])]
+
+
+def _role(path: Path) -> str:
+    """Read the role of a run; "both" where its record cannot be read."""
+    try:
+        return folder.read(path).role
+    except (OSError, ValueError):
+        return "both"
 
 
 def _foreign(run: folder.Run, kind: str) -> str:
@@ -260,7 +318,12 @@ def _choices(root: Path, trained: Sequence[folder.Run], scans: Collection[str] |
         if (run.folder.parent / "folds.csv").is_file():
             key = below.parent.as_posix()
             found[key] = [*found.pop(key, []), run]
-    return {key: HeldOut(group, scans) for key, group in found.items()}
+    return {key: HeldOut(group, scans, _gates(group, trained)) for key, group in found.items()}
+
+
+def _gates(group: Sequence[folder.Run], trained: Sequence[folder.Run]) -> list[folder.Run]:
+    """Find the gates of some segmenters."""
+    return _partners(group[0], trained) if group[0].role == "segmenter" else []
 
 
 def _score(path: Path) -> float:

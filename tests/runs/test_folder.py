@@ -159,6 +159,12 @@ def test_a_damaged_record_is_named(tmp_path, text):
         runs.read(tmp_path)
 
 
+def test_a_record_without_an_input_spec_is_named(tmp_path):
+    runs.write_record(tmp_path, {"recipe": {}})
+    with pytest.raises(ValueError, match=r"run\.json: has no input_spec; copy the run folder again, or train it again"):
+        _ = runs.read(tmp_path).spec
+
+
 def test_a_recipe_reads_as_flat_values_and_says_whether_slices_were_mirrored(tmp_path):
     recipe = {
         "epochs": 3,

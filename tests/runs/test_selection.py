@@ -227,6 +227,109 @@ def test_a_record_that_cannot_be_read_costs_one_run_where_there_is_no_manifest(t
     assert selection._score(places[0]) == -1
 
 
+def role(name, *held_out):
+    """A record of a run with a role."""
+    return {"recipe": {"role": name}, "folds": {"train": [], "held_out": list(held_out)}}
+
+
+def table(folder, fold=0):
+    (folder / "folds.csv").write_text(f"case,fold\ncase1,{fold}\n", encoding="utf-8")
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Cross-validations of a gate and of a segmenter with the same folds, and an older gate with other folds."""
+    for fold in (0, 1):
+        predictor(tmp_path, f"other/fold{fold}", "1", **role("gate"))
+        predictor(tmp_path, f"gate/fold{fold}", "2", **role("gate"))
+        predictor(tmp_path, f"segmenter/fold{fold}", "3", **role("segmenter"))
+    for name, first in (("other", 1), ("gate", 0), ("segmenter", 0)):
+        table(tmp_path / name, first)
+    return tmp_path
+
+
+PAIR = ["gate/fold0", "gate/fold1", "segmenter/fold0", "segmenter/fold1"]
+
+
+def test_a_segmenter_comes_with_the_newest_gate_of_the_same_folds(pair):
+    assert names(pair) == PAIR
+    predictor(pair, "newer/fold0", "4", **role("gate"))
+    table(pair / "newer")
+    assert names(pair) == ["newer/fold0", *PAIR[2:]], "the newest run is a gate"
+    predictor(pair, "newest/fold0", "5", **role("segmenter"))
+    table(pair / "newest")
+    assert names(pair) == ["newer/fold0", "newest/fold0"]
+    assert names(pair, "segmenter") == PAIR[2:]
+
+
+@pytest.mark.parametrize("newest", ["gate", "segmenter"])
+def test_runs_of_two_roles_with_other_folds_are_never_mixed(pair, newest):
+    for fold in (0, 1):
+        predictor(pair, f"{newest}/fold{fold}", "9", **role(newest))
+    table(pair / newest, 7)
+    assert names(pair) == [f"{newest}/fold0", f"{newest}/fold1"]
+
+
+def test_a_run_that_plays_both_is_chosen_without_a_gate_and_serves_a_newer_one(pair):
+    predictor(pair, "alone/fold0", "4", **role("both"))
+    table(pair / "alone")
+    assert names(pair) == ["alone/fold0"]
+    predictor(pair, "newer/fold0", "5", **role("gate"))
+    table(pair / "newer")
+    assert names(pair) == ["alone/fold0", "newer/fold0"]
+
+
+def test_single_runs_of_two_roles_belong_together_by_the_scans_they_held_out(tmp_path):
+    predictor(tmp_path, "a", "1", **role("gate", "case1_day0", "case2_day0"))
+    predictor(tmp_path, "b", "2", **role("gate", "case1_day0"))
+    predictor(tmp_path, "c", "3", **role("segmenter", "case2_day0", "case1_day0"))
+    assert names(tmp_path) == ["a", "c"]
+
+
+def test_a_foreign_gate_is_not_chosen_for_a_segmenter(pair):
+    for fold in (0, 1):
+        predictor(pair, f"segmenter/fold{fold}", "3", **role("segmenter"), **REAL)
+        predictor(pair, f"gate/fold{fold}", "2", **role("gate"), **PHANTOM)
+    assert [path.parent.name for path in runs.choose(pair, kind="competition").folders] == ["segmenter"] * 2
+    assert names(pair) == PAIR
+
+
+def test_settings_of_a_pair_are_those_of_the_segmenter(pair):
+    tune(pair / "gate", 1)
+    tune(pair / "gate/fold0", 1)
+    chosen = runs.choose(pair).folders
+    assert runs.choose_settings(chosen) == (DEFAULT, [])
+    tune(pair / "segmenter", 2)
+    assert runs.choose_settings(chosen)[0].gap[0] == 2
+    assert runs.choose_settings(chosen[:2])[0].gap[0] == 1, "gates alone"
+    (pair / "segmenter/fold0/run.json").write_text("{", encoding="utf-8")
+    assert runs.choose_settings(chosen)[0].gap[0] == 2
+
+
+def test_held_out_scans_of_a_segmenter_come_with_the_presence_of_its_gate(pair):
+    for fold, scan in enumerate(["case1_day0", "case2_day0"]):
+        for name in ("gate", "segmenter", "other"):
+            runs.write_probabilities(pair / f"{name}/fold{fold}", scan, np.zeros((2, 1, 1, 3)))
+        for name, level in (("gate", 0.25), ("other", 0.75)):
+            runs.write_presence(pair / f"{name}/fold{fold}", scan, np.full((2, 3), level + fold / 8))
+    found = held_out(pair)
+    assert str(found) == "segmenter, 2 folds, with the gate gate: 2 scans of 2 cases held out"
+    assert [found.presence(scan)[0, 0] for scan in found.scans] == [0.25, 0.375]
+    assert found.presence("case3_day0") is None
+    for fold in (0, 1):
+        predictor(pair, f"gate/fold{fold}", "8", **role("gate"))
+    assert held_out(pair).folder == pair / "segmenter", "also where the gate is newer"
+    alone = held_out(pair, "other")
+    assert str(alone) == "other, 2 folds: 2 scans of 2 cases held out"
+    assert alone.presence("case2_day0")[0, 0] == 0.875
+
+
+def test_runs_without_a_gate_have_no_presence(root):
+    found = held_out(root, "cv")
+    assert found.gates == []
+    assert found.presence("case1_day0") is None
+
+
 @pytest.fixture
 def dataset(tmp_path):
     """A data set as `make bundle` writes it: a wheel, two runs and their manifest."""
