@@ -2,6 +2,7 @@
 
     recipes    `Recipe`: network, loss, augmentation, optimizer, schedule, epochs, patience; ready-made recipes
     fit        `fit_fold` trains one network into a run folder, or resumes it
+    initial    pretrained weights, or another run's network, to start from
     jobs       lists of trainings: cross-validation, experiments, a process per GPU
     step       the compiled training step, and averages of weights
     epochs     after each epoch: validate, keep the best, early stopping, write the checkpoint

@@ -15,7 +15,7 @@ from kitlib.data import folds, pipeline, scans
 from kitlib.data.inputs import InputSpec
 from kitlib.layers import monitors
 from kitlib.models.unet import check_keras
-from kitlib.training import resume
+from kitlib.training import initial, resume
 from kitlib.training.budget import Budget
 from kitlib.training.devices import Devices, scope, seed
 from kitlib.training.epochs import EpochEnd, EpochLog
@@ -31,6 +31,7 @@ def fit_fold(
     held_out: pd.Series,
     spec: InputSpec = InputSpec(),
     recipe: Recipe = Recipe(),
+    pretrained: str | os.PathLike | None = None,
     packed: pipeline.Packed | None = None,
     devices: Devices | None = None,
     deadline: float | datetime | None = None,
@@ -49,6 +50,9 @@ def fit_fold(
         held_out: True for the rows to validate on: whole cases, or `folds.later_days`.
         spec: what the network sees.
         recipe: how it is trained; kitlib.training.recipes has ready-made ones.
+        pretrained: what the network starts from: a weight file of its encoder; the encoder's name, whose file
+            `encoders.find` finds; or the folder of another run with the same network, such as a gate's. run.json keeps
+            its SHA-256. A run that resumes does not read it again. None is random weights.
         packed: scans that were packed before, to be shared between trainings; None packs them here.
         devices: the result of `devices.detect`; None is the first device, in the precision that Keras is set to.
         deadline: the moment at which the call should have ended, as datetime or seconds of `time.time()`. Training
@@ -64,8 +68,9 @@ def fit_fold(
         The run, with its score on the validation scans; `run.state` is "finished" or, out of time, "stopped".
 
     Raises:
-        ValueError: for a case in both sets, an empty set, a network that cannot be imported, and a folder that holds a
-            run with other settings: names the difference.
+        ValueError: for a case in both sets, an empty set, a network that cannot be imported, `pretrained` that does not
+            fit it, and a folder that holds a run with other settings: names the difference.
+        FileNotFoundError: when the file or run of `pretrained` is not there.
         RuntimeError: while another process trains in the folder, and with `augment_on="cpu"` on another backend than
             TensorFlow.
         FloatingPointError: when the validation loss is not finite after the first epoch: names the folder and remedies.
@@ -73,9 +78,10 @@ def fit_fold(
     """
     folder, started = Path(folder), time.perf_counter()
     _check(spec, recipe, devices, deadline)
+    initial.check(pretrained, recipe)
     build = recipe.builder()
     train, val = folds.split(slices, held_out, recipe.leave_out, recipe.empty_share, recipe.seed)
-    record = resume.new_record(train, val, spec, recipe, scans.describe(slices))
+    record = resume.new_record(train, val, spec, recipe, scans.describe(slices), pretrained)
     with contextlib.nullcontext() if runs.finished(folder) else resume.hold(folder):
         run = resume.open_run(folder, record, earlier)
         if run.state == "finished":
@@ -89,7 +95,10 @@ def fit_fold(
         budget = Budget(deadline, run.record.get("closing_seconds", 0.0))
         end = EpochEnd(folder, model.network, evaluator, recipe, budget, steps * recipe.batch_size)
         end.resume(model)
-        run, first = resume.reopen(run, end.state.history), end.state.epoch
+        first, start = end.state.epoch, None
+        if pretrained is not None and not first:
+            start = initial.load(model.network, pretrained, run.record["folds"]["held_out"])
+        run = resume.reopen(run, end.state.history, start)
         if not end.state.ended and (not first or budget.fits()):
             model.fit(
                 pipeline.dataset(

@@ -21,7 +21,7 @@ import pandas as pd
 from kitlib import runs
 from kitlib.data import folds, pipeline
 from kitlib.data.inputs import InputSpec
-from kitlib.training import resume
+from kitlib.training import initial, resume
 from kitlib.training.budget import has_time
 from kitlib.training.devices import Devices, cleared, detect, listed
 from kitlib.training.fit import fit_fold
@@ -40,6 +40,7 @@ class Job:
         spec: what the network sees.
         recipe: how it is trained.
         name: printed in the progress with the folder's name; several jobs may share one.
+        pretrained: what the network starts from, as for `fit_fold`.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Job:
     spec: InputSpec = InputSpec()
     recipe: Recipe = Recipe()
     name: str = ""
+    pretrained: str | os.PathLike | None = None
 
     def __str__(self) -> str:
         return f"{self.name} ({self.folder.name})" if self.name else self.folder.name
@@ -94,10 +96,15 @@ def run(
         An outcome per job, in order.
 
     Raises:
+        FileNotFoundError: before anything is packed, when weights to start from are not there.
         RuntimeError: with `at_once` above 1, with a TPU, which belongs to one process; while another call trains side
             by side in the same folder; and when a process was killed.
         Exception: the error of the first job that failed otherwise.
     """
+    for job in jobs:
+        initial.check(job.pretrained, job.recipe)
+        if not (job.pretrained is None or earlier or (job.folder / "run.json").is_file()):
+            initial.find(job.pretrained)
     began, outcomes, failed = time.perf_counter(), {}, []
     known = [*(job.folder for job in jobs), *like]
     if at_once > 1:
@@ -136,6 +143,7 @@ def cross_validate(
     only: Sequence[int] | None = None,
     spec: InputSpec = InputSpec(),
     recipe: Recipe = Recipe(),
+    pretrained: str | os.PathLike | None = None,
     packed: pipeline.Packed | None = None,
     devices: Devices | None = None,
     at_once: int | None = None,
@@ -153,6 +161,8 @@ def cross_validate(
         folder: for the folds' run folders.
         count: folds.
         only: the folds to train, such as (0, 1); None is all.
+        pretrained: as for `fit_fold`; of the folder of a cross-validation, such as the gates', each fold starts from
+            its own.
         spec, recipe, packed, devices, deadline, earlier, like: as for `run`.
         at_once: folds at a time, as for `run`; None is one per GPU of `devices`, where they do not share each batch.
 
@@ -163,6 +173,7 @@ def cross_validate(
         ValueError: when the folder is a run folder or a folder of other runs, or its folds.csv does not fit.
         FloatingPointError: of the first fold that diverged, when the others are done; it names the fold's folder.
     """
+    initial.check(pretrained, recipe)
     folder = Path(folder)
     if (folder / "run.json").is_file():
         raise ValueError(f"{folder} is the folder of a single run, not of a cross-validation; choose another folder")
@@ -172,7 +183,8 @@ def cross_validate(
     table = fold_table(slices, folder / "folds.csv", count, earlier)
     folders = [folder / f"fold{fold}" for fold in range(count)]
     chosen = range(count) if only is None else only
-    jobs = [Job(folders[fold], table == fold, spec, recipe) for fold in chosen]
+    starts = {fold: _of_fold(pretrained, fold) for fold in chosen}
+    jobs = [Job(folders[fold], table == fold, spec, recipe, pretrained=starts[fold]) for fold in chosen]
     at_once = trainings_at_once(devices, len(jobs)) if at_once is None else at_once
     outcomes = run(
         slices,
@@ -188,6 +200,13 @@ def cross_validate(
         if outcome.error:
             raise outcome.error
     return [runs.read(path) for path in folders if (path / "run.json").is_file()]
+
+
+def _of_fold(pretrained: str | os.PathLike | None, fold: int) -> str | os.PathLike | None:
+    """Return what a fold starts from: of a cross-validation's folder, the run of that fold."""
+    if pretrained is None or not (Path(pretrained).expanduser() / "folds.csv").is_file():
+        return pretrained
+    return Path(pretrained) / f"fold{fold}"
 
 
 def fold_table(slices: pd.DataFrame, path: Path, count: int, earlier: Sequence[str | os.PathLike] = ()) -> pd.Series:
@@ -262,6 +281,7 @@ def train(
                 held_out=job.held_out,
                 spec=job.spec,
                 recipe=job.recipe,
+                pretrained=job.pretrained,
                 packed=pipeline.pack(slices, job.spec, packed),
                 devices=detect() if on_devices else None,
                 deadline=deadline,
@@ -315,6 +335,7 @@ def _one_by_one(slices, jobs, packed, devices, deadline, earlier, known) -> Iter
                         held_out=job.held_out,
                         spec=job.spec,
                         recipe=job.recipe,
+                        pretrained=job.pretrained,
                         packed=packed and packed.restacked(job.spec),
                         devices=devices,
                         deadline=deadline,

@@ -30,6 +30,7 @@ import pandas as pd
 from kitlib import runs
 from kitlib.data import scans
 from kitlib.data.inputs import InputSpec
+from kitlib.training import initial
 from kitlib.training.recipes import Recipe
 
 LOCK = ".lock"
@@ -78,7 +79,12 @@ def hold(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def new_record(
-    train: pd.DataFrame, val: pd.DataFrame, spec: InputSpec, recipe: Recipe, data: dict | None = None
+    train: pd.DataFrame,
+    val: pd.DataFrame,
+    spec: InputSpec,
+    recipe: Recipe,
+    data: dict | None = None,
+    pretrained: str | os.PathLike | None = None,
 ) -> dict:
     """Describe a run before it starts: a dict that survives JSON unchanged.
 
@@ -88,12 +94,14 @@ def new_record(
         spec: what the network sees.
         recipe: how it is trained.
         data: what is known of the data set.
+        pretrained: what the network starts from, as for `fit_fold`.
     """
     return {
         "state": "running",
         "recipe": json.loads(recipe.to_json()),
         "input_spec": json.loads(spec.to_json()),
         "precision": keras.config.dtype_policy().name,
+        **({} if pretrained is None else {"pretrained": initial.describe(pretrained)}),
         "data": (data or {}) | {"train": _fingerprint(train), "val": _fingerprint(val)},
         "folds": {"train": sorted(train["scan"].unique()), "held_out": sorted(val["scan"].unique())},
         **runs.surroundings(),
@@ -111,6 +119,9 @@ def differences(old: dict, new: dict) -> list[str]:
         for name in dict.fromkeys([*before, *after]):
             if before.get(name) != after.get(name) and (part != "data" or name in ("data.train", "data.val")):
                 found.append(_difference(name, before.get(name), after.get(name)))
+    starts = [record.get("pretrained") for record in (old, new)]
+    if not initial.same(*starts):
+        found.append(_difference("pretrained", *(start and start["file"] for start in starts)))
     return found
 
 
@@ -127,6 +138,7 @@ def open_run(folder: Path, record: dict, earlier: Sequence[str | os.PathLike] = 
     Raises:
         ValueError: when the folder holds a run with other settings, slices or folds: names each difference; and when
             it is a folder of runs: names them.
+        FileNotFoundError: when a new run starts from weights that are not there.
     """
     if not (folder / "run.json").is_file():
         below = runs_below(folder)
@@ -139,6 +151,8 @@ def open_run(folder: Path, record: dict, earlier: Sequence[str | os.PathLike] = 
         if found is not None:
             print(f"resuming {found.folder}, copied to {folder}")
             _copy(found.folder, folder)
+        elif "pretrained" in record:
+            initial.find(record["pretrained"]["file"])
         runs.write_record(folder, record if found is None else found.record)
     run = runs.read(folder)
     if "recipe" not in run.record:
@@ -160,10 +174,17 @@ def runs_below(folder: Path) -> list[str]:
     return sorted({path.relative_to(folder).parts[0] for path in found})
 
 
-def reopen(run: runs.Run, history: Sequence[dict]) -> runs.Run:
-    """Mark a run as running, and add the seconds of epochs that a killed call could not record."""
+def reopen(run: runs.Run, history: Sequence[dict], start: dict | None = None) -> runs.Run:
+    """Mark a run as running, and add the seconds of epochs that a killed call could not record.
+
+    Args:
+        run: as it was opened.
+        history: rows of the epochs done.
+        start: the result of `initial.load` where weights have just been loaded.
+    """
     spent = max(run.record["wall_seconds"], round(sum(row["seconds"] for row in history), 1))
-    runs.write_record(run.folder, run.record | {"state": "running", "wall_seconds": spent})
+    loaded = {"pretrained": start} if start else {}
+    runs.write_record(run.folder, run.record | loaded | {"state": "running", "wall_seconds": spent})
     return runs.read(run.folder)
 
 
