@@ -48,7 +48,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from kitlib.data import folds, scans
+from kitlib.data import boxes, folds, scans
 from kitlib.eda import annotators, areas, intensities, published, statistics
 from kitlib.figures import eda, scans as figures_scans
 
@@ -183,6 +183,14 @@ with_masks(statistics.organ_areas, measured)
 
 # %%
 with_masks(statistics.centroids, measured)
+
+# %% [markdown]
+# How much of a slice does a network need to see? The box is measured in mm from the centre of the image, as top,
+# bottom, left and right, so that it fits scanners of every image size. 02_train takes it as `BOX` and the grid as
+# `SIZE`.
+
+# %%
+print(boxes.advice(masked) if len(masked) else no_masks)
 
 # %% [markdown]
 # ## Overlaps

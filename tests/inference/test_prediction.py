@@ -67,6 +67,22 @@ def test_runs_are_averaged(members, hidden):
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-5)
 
 
+def test_boxes_and_whole_slices_are_averaged_at_the_size_of_the_files_and_equal_boxes_on_their_grid(
+    hidden, monkeypatch
+):
+    some, restored = first_scan(hidden), []
+    restore = inputs.restore
+    monkeypatch.setattr(inputs, "restore", lambda *given: restored.append(given[2]) or restore(*given))
+    box = inputs.InputSpec(32, 32, depth=3, box_mm=(-40.0, 30.0, -50.0, 50.0))
+    members = [member(spec=spec) for spec in (SPEC, box, replace(box, depth=5), replace(box, height=48))]
+    alone = [next(inference.predict([one], some, Faults(), progress=False)).probabilities for one in members]
+    restored.clear()
+    together = next(inference.predict(members, some, Faults(), progress=False)).probabilities
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-5)
+    assert [(spec.height, spec.box_mm) for spec in restored] == [(32, None), (32, box.box_mm), (48, box.box_mm)]
+    assert np.abs(alone[0] - alone[1]).max() > 0.1
+
+
 def test_batch_size_does_not_matter(members, hidden):
     some = hidden[hidden["scan"] == hidden["scan"].iloc[0]]
     one, other = (

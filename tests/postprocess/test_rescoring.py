@@ -196,3 +196,17 @@ def test_a_higher_threshold_tightens_the_border():
     stored = np.rint(probabilities * 255).astype(np.uint8)
     in_bytes = rescoring.bias_by_threshold(on_square(stored), truth, slices, (0.3, 0.5, 0.7))
     assert in_bytes["mean_px"].equals(table["mean_px"])
+
+
+def test_another_box_or_spacing_is_scored_anew(blots, tmp_path):
+    grids, truth, slices = blots
+    marks = set()
+    for box_mm, spacing_mm in ((None, 1.0), (None, 1.5), ((-9, 9, -9, 9), 1.0), ((-9, 9, -9, 9), 1.5)):
+        source = rescoring.Probabilities(grids.__getitem__, InputSpec(14, 16, box_mm=box_mm))
+        table = slices.assign(spacing_mm=spacing_mm)
+        scorer = rescoring.Rescorer(source, truth, table, tmp_path / "cache")
+        scorer.fill([Settings()])
+        handed_in = metric.score(truth, rescoring.rows(source, table, Settings()), table)
+        np.testing.assert_allclose(scorer.totals(Settings()), handed_in.totals().to_numpy(float), atol=1e-12)
+        marks.add(scorer.marks["case1_day0"])
+    assert len(marks) == 3  # the spacing matters to a box alone
