@@ -53,6 +53,26 @@ def read(path: str | os.PathLike) -> pd.Series:
     return table.astype(int).set_index("case")["fold"]
 
 
+def check_same(one: str | os.PathLike, other: str | os.PathLike) -> None:
+    """Check that two cross-validations, such as a gate's and a segmenter's, have the same folds.
+
+    Otherwise the gate of a fold was trained on cases that the segmenter of that fold is scored on.
+
+    Args:
+        one: a folds.csv.
+        other: another.
+
+    Raises:
+        ValueError: names both files, and the first case whose fold differs.
+    """
+    tables = pd.concat([read(one), read(other)], axis=1, keys=["one", "other"]).sort_index()
+    apart = tables[tables["one"] != tables["other"]]
+    if len(apart):
+        places = ("no fold" if pd.isna(fold) else f"fold {fold:.0f}" for fold in apart.iloc[0])
+        found = " and ".join(f"in {place} of {path}" for place, path in zip(places, (one, other), strict=True))
+        raise ValueError(f"case {apart.index[0]} is {found}; choose a new folder, which takes the other's folds")
+
+
 def later_days(slices: pd.DataFrame, every: int = 5) -> pd.Series:
     """Hold out a validation set like the hidden test set: some whole cases, and the later days of the others.
 

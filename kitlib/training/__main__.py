@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train on a folder in the official layout and score the validation scans."""
     parser = _parser()
     given = parser.parse_args(arguments)
+    if given.folds_of and not given.folds:
+        parser.error("--folds-of needs --folds, the number of folds of that cross-validation")
     folder = given.resume or given.runs / datetime.now().strftime("%Y%m%d-%H%M%S")
     if given.submission and given.submission.is_dir():
         given.submission /= "submission.csv"
@@ -45,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given.no_figures:  # in a process of its own: Matplotlib is for notebooks and commands alone
             subprocess.run([sys.executable, "-m", "kitlib.figures", run.folder, root], check=False)
         score = run.score()
+        given_by = f", with the {score['evaluated_with']}" if "evaluated_with" in score else ""
         print(
             f"{run.folder}: {run.state}, host score {score['score']:.4f}, Dice {score['dice']:.4f}, "
-            f"Hausdorff {score['hausdorff']:.4f}"
+            f"Hausdorff {score['hausdorff']:.4f}{given_by}"
         )
     if len(found) < (given.folds or 1) or any(run.state == "stopped" for run in found):
         print(f"out of time; to continue, run the same command with --resume {folder}")
@@ -57,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machine: devices.Devices) -> list[runs.Run]:
     """Train one network, or one per fold."""
     recipe = recipes.PRESETS[given.preset]()
+    if given.role != "both":
+        recipe = recipes.with_role(recipe, given.role)
     recipe = replace(recipe, **{name: getattr(given, name) for name in CHANGES if getattr(given, name) is not None})
     if given.plain:
         recipe = replace(recipe, network_options=recipe.network_options | NO_ATTENTION)
@@ -69,7 +74,7 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
     held_out = None if given.folds else _held_out(slices, given.held_out)
     print(runs.check_disk(folder, _stored(slices, folder, given.folds, held_out, machine), same["spec"]))
     if given.folds:
-        return jobs.cross_validate(slices, folder, count=given.folds, **same)
+        return jobs.cross_validate(slices, folder, count=given.folds, folds_of=given.folds_of, **same)
     return [fit.fit_fold(slices, folder, held_out=held_out, **same)]
 
 
@@ -99,6 +104,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     which.add_argument("--folds", type=_folds, help="train a cross-validation with this many folds")
     parser.add_argument("--preset", choices=recipes.PRESETS, default="paper", help="recipe (default: paper)")
+    parser.add_argument(
+        "--role",
+        choices=runs.ROLES,
+        default="both",
+        help="train a gate, which finds the slices of each organ, or a segmenter, which draws its contours and is "
+        "scored with the presence of the truth (default: one network for both)",
+    )
+    parser.add_argument(
+        "--folds-of", type=Path, metavar="FOLDER", help="with --folds: a cross-validation that has the same folds"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for new run folders (default: runs)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="run folder to resume or to create")
     parser.add_argument("--time-limit", type=_seconds, metavar="SECONDS", help="time limit; --resume continues")

@@ -150,6 +150,7 @@ def cross_validate(
     deadline: float | None = None,
     earlier: Sequence[str | os.PathLike] = (),
     like: Sequence[str | os.PathLike] = (),
+    folds_of: str | os.PathLike | None = None,
 ) -> list[runs.Run]:
     """Train one network per fold (paper, V.B.1) into folder/fold0, folder/fold1, ...
 
@@ -162,15 +163,17 @@ def cross_validate(
         count: folds.
         only: the folds to train, such as (0, 1); None is all.
         pretrained: as for `fit_fold`; of the folder of a cross-validation, such as the gates', each fold starts from
-            its own.
+            its own, and `folds_of` is that folder.
         spec, recipe, packed, devices, deadline, earlier, like: as for `run`.
         at_once: folds at a time, as for `run`; None is one per GPU of `devices`, where they do not share each batch.
+        folds_of: folder of another cross-validation whose folds this one has: a gate and its segmenter need the same.
 
     Returns:
         The runs of the folds that were begun, by this call or before, in order.
 
     Raises:
-        ValueError: when the folder is a run folder or a folder of other runs, or its folds.csv does not fit.
+        ValueError: when the folder is a run folder or a folder of other runs, or its folds.csv does not fit the slices,
+            or differs from that of `folds_of`.
         FloatingPointError: of the first fold that diverged, when the others are done; it names the fold's folder.
     """
     initial.check(pretrained, recipe)
@@ -180,10 +183,12 @@ def cross_validate(
     others = resume.runs_below(folder)
     if others and not (folder / "folds.csv").is_file():
         raise ValueError(f"{folder} is a folder of runs ({', '.join(others[:5])}); choose a new folder below it")
-    table = fold_table(slices, folder / "folds.csv", count, earlier)
+    if folds_of is None and _has_folds(pretrained):
+        folds_of = pretrained
+    table = fold_table(slices, folder / "folds.csv", count, earlier, folds_of)
     folders = [folder / f"fold{fold}" for fold in range(count)]
     chosen = range(count) if only is None else only
-    starts = {fold: _of_fold(pretrained, fold) for fold in chosen}
+    starts = {fold: Path(pretrained) / f"fold{fold}" if _has_folds(pretrained) else pretrained for fold in chosen}
     jobs = [Job(folders[fold], table == fold, spec, recipe, pretrained=starts[fold]) for fold in chosen]
     at_once = trainings_at_once(devices, len(jobs)) if at_once is None else at_once
     outcomes = run(
@@ -202,43 +207,65 @@ def cross_validate(
     return [runs.read(path) for path in folders if (path / "run.json").is_file()]
 
 
-def _of_fold(pretrained: str | os.PathLike | None, fold: int) -> str | os.PathLike | None:
-    """Return what a fold starts from: of a cross-validation's folder, the run of that fold."""
-    if pretrained is None or not (Path(pretrained).expanduser() / "folds.csv").is_file():
-        return pretrained
-    return Path(pretrained) / f"fold{fold}"
+def _has_folds(pretrained: str | os.PathLike | None) -> bool:
+    """Tell whether it is the folder of a cross-validation."""
+    return pretrained is not None and (Path(pretrained).expanduser() / "folds.csv").is_file()
 
 
-def fold_table(slices: pd.DataFrame, path: Path, count: int, earlier: Sequence[str | os.PathLike] = ()) -> pd.Series:
-    """Return the fold of each row, from the saved table of folds; the first call draws and saves it.
+def fold_table(
+    slices: pd.DataFrame,
+    path: Path,
+    count: int,
+    earlier: Sequence[str | os.PathLike] = (),
+    folds_of: str | os.PathLike | None = None,
+) -> pd.Series:
+    """Return the fold of each row, from the saved table of folds; the first call draws or copies it.
 
     Args:
         slices: table of slices.
         path: the table, folds.csv.
         count: folds.
         earlier: run folders; where there is no table yet, one beside them that fits the cases is copied.
+        folds_of: folder with the table that this one must equal; None is any.
 
     Raises:
-        ValueError: when the table has another number of folds or lacks a case.
+        FileNotFoundError: when `folds_of` has no table.
+        ValueError: when the table has another number of folds, lacks a case, or differs from that of `folds_of`.
     """
-    if not path.is_file():
-        drawn = slices[["case"]].assign(fold=folds.by_case(slices, count)).drop_duplicates()
-        for folder in dict.fromkeys(Path(run).parent for run in earlier):
-            with contextlib.suppress(OSError, ValueError):  # no table, or somebody else's
-                found = folds.read(folder / "folds.csv")
-                if set(found.index) == set(slices["case"]) and found.nunique() == count:
-                    drawn = found.reset_index()
-                    break
-        with runs.replacing(path) as file:
-            file.write(drawn.to_csv(index=False))
-    kept = folds.read(path)
+    partner = None if folds_of is None else Path(folds_of).expanduser() / "folds.csv"
+    if partner is not None and not partner.is_file():
+        raise FileNotFoundError(f"{partner} does not exist; folds_of takes the folder of a cross-validation")
+    if path.is_file():
+        where, kept = path, folds.read(path)
+        if partner is not None:
+            folds.check_same(path, partner)
+    elif partner is not None:
+        where, kept = partner, folds.read(partner)
+    else:
+        where, kept = path, _earlier_table(slices, count, earlier)
+        if kept is None:
+            drawn = slices[["case"]].assign(fold=folds.by_case(slices, count)).drop_duplicates()
+            kept = drawn.set_index("case")["fold"]
     missing = set(slices["case"]) - set(kept.index)
     if missing or kept.nunique() != count:
         what = (
             f"has {kept.nunique()} folds, not {count}" if kept.nunique() != count else f"lacks cases {sorted(missing)}"
         )
-        raise ValueError(f"{path} {what}; choose another folder")
+        raise ValueError(f"{where} {what}; choose another folder")
+    if not path.is_file():
+        with runs.replacing(path) as file:
+            file.write(kept.reset_index().to_csv(index=False))
     return slices["case"].map(kept)
+
+
+def _earlier_table(slices: pd.DataFrame, count: int, earlier: Sequence[str | os.PathLike]) -> pd.Series | None:
+    """Read a table beside earlier run folders that fits the cases; None without one."""
+    for folder in dict.fromkeys(Path(run).parent for run in earlier):
+        with contextlib.suppress(OSError, ValueError):  # no table, or somebody else's
+            found = folds.read(folder / "folds.csv")
+            if set(found.index) == set(slices["case"]) and found.nunique() == count:
+                return found
+    return None
 
 
 def train(

@@ -94,3 +94,14 @@ def test_folds_are_read_from_any_csv_and_lines_that_are_none_are_named(tmp_path)
     path.write_text("case,fold\n7,1\n12,x\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"folds\.csv, line 3: the row is '12,x'; expected two whole numbers"):
         folds.read(path)
+
+
+def test_two_tables_of_the_same_folds_may_have_any_order_and_others_are_named(tmp_path):
+    one, other = tmp_path / "one.csv", tmp_path / "other.csv"
+    one.write_text("case,fold\n7,0\n9,1\n", encoding="utf-8")
+    other.write_text("case,fold\n9,1\n7,0\n", encoding="utf-8")
+    folds.check_same(one, other)
+    for text, words in (("7,0\n9,2\n", "case 9 is in fold 1 of .*one.csv and in fold 2"), ("7,0\n", "and in no fold")):
+        other.write_text(f"case,fold\n{text}", encoding="utf-8")
+        with pytest.raises(ValueError, match=f"{words} of .*other.csv"):
+            folds.check_same(one, other)

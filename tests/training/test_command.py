@@ -64,9 +64,25 @@ def test_folds_are_a_cross_validation(competition, tmp_path, asked, capsys):
     assert f"to continue, run the same command with --resume {tmp_path / 'five'}" in said
 
 
+def test_a_role_changes_the_recipe_and_shares_the_folds_of_the_other(competition, tmp_path, asked):
+    other = tmp_path / "gates"
+    line = f"--role segmenter --preset short --epochs 2 --folds 3 --folds-of {other} --no-figures --runs {tmp_path}"
+    command.main([str(competition), *line.split()])
+    assert asked["recipe"] == replace(recipes.with_role(recipes.short(), "segmenter"), epochs=2)
+    assert (asked["count"], asked["folds_of"]) == (3, other)
+
+
+def test_a_score_with_the_presence_of_the_truth_says_so(competition, tmp_path, asked, capsys, monkeypatch):
+    monkeypatch.setitem(SCORE, "evaluated_with", "presence of the truth")
+    command.main([str(competition), *"--held-out later-days --no-figures --runs".split(), str(tmp_path)])
+    assert "Hausdorff 0.6000, with the presence of the truth\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ("--folds-of runs/gate", "--folds-of needs --folds"),
+        ("--role gates", "--role: invalid choice: 'gates'"),
         (
             "--held-out case999_day0",
             r"--held-out case999_day0 is not a scan of the data.*later-days.*such as case\d+_day\d+, ",

@@ -164,6 +164,23 @@ def test_some_folds_of_a_cross_validation_can_be_trained_alone(slices, spec, tmp
     assert folders == [run.folder.name] == ["fold1"]
 
 
+def test_a_gate_and_its_segmenter_have_the_same_folds(slices, spec, tmp_path, tried):
+    gate, segmenter = tmp_path / "gate", tmp_path / "segmenter"
+    training.cross_validate(slices, gate, count=3, spec=spec)
+    swapped = (gate / "folds.csv").read_text(encoding="utf-8").replace(",0\n", ",9\n").replace(",2\n", ",0\n")
+    (gate / "folds.csv").write_text(swapped.replace(",9\n", ",2\n"), encoding="utf-8")
+    training.cross_validate(slices, segmenter, count=3, spec=spec, folds_of=gate)
+    assert (segmenter / "folds.csv").read_bytes() == (gate / "folds.csv").read_bytes()
+    training.cross_validate(slices, tmp_path / "alone", count=3, spec=spec)
+    with pytest.raises(ValueError, match=r"case .* is in fold .*alone/folds\.csv and in fold .*gate/folds\.csv"):
+        training.cross_validate(slices, tmp_path / "alone", count=3, spec=spec, folds_of=gate)
+    with pytest.raises(ValueError, match=r"gate/folds\.csv has 3 folds, not 2"):
+        training.cross_validate(slices, tmp_path / "two", count=2, spec=spec, folds_of=gate)
+    assert not (tmp_path / "two/folds.csv").exists()
+    with pytest.raises(FileNotFoundError, match="folds_of takes the folder of a cross-validation"):
+        training.cross_validate(slices, tmp_path / "two", count=2, spec=spec, folds_of=tmp_path / "none")
+
+
 def test_a_training_that_diverges_is_raised_when_the_others_are_done(slices, spec, tmp_path, tried, capsys):
     folders, states = tried
     states["fold0"] = "diverged"
