@@ -52,10 +52,10 @@ FALLBACK = ""  # prediction if no network loads: "empty" or "atlas" (the mean of
 import pandas as pd
 from IPython.display import display
 
-from kitlib.postprocess import baselines
+from kitlib.postprocess import baselines, cleaning, intervals
 from kitlib import contest, inference, runs, submission
 from kitlib.inference import Faults, clock as deadline, rescue
-from kitlib.figures import scans as figures_scans
+from kitlib.figures import scans as figures_scans, scoring as figures_scoring
 from kitlib.data import scans
 from kitlib.training import devices
 
@@ -98,7 +98,8 @@ print(f"{len(slices):,} slices in {slices['scan'].nunique()} scans; {target.reso
 # ## Networks
 #
 # Which runs are used? All runs of an attached bundle; without a bundle, the newest run and the other folds of its
-# cross-validation. Runs trained on another kind of data are refused.
+# cross-validation, and for a segmenter the gate that was trained on the same folds. Runs trained on another kind of
+# data are refused.
 
 # %%
 if RUNS and not session.run_folders(RUNS).is_dir():
@@ -117,14 +118,16 @@ for folder in chosen.unfinished:
     print(folder, "stopped within its first epoch:", "used, the only one" if folder in chosen.folders else "left out")
 
 # %% [markdown]
-# How does each network predict, and how do probabilities become masks? 04_score tunes the settings and saves them
-# with the runs. If the runs have different settings, those of the run with the best score are used.
+# How does each network predict, and how do probabilities become masks? Gates decide on which slices an organ is, and
+# segmenters draw its contours; a network without a role does both. 04_score tunes the settings and saves them with the
+# runs. If the runs have different settings, those of the run with the best score are used.
 
 # %%
 settings, problems = runs.choose_settings(chosen.folders)
 for where, problem in problems:
     faults.meet(where, problem, "left out")
 members = inference.open_members(chosen.folders, faults, BATCH)
+inference.check_roles(members, faults)
 if not members and not FALLBACK:
     text = f"no network below {place.resolve()}: train with 02_train, attach a bundle that holds runs"
     raise FileNotFoundError(f"{text} (kaggle/README.md), or set FALLBACK")
@@ -146,7 +149,8 @@ if mode != "rerun" and not len(slices) and members and (root / "train.csv").is_f
     clock = deadline.Deadline(None)
     options = {"settings": settings, "clock": clock, "flip": FLIP, "batch_size": BATCH}
     rehearsal = inference.rows(members, some, faults, **options)
-    passes = deadline.passes([member.flip if FLIP is None else FLIP for member in members])
+    flips = [member.flip if FLIP is None else FLIP for member in members]
+    passes = deadline.passes(flips, [member.gate for member in members])
     hours = clock.forecast(50 * 144, passes) / 3600
     print(f"{len(some)} slices, {(rehearsal['predicted'] != '').sum()} masks; 50 such scans are forecast {hours:.1f} h")
 
@@ -154,8 +158,8 @@ if mode != "rerun" and not len(slices) and members and (root / "train.csv").is_f
 # ## Prediction
 #
 # Will prediction finish in time? Each scan is written to the file as soon as it is finished. If the forecast exceeds
-# the time limit, mirrored predictions are dropped first and networks after them; the first network always stays.
-# `shed` lists the dropped ones.
+# the time limit, mirrored predictions are dropped first, then segmenters, then gates; the first segmenter and the
+# first gate always stay. `shed` lists the dropped ones.
 
 # %%
 clock = deadline.Deadline(HOURS, spent=0.0 if mode == "interactive" else None)  # an interactive kernel may be days old
@@ -203,6 +207,18 @@ with faults.survive("contact sheet", "left out"):
         first = known[(known["scan"] == known["scan"].iloc[0]) & (known["path"] != "")]
         alike = (first[["height", "width"]] == list(scans.common_size(first))).all(axis=1)
         display(figures_scans.contact_sheet(first[alike]))
+
+# %% [markdown]
+# On which slices is each organ? The curves show its presence, the probability that 12 pixels of a slice reach; the
+# settings allow the shaded slices. Shown with a gate, or with settings that use the presence; not in the rerun.
+
+# %%
+with faults.survive("presence curves", "left out"):
+    wanted = cleaning.needs_presence(settings) or any(member.gate for member in members)
+    if wanted and members and len(shown) and mode != "rerun":
+        (found,) = inference.predict(members, first, faults, batch_size=BATCH, flip=FLIP, progress=False)
+        presence = intervals.presence(found.probabilities) if found.presence is None else found.presence
+        display(figures_scoring.presence_curves(found.scan, presence, settings))
 
 # %% [markdown]
 # ## Faults

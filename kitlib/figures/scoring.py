@@ -1,4 +1,4 @@
-"""Pictures of a score: conventions, the waterfall of its ledger, the voxels behind the distance, tuning, border."""
+"""Pictures of a score: conventions, the waterfall of its ledger, the distance's voxels, tuning, presence, border."""
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from kitlib.figures.style import (
     overlay,
     picture_axis,
 )
+from kitlib.postprocess import cleaning
 from kitlib.scoring import host
 
 
@@ -150,6 +151,45 @@ def tuning_steps(steps: pd.DataFrame) -> Figure:
     axis.grid(axis="x")
     organ_legend(figure)
     return figure
+
+
+@look
+def presence_curves(scan: str, presence: np.ndarray, settings: cleaning.Settings) -> Figure:
+    """Draw the presence of each organ over the slices of a scan, and the slices that the settings allow it.
+
+    Args:
+        scan: its name.
+        presence: (D, organs) in [0, 1].
+        settings: with `ends="interval"` the run of slices is shaded, otherwise the slices from a threshold on.
+    """
+    figure, axes = canvas(1.5 * len(contest.ORGANS) + 0.6, rows=len(contest.ORGANS), sharex=True, sharey=True)
+    neutral = 1 / (1 + np.exp(-np.array(settings.offset))) if settings.ends else settings.presence
+    allowed = cleaning.allowed_slices(presence, settings)
+    for axis, organ, curve, level, slices in zip(axes[:, 0], contest.ORGANS, presence.T, neutral, allowed, strict=True):
+        numbers = np.arange(1, len(curve) + 1)
+        title = "every slice"
+        if slices is not None:
+            axis.bar(numbers[slices], 1, width=1, color=COLORS[organ], alpha=0.18, linewidth=0)
+            axis.axhline(level, color=INK, linewidth=0.8, linestyle=":")
+            title = _numbers(slices)
+        axis.plot(numbers, curve, color=COLORS[organ], linewidth=1.6)
+        axis.set(title=f"{LABELS[organ]}: {title}", ylim=(0, 1.03), xlim=(0.5, len(curve) + 0.5))
+        axis.grid(axis="y")
+    axes[1, 0].set_ylabel("presence (probability)")
+    axes[-1, 0].set_xlabel(f"slice of {scan}, from head to feet")
+    styles = [Line2D([], [], color=INK), Line2D([], [], color=INK, linewidth=0.8, linestyle=":")]
+    labels = ["presence", "neutral presence" if settings.ends else "threshold", "slices that the organ may be on"]
+    figure.legend([*styles, Patch(color=INK, alpha=0.18)], labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _numbers(slices: np.ndarray) -> str:
+    """Name slices by their first and last, counted from 1."""
+    filled = np.flatnonzero(slices) + 1
+    if not filled.size:
+        return "no slice"
+    whole = filled[-1] - filled[0] + 1 == filled.size
+    return f"slices {filled[0]} to {filled[-1]}" + ("" if whole else f", {filled.size} of these")
 
 
 @look

@@ -12,7 +12,7 @@ import phantom
 from kitlib import contest
 from kitlib.data import scans
 from kitlib.figures import scoring
-from kitlib.postprocess import PLAIN, rescoring
+from kitlib.postprocess import PLAIN, Settings, intervals, rescoring
 from kitlib.scoring import host, ledger, metric
 from phantom import standin
 
@@ -118,3 +118,26 @@ def test_border_bias_has_an_axis_per_organ_with_medians_and_means(scored):
         part = table.xs(organ, level="organ")
         for line, name in zip(axis.lines[:2], ("median_px", "mean_px"), strict=True):
             np.testing.assert_allclose(line.get_ydata(), part[name])
+
+
+def shaded(axis):
+    return [round(bar.get_x() + 0.5) for bar in axis.patches]
+
+
+def test_presence_curves_show_the_slices_of_each_organ():
+    presence = np.full((9, 3), 0.01)
+    presence[2:6, 0], presence[4:7, 1], presence[8, 1] = 0.95, 0.9, 0.4
+    settings = Settings(ends="interval", offset=(0.0, -1.0, 0.0))
+    axes = draw(scoring.presence_curves("case1_day0", presence, settings)).axes
+    decoded = intervals.runs(presence, np.array(settings.offset))
+    for axis, (first, last), curve in zip(axes, decoded, presence.T, strict=True):
+        assert shaded(axis) == (list(range(first + 1, last + 2)) if first >= 0 else [])
+        np.testing.assert_array_equal(axis.lines[-1].get_ydata(), curve)
+    titles = [axis.get_title(loc="left") for axis in axes]
+    assert titles == ["large bowel: slices 3 to 6", "small bowel: slices 5 to 6", "stomach: no slice"]
+    assert axes[1].lines[0].get_ydata()[0] == pytest.approx(1 / (1 + np.e))
+    assert axes[2].get_xlabel() == "slice of case1_day0, from head to feet"
+    axes = draw(scoring.presence_curves("case1_day0", presence, Settings(presence=(0.0, 0.3, 0.5)))).axes
+    assert [shaded(axis) for axis in axes] == [[], [5, 6, 7, 9], []]
+    titles = [axis.get_title(loc="left") for axis in axes]
+    assert titles == ["large bowel: every slice", "small bowel: slices 5 to 9, 4 of these", "stomach: no slice"]
