@@ -1,8 +1,8 @@
 """Tuning of post-processing: `python benchmarks/tuning.py [--data ROOT] [--runs FOLDER] [--save]`.
 
 The full grid on eight cases of a phantom, from out-of-fold probabilities to settings, and what these settings bring on
-cases that had no part in it. The probabilities are those of a cross-validation below --runs, or made from the truth.
-There is no peer that does this.
+cases that had no part in it, beside the default settings, from which the search starts. The probabilities are those of
+a cross-validation below --runs, or made from the truth. There is no peer that does this.
 """
 
 import argparse
@@ -31,30 +31,36 @@ def part(slices, cases):
     return scans.rows(slices), slices
 
 
-def measure(kept, spec, slices):
+def measure(kept, spec, slices, presence):
     """Search on the first cases, score on the others, and say what it took and brought."""
     cases = slices["case"].unique()
     wall, cpu = time.perf_counter(), time.process_time()
     probabilities = rescoring.Probabilities(kept.__getitem__, spec)
-    found = tuning.tune(probabilities, *part(slices, cases[:CASES]))
+    found = tuning.tune(probabilities, *part(slices, cases[:CASES]), presence=presence)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    unseen = rescoring.Rescorer(probabilities, *part(slices, cases[CASES:]))
-    tried = {"threshold 0.5": PLAIN, "default": DEFAULT, "tuned": found.settings}
+    unseen = rescoring.Rescorer(probabilities, *part(slices, cases[CASES:]), presence=presence)
+    tried = {
+        "threshold 0.5": PLAIN,
+        "default": DEFAULT,
+        "default, runs of slices at offset 0": tuning.with_runs(DEFAULT),
+        "tuned": found.settings if found.helps else DEFAULT,
+    }
     unseen.fill(tried.values())
-    plain = unseen.totals(PLAIN)
+    default = unseen.totals(DEFAULT)
     lines = [
         f"{min(CASES, len(cases))} cases, {found.evaluated} different settings, {wall:.0f} s ({cpu:.0f} s of "
-        f"processor); {found.steps['kept'].sum()} of {len(found.steps)} steps kept. Held out in turn: "
-        f"{found.before.value:.4f} -> {found.after.value:.4f}, gain {between(found.gain)}.\n",
-        f"| on {len(cases[CASES:])} cases not seen | host score | gain over 0.5, 95 % |",
+        f"processor); {found.steps['kept'].sum()} of {len(found.steps)} steps kept. Held out in turn: default "
+        f"{found.before.value:.4f}, tuned {found.after.value:.4f}, gain {between(found.gain)}: "
+        f"{'the tuned settings are used' if found.helps else 'the default is kept'}.\n",
+        f"| on {len(cases[CASES:])} cases not seen | host score | gain over the default, 95 % |",
         "| --- | --- | --- |",
     ]
     for name, settings in tried.items():
         totals = unseen.totals(settings)
-        gain = between(bootstrap.gain(plain, totals))
+        gain = between(bootstrap.gain(default, totals))
         lines.append(f"| {name} | {host.value(totals.sum(axis=0)):.4f} | {gain} |")
-    changed = {name: value for name, value in vars(found.settings).items() if value != getattr(PLAIN, name)}
-    return "\n".join([*lines, "", f"Tuned: {changed}"])
+    changed = {name: value for name, value in vars(found.settings).items() if value != getattr(DEFAULT, name)}
+    return "\n".join([*lines, "", f"Changed from the default: {changed or 'nothing'}"])
 
 
 def between(gain):
@@ -92,12 +98,12 @@ def main():
         slices = slices[slices["scan"].isin(held_out.scans)].reset_index(drop=True)
         spec, epochs = held_out.runs[0].spec, max(len(run.history()) for run in held_out.runs)
         heading = f"A network's, {len(held_out.runs)} folds, {epochs} epochs, {spec.height}x{spec.width}"
-        read = held_out
+        read, presence = held_out, held_out.presence
     else:
-        heading, read = "Made from the truth, 128x128", standin.StandIn(slices)
+        heading, read, presence = "Made from the truth, 128x128", standin.StandIn(slices), None
         spec = read.spec
     kept = {scan: np.rint(read(scan) * 255).astype(np.uint8) for scan in read.scans}
-    text = f"{machine()}\n\n{measure(kept, spec, slices)}"
+    text = f"{machine()}\n\n{measure(kept, spec, slices, presence)}"
     print(f"## {heading}\n\n{text}")
     if given.save:
         save(heading, text)

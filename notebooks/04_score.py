@@ -11,9 +11,9 @@
 #
 # Where are the points lost, and how much do better post-processing settings gain? This notebook scores the
 # out-of-fold probabilities of a run, or of all folds of a cross-validation, with the kit's estimate of the
-# leaderboard's score. It shows the worst scans, tunes the settings on held-out cases, saves them for 03_inference,
-# and measures the border. It needs a run of 02_train that held out at least two cases. The probabilities are read
-# from disk, so the notebook takes minutes on two cores, mostly for the full search.
+# leaderboard's score. It shows the worst scans, tunes the settings on held-out cases, saves them for 03_inference if
+# they gain, and measures the border. It needs a run of 02_train that held out at least two cases, and three to tune.
+# The probabilities are read from disk, so the notebook takes minutes on two cores, mostly for the full search.
 
 # %%
 import importlib.util
@@ -39,7 +39,7 @@ print(session.versions())
 
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: searched for as kitlib.data.scans.find_root describes
-RUNS = ""  # folder of the run folders; empty: runs/ of the checkout, or runs/ here on Kaggle
+RUNS = ""  # folder of the run folders; empty: runs/ of the checkout, or runs/ here and attached runs on Kaggle
 RUN = ""  # a run, or a cross-validation with all its folds; empty: the newest that held out at least two cases
 SCANS = 12  # maximum number of scans to score and tune on, at least 2; 0: all
 GRID = "full"  # values tried per setting: "full", or "short" for a quick look
@@ -51,10 +51,10 @@ import tempfile
 import pandas as pd
 from IPython.display import FileLink, display
 
-from kitlib import files, postprocess, runs
+from kitlib import contest, files, postprocess, runs
 from kitlib.data import scans
 from kitlib.figures import scoring, viewer
-from kitlib.postprocess import rescoring, tuning
+from kitlib.postprocess import intervals, rescoring, tuning
 from kitlib.runs import selection
 from kitlib.scoring import __main__ as command
 from kitlib.scoring import borders, ledger, metric
@@ -63,7 +63,8 @@ from kitlib.scoring import borders, ledger, metric
 # ## The run to score
 #
 # Which run is scored? The newest one that held out at least two cases of this data, unless `RUN` names another. The
-# probabilities of each scan come from the fold that did not train on it.
+# probabilities of each scan come from the fold that did not train on it, and so does the presence of each organ on each
+# slice: from a gate, where the run is a segmenter.
 
 # %%
 session.parameters(
@@ -71,13 +72,15 @@ session.parameters(
 )
 root = session.competition(DATA)
 slices = scans.read(root)
-folder = session.run_folders(RUNS)
+folder, attached = session.run_folders(RUNS), () if RUNS else contest.attached("run.json")
 kind = "phantom" if scans.is_phantom(root) else "competition"
-held_out, problems = runs.choose_held_out(folder, RUN, set(slices["scan"]), kind)
+held_out, problems = runs.choose_held_out(folder, RUN, set(slices["scan"]), kind, attached)
 print("".join(f"left out: {path} {problem}\n" for path, problem in problems), end="")
 if held_out is None:
-    raise FileNotFoundError(f"no run below {folder} held out two cases of {root}: run 02_train first, or set RUNS")
-print(held_out)
+    text = f"no run below {folder}, and none of {len(attached)} attached runs, held out two cases of {root}"
+    raise FileNotFoundError(f"{text}: run 02_train first, attach its output, or set RUNS")
+place = held_out.folder if os.access(held_out.folder, os.W_OK) else session.run_folders() / held_out.folder.name
+print(f"{held_out}, in {held_out.folder}; results are written to {place}")
 
 # %% [markdown]
 # Which scans are scored? If there are more than `SCANS`, one scan of each case is taken before a second one of any.
@@ -178,14 +181,21 @@ scoring.worst(truth, plain, slices, worst[worst["hausdorff"] < 1].head(3))
 # What do the worst scans look like, slice by slice? Open this page in a browser: it works offline and without a
 # server. Keep a page with the competition's images to yourself, because the rules forbid sharing them.
 
+
 # %%
+def presence(scan):
+    """Read the presence of a scan, or measure it on the probabilities, for the curve beside the slices."""
+    given = held_out.presence(scan)
+    return intervals.presence(held_out(scan)) if given is None else given
+
+
 page = viewer.write(
-    held_out.folder / "figures/viewer.html",
+    place / "figures/viewer.html",
     truth,
     plain,
     slices,
     points=found,
-    presence=lambda scan: viewer.presence_of(held_out(scan)),
+    presence=presence,
     name=str(held_out),
     progress=True,
 )
@@ -214,9 +224,10 @@ command.main([*paths, "--data", str(root), "--worst", "3"])
 # %% [markdown]
 # ## Tuning
 #
-# How much do better settings gain? The search changes one setting at a time and tries each value on all scans. Each
-# group of cases is scored with the value chosen on the others. A change is kept only if the whole interval of its
-# gain is above zero.
+# How much do better settings gain? The search starts from the default settings and changes one setting at a time. Each
+# group of cases is scored with the value chosen on the others. A change is kept only if the whole interval of its gain
+# is above zero. The probabilities include the mirrored slices where inference adds them. They are those of one fold's
+# network, while inference averages all folds. The first line is a forecast of the time.
 
 # %%
 tuned = tuning.tune(
@@ -225,7 +236,8 @@ tuned = tuning.tune(
     slices,
     values=tuning.FULL if GRID == "full" else tuning.SHORT,
     folds=FOLDS,
-    cache=held_out.folder / "tuning.jsonl",
+    cache=place / "tuning.jsonl",
+    presence=held_out.presence,
 )
 display(tuned.steps[tuned.steps["kept"]].round(4))
 
@@ -237,31 +249,39 @@ display(tuned.steps[tuned.steps["kept"]].round(4))
 scoring.tuning_steps(tuned.steps)
 
 # %% [markdown]
-# What is the total gain? Each case is scored with settings chosen without it. It is slightly optimistic, because the
-# same gains decided which changes to keep. The row `default` has the settings that are used without tuning.
+# What is the total gain? All rows are scores on the same cases. For the row `tuned, held out`, each group of cases is
+# scored with the settings of a search that never saw it. `start` has the default settings, and `gain` is the gain over
+# them. `runs of slices` gives each organ one run of slices by its presence.
 
 # %%
-default = metric.score(truth, rescoring.rows(held_out, slices, postprocess.DEFAULT), slices).interval()
-table = {"threshold 0.5": tuned.before, "default": default, "tuned, held out": tuned.after, "gain over 0.5": tuned.gain}
-display(pd.DataFrame(table, index=["value", "low", "high"]).T.round(4))
+display(tuned.scores.round(4))
+settings = tuned.settings if tuned.helps else postprocess.DEFAULT
 print(f"{tuned.evaluated} settings tried; chosen on all cases: {tuned.settings}")
+print("the tuned settings gain" if tuned.helps else "no gain is certain: inference keeps the default settings")
 
 # %% [markdown]
 # Does the score rise in every convention? The settings were chosen for `host` on these scans; a loss in another
 # convention would be a warning.
 
 # %%
-after = metric.panel(truth, rescoring.rows(held_out, slices, tuned.settings), slices, progress=True)["value"]
-display(pd.DataFrame({"before": panel["value"], "after": after, "gain": after - panel["value"]}).round(4))
+lines = rescoring.rows(held_out, slices, settings, held_out.presence)
+after = metric.panel(truth, lines, slices, progress=True)["value"]
+display(pd.DataFrame({"threshold 0.5": panel["value"], "now": after, "gain": after - panel["value"]}).round(4))
 
 # %% [markdown]
-# The next cell writes the settings into the folder of each run, where 03_inference reads them.
+# Which settings will 03_inference use? If the tuned settings gain on held-out cases, they are written into the folder
+# of each run, where 03_inference reads them. If not, nothing is written. Attached runs cannot be changed: copy the
+# file into their folder before you bundle them.
 
 # %%
-for path in [run.folder / "settings.json" for run in held_out.runs]:
-    with files.replacing(path) as file:
-        file.write(tuned.settings.to_json())
-    print(path)
+kept = [run.folder for run in held_out.runs] if place == held_out.folder else [place]
+for path in [folder / "settings.json" for folder in kept]:
+    if tuned.helps:
+        with files.replacing(path) as file:
+            file.write(settings.to_json())
+        print(path)
+    elif path.is_file():
+        print(f"{path} of an earlier search is still used; remove it to return to the default settings")
 
 # %% [markdown]
 # ## The border

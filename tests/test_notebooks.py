@@ -223,17 +223,42 @@ def printed(page):
 
 
 @pytest.mark.slow
-def test_score_and_tuning_read_all_folds_of_a_cross_validation(competition, tmp_path):
+def test_score_and_tuning_read_all_folds_of_a_cross_validation(competition, tmp_path, monkeypatch):
+    """A network that is never sure needs a lower threshold, found on all folds of an attached cross-validation."""
+    from kitlib.postprocess import DEFAULT, Settings
     from phantom.standin import StandIn
 
-    folder = cross_validation(competition, tmp_path / "runs", lambda rows: StandIn(rows)(rows["scan"].iloc[0]))
-    given = {"DATA": str(competition), "RUNS": str(folder), "SCANS": 1, "GRID": "short", "FOLDS": 2}
+    def made(rows):
+        return 0.55 * StandIn(rows)(rows["scan"].iloc[0])
+
+    folder = cross_validation(competition, tmp_path / "input/x", made)
+    monkeypatch.setenv("KITLIB_KAGGLE_INPUT", str(tmp_path / "input"))
+    given = {"DATA": str(competition), "RUN": str(folder / "cv"), "SCANS": 0, "GRID": "short", "FOLDS": 3}
     assert given.keys() <= parameters(ROOT / "notebooks" / "04_score.py").keys()
     load("execute").execute("04_score", given, tmp_path)
     text = printed(tmp_path / "04_score.ipynb")
-    for shown in ("cv, 2 folds", "2 scans of 2 cases", "slicewise", "hausdorff_95_mm", "tuned, held out"):
-        assert shown in text
-    assert all((folder / "cv" / f"fold{fold}" / "settings.json").is_file() for fold in range(2))
+    shown = ("cv, 2 folds", "slicewise", "hausdorff_95_mm", "tuning: 60 values", "about", "start, runs of slices")
+    for each in (*shown, "tuned, held out", "the tuned settings gain"):
+        assert each in text
+    for fold in range(2):
+        written = (folder / "cv" / f"fold{fold}" / "settings.json").read_text(encoding="utf-8")
+        assert min(Settings.from_json(written).threshold) < min(DEFAULT.threshold)
+
+
+@pytest.mark.slow
+def test_score_and_tuning_keep_the_default_where_no_gain_is_certain(competition, tmp_path):
+    from phantom.standin import StandIn
+
+    folder = cross_validation(competition, tmp_path / "runs", lambda rows: StandIn(rows)(rows["scan"].iloc[0]))
+    (folder / "cv/fold1/settings.json").write_text("{}", encoding="utf-8")
+    given = {"DATA": str(competition), "RUNS": str(folder), "SCANS": 1, "GRID": "short", "FOLDS": 2}
+    load("execute").execute("04_score", given, tmp_path)
+    text = printed(tmp_path / "04_score.ipynb")
+    assert "2 scans of 2 cases" in text
+    assert "inference keeps the default settings" in text
+    assert "fold1/settings.json of an earlier search is still used" in text
+    assert not (folder / "cv/fold0/settings.json").exists()
+    assert (folder / "cv/fold1/settings.json").read_text(encoding="utf-8") == "{}"
 
 
 @pytest.mark.slow

@@ -24,11 +24,11 @@ from kitlib import files, postprocess, rle, runs, submission
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
 from kitlib.data import inputs, scans
 from kitlib.figures.style import COLORS, LABELS
+from kitlib.postprocess import intervals
 from kitlib.scoring import host, ledger
 
 QUALITY = 80  # of WebP: 3 to 6 kB a slice
 WHITE = 99.5  # percentile of a scan's grey values that is shown as white
-PRESENT_PX = 12  # presence: the largest probability that at least this many pixels of the slice reach
 PRIVATE = "This page holds pictures of the competition, which its rules forbid to share. Keep it on your machine."
 SYNTHETIC = "The slices are synthetic, not of patients: this page may be shared."
 
@@ -100,24 +100,17 @@ def of_run(run: runs.Run, slices: pd.DataFrame, path: str | os.PathLike | None =
     validation = slices[slices["scan"].isin(run.scans)]
     if validation.empty:
         raise ValueError(f"{run.folder}: oof/ has no scan of this data; give the data that the run was trained on")
-    parts = []
+    parts, presence = [], {}
     for scan, rows in validation.groupby("scan", sort=False):
         size, spacing_mm = scans.common_size(rows), scans.spacing_mm(rows)
         restored = inputs.restore(run.probabilities(scan), size, run.spec, spacing_mm)
-        parts.append(submission.encode(rows, postprocess.masks(restored, run.settings)))
-    options = {"presence": lambda scan: presence_of(run.probabilities(scan)), "name": str(run.folder)} | options
+        presence[scan] = run.presence(scan)
+        if presence[scan] is None:
+            presence[scan] = intervals.presence(restored)
+        parts.append(submission.encode(rows, postprocess.masks(restored, run.settings, presence[scan])))
+    options = {"presence": presence.__getitem__, "name": str(run.folder)} | options
     path = path or run.folder / "figures/viewer.html"
     return write(path, scans.rows(validation), pd.concat(parts), validation, **options)
-
-
-def presence_of(probabilities: np.ndarray) -> np.ndarray:
-    """Return how sure a network is that each organ is on each slice: (D, organs) from (D, H, W, organs).
-
-    The value is the largest threshold that PRESENT_PX pixels of the slice reach.
-    """
-    flat = probabilities.reshape(len(probabilities), -1, probabilities.shape[-1])
-    index = max(flat.shape[1] - PRESENT_PX, 0)
-    return np.partition(flat, index, axis=1)[:, index]
 
 
 def _summary(points: ledger.Ledger, ranked: pd.Series, slices: pd.DataFrame, name: str) -> dict:

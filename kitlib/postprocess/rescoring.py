@@ -7,9 +7,11 @@ key includes the data: other probabilities, another presence, another truth or o
 everything after a change of `_VERSION`.
 """
 
+import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -91,27 +93,48 @@ class Rescorer:
                 "these scans out"
             )
         self.parts = dict(iter(scans.with_masks(slices, truth).groupby("scan", sort=False)))
-        cases = [contest.case_of(scan) for scan in self.parts]
-        self.cases = list(dict.fromkeys(cases))
-        self.case_rows = [self.cases.index(case) for case in cases]
+        self.cases = list(dict.fromkeys(contest.case_of(scan) for scan in self.parts))
         self.marks: dict[str, str] = {}
         self.tables: dict[str, np.ndarray | None] = {}  # presence by scan, measured only when a setting needs it
         self.scored: set[Settings] = set()
 
+    def only(self, cases: Collection[str]) -> "Rescorer":
+        """Return a scorer of some of the cases, which shares the cache."""
+        part = copy.copy(self)
+        part.parts = {scan: rows for scan, rows in self.parts.items() if contest.case_of(scan) in cases}
+        part.cases = [case for case in self.cases if case in cases]
+        return part
+
     def fill(self, wanted: Iterable[Settings], bar: tqdm | None = None) -> None:
-        """Score settings on all scans, except those in the cache."""
+        """Score settings on all scans, except those in the cache; the bar counts one for each scan and setting."""
         wanted = list(wanted)
         self.scored |= set(wanted)
         with ThreadPoolExecutor(self.workers) as pool:
             for scores in pool.map(lambda scan: self._score(scan, wanted), self.parts):
                 self.cache.add(scores)
                 if bar is not None:
-                    bar.update()
+                    bar.update(len(wanted))
+
+    def pace(self, settings: Settings) -> tuple[float, float]:
+        """Measure the seconds that one organ of the first scan takes: to be brought to its size, and to be scored.
+
+        The cache is not used.
+        """
+        scan, seconds = next(iter(self.parts)), []
+        self._read(scan)
+        volumes = self._volumes(scan, [settings])
+        for _ in range(2):  # the second time, the organs are already at their size
+            started = time.perf_counter()
+            for organ in range(len(contest.ORGANS)):
+                volumes.score(organ, settings)
+            seconds.append((time.perf_counter() - started) / len(contest.ORGANS))
+        return max(0.0, seconds[0] - seconds[1]), seconds[1]
 
     def totals(self, settings: Settings) -> np.ndarray:
         """Return the totals of settings that `fill` has scored: (cases, 4)."""
         totals = np.zeros((len(self.cases), 4))
-        for row, scan in zip(self.case_rows, self.parts, strict=True):
+        for scan in self.parts:
+            row = self.cases.index(contest.case_of(scan))
             for organ in range(len(contest.ORGANS)):
                 totals[row] += self.cache.known[self._key(scan, organ, settings)]
         return totals
@@ -130,15 +153,7 @@ class Rescorer:
 
     def _score(self, scan: str, wanted: list[Settings]) -> dict[str, Totals]:
         """Score one scan. It is read only when totals are missing, and each organ only once."""
-        part = self.parts[scan]
-        if scan not in self.marks:
-            self.tables[scan] = given = self.presence(scan)
-            if given is not None and np.shape(given) != (len(part), len(contest.ORGANS)):
-                raise ValueError(
-                    f"{scan}: presence has shape {np.shape(given)}; expected ({len(part)}, {len(contest.ORGANS)})"
-                )
-            grid, spec = opened(self.probabilities, scan, len(part)), self.probabilities.spec_of(scan)
-            self.marks[scan] = _mark(grid, given, part, spec)
+        self._read(scan)
         missing = {}
         for settings in wanted:
             for organ in range(len(contest.ORGANS)):
@@ -147,13 +162,29 @@ class Rescorer:
                     missing[key] = organ, settings
         if not missing:
             return {}
-        least = min(_least(settings) for _, settings in missing.values())
-        restore = _restoring(self.probabilities.spec_of(scan), part)
-        probabilities = self.probabilities(scan)
-        if self.tables[scan] is None and any(cleaning.needs_presence(settings) for _, settings in missing.values()):
-            self.tables[scan] = _measured(probabilities, restore)
-        volumes = _Volumes(probabilities, scans.masks(part), least, self.tables[scan], restore)
+        volumes = self._volumes(scan, [settings for _, settings in missing.values()])
         return {key: volumes.score(organ, settings) for key, (organ, settings) in missing.items()}
+
+    def _read(self, scan: str) -> None:
+        """Read a scan once, for its fingerprint and the presence that is given."""
+        if scan in self.marks:
+            return
+        part = self.parts[scan]
+        self.tables[scan] = given = self.presence(scan)
+        if given is not None and np.shape(given) != (len(part), len(contest.ORGANS)):
+            raise ValueError(
+                f"{scan}: presence has shape {np.shape(given)}; expected ({len(part)}, {len(contest.ORGANS)})"
+            )
+        grid, spec = opened(self.probabilities, scan, len(part)), self.probabilities.spec_of(scan)
+        self.marks[scan] = _mark(grid, given, part, spec)
+
+    def _volumes(self, scan: str, wanted: list[Settings]) -> "_Volumes":
+        """Open a scan for some settings."""
+        part, probabilities = self.parts[scan], self.probabilities(scan)
+        restore = _restoring(self.probabilities.spec_of(scan), part)
+        if self.tables[scan] is None and any(map(cleaning.needs_presence, wanted)):
+            self.tables[scan] = _measured(probabilities, restore)
+        return _Volumes(probabilities, scans.masks(part), min(map(_least, wanted)), self.tables[scan], restore)
 
 
 def rows(

@@ -166,7 +166,11 @@ class HeldOut:
 
 
 def choose_held_out(
-    root: str | os.PathLike, name: str = "", scans: Collection[str] | None = None, kind: str = folder.UNKNOWN
+    root: str | os.PathLike,
+    name: str = "",
+    scans: Collection[str] | None = None,
+    kind: str = folder.UNKNOWN,
+    attached: Sequence[str | os.PathLike] = (),
 ) -> tuple[HeldOut | None, list[tuple[Path, str]]]:
     """Choose the runs to score below a folder; the folds of one cross-validation go together.
 
@@ -178,6 +182,7 @@ def choose_held_out(
             has held out two cases or more, and of a gate and its segmenter the segmenter.
         scans: names of the scans that the data hold; None is any.
         kind: kind of the data, as `scans.describe` gives it; runs trained on another kind are left out.
+        attached: run folders elsewhere to choose from too; on Kaggle, `contest.attached("run.json")`.
 
     Returns:
         The choice, or None when nothing was named and there is nothing to choose; and (path, problem) pairs for runs
@@ -187,7 +192,7 @@ def choose_held_out(
         ValueError: for a name that is unknown, or that has held out fewer than two cases of the data; lists the runs.
     """
     root, problems, whole = Path(root), [], []
-    for run in sorted(_read_all(root, problems), key=folder.age):
+    for run in sorted(_read_all(root, problems, attached), key=folder.age):
         if not run.trained:
             problems.append((run.folder, "stopped within its first epoch; resume it"))
         elif run.foreign(kind):
@@ -240,10 +245,12 @@ def _in_bundle(dataset: Path) -> tuple[Path, list[tuple[Path, str]]]:
     return dataset, []
 
 
-def _read_all(root: Path, problems: list[tuple[Path, str]]) -> list[folder.Run]:
-    """Read the runs with a model below a folder; add those that cannot be read to the problems."""
+def _read_all(
+    root: Path, problems: list[tuple[Path, str]], attached: Sequence[str | os.PathLike] = ()
+) -> list[folder.Run]:
+    """Read the runs with a model below a folder, and those attached; add what cannot be read to the problems."""
     found = []
-    for path in folder.records(root):
+    for path in dict.fromkeys([*folder.records(root), *(Path(run) / "run.json" for run in attached)]):
         if (path.parent / "model.keras").is_file():
             try:
                 found.append(folder.read(path.parent))
@@ -310,10 +317,10 @@ def _foreign(run: folder.Run, kind: str) -> str:
 
 
 def _choices(root: Path, trained: Sequence[folder.Run], scans: Collection[str] | None) -> dict[str, HeldOut]:
-    """List runs and cross-validations by their folder below the root, the newest last."""
+    """List runs and cross-validations by their folder, of those below the root as seen from there; the newest last."""
     found = {}
     for run in trained:
-        below = run.folder.relative_to(root)
+        below = run.folder.relative_to(root) if run.folder.is_relative_to(root) else run.folder
         found[below.as_posix()] = [run]
         if (run.folder.parent / "folds.csv").is_file():
             key = below.parent.as_posix()

@@ -15,7 +15,7 @@ from kitlib.contest import ORGANS
 from kitlib.data import scans
 from kitlib.figures import __main__ as command
 from kitlib.figures import viewer
-from kitlib.postprocess import rescoring
+from kitlib.postprocess import intervals, rescoring
 from kitlib.scoring import host, ledger
 from phantom import standin
 
@@ -38,7 +38,7 @@ def path(slices, prediction, points, tmp_path_factory):
     """The page of all training scans, with a presence of its own for each slice."""
     presence = standin.StandIn(slices, 48, 48)
     target = tmp_path_factory.mktemp("viewer") / "a folder" / "page.html"
-    options = {"points": points, "presence": lambda scan: viewer.presence_of(presence(scan)), "name": "a <b> & c"}
+    options = {"points": points, "presence": lambda scan: intervals.presence(presence(scan)), "name": "a <b> & c"}
     return viewer.write(target, scans.rows(slices), prediction, slices, **options)
 
 
@@ -111,13 +111,6 @@ def test_a_perfect_prediction_has_a_page_too(slices, tmp_path):
     data = blocks(viewer.write(tmp_path / "p.html", rows, rows, slices, most=1))
     assert data["page"]["score"] == pytest.approx(1)
     assert data["page"]["points"] == []
-
-
-def test_presence_is_the_threshold_that_twelve_pixels_reach():
-    probabilities = np.zeros((2, 5, 5, 3))
-    probabilities[1, ..., 2].flat[:12] = np.linspace(0.5, 0.9, 12)
-    np.testing.assert_allclose(viewer.presence_of(probabilities), [[0, 0, 0], [0, 0, 0.5]])
-    assert (viewer.presence_of(np.ones((1, 2, 2, 3))) == 1).all()
 
 
 def test_command_writes_the_page_of_a_run_and_names_what_is_missing(

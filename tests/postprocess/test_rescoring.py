@@ -70,7 +70,7 @@ def gate(scan):
     return np.random.default_rng(8).random((7, 3)) if scan == "case1_day0" else None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(ANY_SETTINGS, min_size=2, max_size=3), st.sampled_from([None, gate]))
 def test_a_score_does_not_depend_on_what_else_is_scored(blots, wanted, presence):
     """One at a time, all in one call, and the masks that would be handed in: the same."""

@@ -10,8 +10,8 @@ import phantom
 from kitlib.data import scans
 from kitlib.data.inputs import InputSpec
 from kitlib.postprocess import rescoring, tuning
-from kitlib.postprocess.cleaning import Settings
-from kitlib.scoring import bootstrap, metric
+from kitlib.postprocess.cleaning import DEFAULT, PLAIN, Settings
+from kitlib.scoring import bootstrap, host, metric
 from phantom import standin
 
 GRID = (
@@ -48,7 +48,8 @@ def part(competition, which):
 
 
 def tune(competition, which=slice(None), **options):
-    return tuning.tune(*part(competition, which), **{"values": GRID, "progress": False, "folds": 3} | options)
+    same = {"values": GRID, "progress": False, "folds": 3, "start": PLAIN}
+    return tuning.tune(*part(competition, which), **same | options)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,14 @@ def timid(competition):
 
 
 @pytest.fixture(scope="module")
-def tuned(timid):
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache") / "tuning.jsonl"
+
+
+@pytest.fixture(scope="module")
+def tuned(timid, cache):
     """A search on eleven cases."""
-    return tune(timid, slice(0, 11))
+    return tune(timid, slice(0, 11), cache=cache)
 
 
 def test_chosen_settings_beat_the_plain_threshold_on_unseen_cases(timid, tuned):
@@ -95,7 +101,7 @@ def test_settings_that_all_score_the_same_change_nothing(competition):
     hard = {scan: (grid > 0.5).astype(np.float32) for scan, grid in made.items()}
     probabilities, truth, slices = part((slices, truth, hard), slice(0, 4))
     values = ((("gate_level", "gate_pixels"), ((0.5, 0), (0.9, 0), (0.3, 0))),)
-    found = tuning.tune(probabilities, truth, slices, values=values, folds=2, progress=False)
+    found = tuning.tune(probabilities, truth, slices, PLAIN, values, folds=2, progress=False)
     gates = found.steps["setting"] == "gate_level gate_pixels"
     assert (found.steps["gain"][gates] == 0).all()
     assert not found.steps["kept"][gates].any()
@@ -166,7 +172,9 @@ def test_workers_do_not_change_the_result(competition):
 
 def test_a_progress_bar_counts_scans(competition, capsys):
     tune(competition, slice(0, 2), values=GRID[-1:], progress=True)
-    assert "8/8" in capsys.readouterr().err  # (1 step and 3 finer thresholds) x 2 scans
+    printed = capsys.readouterr()
+    assert "60/60" in printed.err  # (3 stops and 3 x 9 finer thresholds) x 2 scans
+    assert "tuning: 30 values on 2 scans, about" in printed.out
 
 
 def test_the_full_grid_tries_at_least_two_hundred_settings():
@@ -177,6 +185,81 @@ def test_the_full_grid_tries_at_least_two_hundred_settings():
         for settings in tuning._candidates(Settings(), names, values, organ, finer=False)
     }
     assert len(tried) >= 200
+
+
+def test_the_default_is_where_a_search_begins(competition):
+    """Where nothing gains, because the probabilities are the truth, the default comes out."""
+    slices, truth, _ = competition
+    slices = slices[slices["height"] == 60].reset_index(drop=True)
+    perfect = {scan: scans.masks(rows).astype(np.float32) for scan, rows in slices.groupby("scan")}
+    probabilities = rescoring.Probabilities(perfect.__getitem__, InputSpec(60, 72))
+    found = tuning.tune(probabilities, truth, slices, values=GRID, folds=3, progress=False)
+    assert found.settings == DEFAULT
+    assert not found.helps
+    assert found.gain.value == 0
+    assert tuning.tune.__defaults__[0] == DEFAULT
+
+
+def test_the_gain_is_that_of_searches_that_never_saw_the_scored_cases(timid, tuned, cache):
+    probabilities, truth, slices = part(timid, slice(0, 11))
+    cases = slices["case"].unique()
+    totals = []
+    for fold in range(3):
+        out = slices["case"].isin(cases[np.arange(len(cases)) % 3 == fold])
+        rest = slices[~out].reset_index(drop=True)
+        found = tuning.tune(probabilities, truth, rest, PLAIN, GRID, folds=3, cache=cache, progress=False)
+        held_out = slices[out].reset_index(drop=True)
+        rows = rescoring.rows(probabilities, held_out, found.settings)
+        totals.append(metric.score(truth[truth["id"].isin(held_out["id"])], rows, held_out).totals())
+    assert tuned.after.value == pytest.approx(host.value(sum(part.to_numpy(float).sum(axis=0) for part in totals)))
+    assert tuned.helps == (tuned.gain.low > 0)
+
+
+def test_two_cases_show_no_gain(timid):
+    """Without one of them, there is nothing left to hold out."""
+    found = tune(timid, slice(0, 2))
+    assert found.gain == (0, 0, 0)
+    assert not found.helps
+
+
+INTERVAL = ((("ends", "offset"), (("", 0.0), ("interval", -1.0), ("interval", 0.0))), (("offset",), ((0.0,), (1.0,))))
+
+
+def gate(slices):
+    """A presence that is right except for scattered slices, as an interval can mend."""
+    made = {}
+    for scan, rows in slices.groupby("scan"):
+        true = scans.masks(rows).any(axis=(1, 2))
+        wrong = np.random.default_rng(len(made)).random(true.shape) < 0.1
+        made[scan] = np.where(true ^ wrong, 0.9, 0.1)
+    return made.__getitem__
+
+
+def test_an_interval_is_found_where_a_gate_knows_the_ends(competition):
+    probabilities, truth, slices = part(competition, slice(0, 8))
+    options = {"values": INTERVAL + tuning.SHORT[-1:], "folds": 4, "progress": False}
+    found = tuning.tune(probabilities, truth, slices, presence=gate(slices), **options)
+    assert found.settings.ends == "interval"
+    assert found.helps
+    steps = found.steps.set_index("setting")
+    assert steps.loc["ends offset", "kept"]
+    assert steps.loc["ends offset", "organ"] == "all organs"
+    assert steps.loc["stop", "gain"] == 0  # nothing to try beside an interval
+    alone = tuning.tune(probabilities, truth, slices, **options)
+    assert alone.after.value < found.after.value
+
+
+def test_an_interval_resets_what_it_takes_the_place_of():
+    state = Settings(smoothing=(1, 2, 3), stop="mean", island=(5, 5, 5))
+    found = tuning._candidates(state, *INTERVAL[0], organ=None, finer=False)
+    runs = [Settings(ends="interval", offset=(offset,) * 3, island=(5, 5, 5)) for offset in (-1.0, 0.0)]
+    assert found == [state, *runs]
+    assert [*tuning._candidates(runs[0], *INTERVAL[1], organ=1, finer=False)] == [
+        runs[0],
+        *(Settings(ends="interval", offset=(-1.0, offset, -1.0), island=(5, 5, 5)) for offset in (0.0, 1.0)),
+    ]
+    assert tuning._candidates(runs[0], ("gap",), ((4,),), organ=1, finer=False) == [runs[0]]
+    assert tuning._candidates(state, *INTERVAL[1], organ=0, finer=False) == [state]
 
 
 def test_gain_is_the_difference_of_after_and_before(tuned):

@@ -65,6 +65,19 @@ def test_a_name_that_is_none_lists_what_there_is(root):
     assert "lonely: 2 scans of 1 case" in str(error.value)
 
 
+def test_attached_runs_are_chosen_from_too(root, tmp_path_factory):
+    attached = tmp_path_factory.mktemp("input")
+    for fold, scans in (("cv/a", ["case1_day0"]), ("cv/b", ["case2_day0"])):
+        make(attached, fold, scans, "2026-02-01")
+    (attached / "cv" / "folds.csv").write_text("case,fold\n", encoding="utf-8")
+    folders = [attached / "cv" / "a", attached / "cv" / "b"]
+    assert held_out(root, attached=folders).folder == attached / "cv"
+    assert held_out(root, "deep/single", attached=folders).folder == root / "deep" / "single"
+    assert held_out(root, str(attached / "cv"), attached=folders).folder == attached / "cv"
+    assert held_out(attached / "none", attached=folders).scans == ["case1_day0", "case2_day0"]
+    assert held_out(attached, attached=folders).runs == held_out(attached).runs  # listed twice, read once
+
+
 def test_a_named_run_with_one_case_is_refused_and_said(root):
     with pytest.raises(ValueError, match="run 'lonely' holds out 1 of the data's cases, but scoring needs two"):
         held_out(root, "lonely")
