@@ -57,8 +57,8 @@ LONG := benchmarks/difficulty.py benchmarks/comparison.py
 bench: $(BENCH_STAMP)  ## run the benchmarks beside their peers, tables into benchmarks/results/
 	@for script in $(filter-out $(LONG),$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv-bench/bin/python -P $$script --save || exit 1; done
 
-bundle: $(STAMP)  ## what goes to Kaggle, into kaggle/bundle: RUNS="runs/..." KAGGLE_USER=name [ANY_DATA=1]
-	$(BIN)/python kaggle/bundle.py $(RUNS) --user "$(KAGGLE_USER)" $(if $(ANY_DATA),--any-data)
+bundle: $(STAMP)  ## what goes to Kaggle, into kaggle/bundle: RUNS="runs/..." KAGGLE_USER=name [ENCODER=name] [ANY_DATA=1]
+	$(BIN)/python kaggle/bundle.py $(RUNS) --user "$(KAGGLE_USER)" $(if $(ENCODER),--encoder "$(ENCODER)") $(if $(ANY_DATA),--any-data)
 
 kaggle-check: $(KAGGLE_STAMP)  ## run the inference notebook offline as Kaggle would, in an environment with Kaggle's versions: [RUNS=...]
 	.venv-kaggle/bin/python kaggle/check.py $(RUNS)

@@ -1,6 +1,7 @@
 """Build what goes to Kaggle: `python kaggle/bundle.py [RUN ...] --user NAME`, or `make bundle`.
 
-    kaggle/bundle/dataset/   a private data set: the kit as a wheel, the chosen runs, dataset-metadata.json
+    kaggle/bundle/dataset/   a private data set: the kit as a wheel, the chosen runs, an encoder's weights if you name
+                             one, dataset-metadata.json
     kaggle/bundle/kernels/   a folder per notebook: the ipynb and its kernel-metadata.json
 
 The wheel is all: Kaggle's image has every package that the kit imports (tests/test_bundle.py compares the two). It
@@ -69,19 +70,22 @@ def build(
     slug: str = SLUG,
     outputs: Sequence[str] = (),
     any_data: bool = False,
+    encoder: str = "",
 ) -> Path:
     """Write the bundle beside its target, and replace the target when it is whole.
 
     Args:
-        chosen: run folders, or folders of a cross-validation with its folds.
+        chosen: run folders, or folders of a cross-validation with its folds; both folders of a gate and its segmenter.
         user: name of the Kaggle account.
         target: the folder to write or replace; an older bundle, or nothing.
         slug: name of the data set.
         outputs: notebooks, as NAME/SLUG, whose last output is attached to those that train, which resume its runs.
         any_data: take runs that were trained on other data than the competition's.
+        encoder: one of `models.encoders.NAMES`, whose pretrained weights are taken along for trainings on Kaggle, with
+            their sum in the manifest. Empty is none.
 
     Raises:
-        FileNotFoundError: names a folder that holds no finished run.
+        FileNotFoundError: names a folder that holds no finished run, or where the encoder's weights were looked for.
         ValueError: names two folders of one name, a run that was trained on other data, or a target that is not a
             bundle or holds other files.
     """
@@ -103,10 +107,12 @@ def build(
     with files.replacing(target, None) as draft:
         dataset = draft / "dataset"
         dataset.mkdir(parents=True)
-        _wheel(dataset)
         for folder, found in taken.items():
             _take(folder, found, dataset / "runs")
+        if encoder:
+            _take_encoder(encoder, dataset / "runs/encoders")
         manifest.write(dataset / "runs")
+        _wheel(dataset)
         _write_json(
             dataset / "dataset-metadata.json",
             {"title": slug, "id": f"{user}/{slug}", "licenses": [{"name": "other"}], "isPrivate": True},
@@ -192,19 +198,29 @@ def _take(folder: Path, found: Sequence[runs.Run], target: Path) -> None:
             shutil.copy2(folder / name, target / folder.name)
 
 
+def _take_encoder(name: str, target: Path) -> None:
+    """Write an encoder's pretrained weights, which may be downloaded for it."""
+    from kitlib.models import encoders, weights  # Keras takes seconds to import
+
+    weights.write(target / f"{name}.npz", encoders.arrays(name, encoders.find(name)))
+
+
 def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def newest(root: Path, any_data: bool = False) -> list[Path]:
-    """Find the newest run; of a cross-validation its whole folder, which holds the settings tuned on all folds."""
+    """Find the newest run, and of a gate or a segmenter the run of the other role with the same folds.
+
+    Of a cross-validation it is the whole folder, which holds the settings tuned on all folds.
+    """
     choice = runs.choose(root, kind=runs.UNKNOWN if any_data else COMPETITION)
     for path, problem in choice.problems:
         raise ValueError(f"{path} {problem}")
     if not choice.folders:
         raise FileNotFoundError(f"{root} has no finished run; run 02_train first, or name the run folders")
-    first = choice.folders[0]
-    return [first.parent] if (first.parent / "folds.csv").is_file() else choice.folders
+    found = (path.parent if (path.parent / "folds.csv").is_file() else path for path in choice.folders)
+    return list(dict.fromkeys(found))
 
 
 def main() -> None:
@@ -223,14 +239,22 @@ def main() -> None:
         metavar="NAME/SLUG",
         help="notebooks whose last output has stopped runs to resume",
     )
+    parser.add_argument(
+        "--encoder",
+        default="",
+        metavar="NAME",
+        help="also take this encoder's pretrained weights, to train on Kaggle; no run is taken unless it is named",
+    )
     parser.add_argument("--any-data", action="store_true", help="also accept runs trained on a phantom")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "kaggle/bundle", help="folder to write or replace (default: kaggle/bundle)"
     )
     given = parser.parse_args()
     try:
-        chosen = given.runs or newest(ROOT / "runs", given.any_data)
-        target = build(chosen, given.user, given.out, given.slug, given.go_on_with, given.any_data)
+        # the first training on Kaggle needs an encoder's weights and no run
+        chosen = given.runs if given.runs or given.encoder else newest(ROOT / "runs", given.any_data)
+        options = {"any_data": given.any_data, "encoder": given.encoder}
+        target = build(chosen, given.user, given.out, given.slug, given.go_on_with, **options)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     for path in sorted(target.rglob("*")):

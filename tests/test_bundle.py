@@ -179,6 +179,47 @@ def test_the_newest_cross_validation_keeps_the_settings_of_all_its_folds(cross_v
     assert f"left out: {cross_validation / 'fold0'} stopped within its first epoch" in capsys.readouterr().out
 
 
+def test_a_gate_and_its_segmenter_are_taken_together_without_presence_or_probabilities(tmp_path, bundle):
+    for ended, name in enumerate(("gate", "segmenter")):
+        for fold in (0, 1):
+            folder = tmp_path / name / f"fold{fold}"
+            runs.write_record(folder, {"recipe": {"role": name}, "ended": str(ended)})
+            (folder / "model.keras").write_bytes(b"weights")
+            runs.write_probabilities(folder, "case1_day0", np.zeros((2, 1, 1, 3)))
+            runs.write_presence(folder, "case1_day0", np.zeros((2, 3)))
+        (tmp_path / name / "folds.csv").write_text("case,fold\n1,0\n2,1\n", encoding="utf-8")
+    (tmp_path / "segmenter/settings.json").write_text('{"ends": "interval"}', encoding="utf-8")
+    assert bundle.newest(tmp_path) == [tmp_path / "gate", tmp_path / "segmenter"]
+    there = bundle.build(bundle.newest(tmp_path), "somebody", tmp_path / "bundle") / "dataset/runs"
+    chosen = runs.choose(there.parent, bundle=True)
+    assert [path.relative_to(there).as_posix() for path in chosen.folders] == [
+        f"{name}/fold{fold}" for name in ("gate", "segmenter") for fold in (0, 1)
+    ]
+    assert [runs.read(path).role for path in chosen.folders] == ["gate", "gate", "segmenter", "segmenter"]
+    assert runs.choose_settings(chosen.folders)[0].ends == "interval"
+    assert not list(there.rglob("*.npy"))
+
+
+def test_an_encoders_weights_are_taken_with_their_sum_and_found_where_they_are_attached(tmp_path, bundle, monkeypatch):
+    from kitlib import contest
+    from kitlib.models import encoders, weights
+
+    name, layers = "efficientnetv2-b0", {"stem_conv": [np.ones((3, 3, 3, 2), np.float32)], "top_bn": [np.zeros(2)]}
+    source = weights.write(tmp_path / "downloaded.npz", layers)
+    found = encoders.find
+    monkeypatch.setattr(encoders, "find", lambda name: source)
+    target = bundle.build([], "somebody", tmp_path / "bundle", encoder=name)
+    kept = target / f"dataset/runs/encoders/{name}.npz"
+    assert list(manifest.files(kept.parents[1])) == [kept]
+    assert manifest.check(kept.parents[1]) == {}
+    monkeypatch.setattr(contest, "KAGGLE_INPUT", target)
+    monkeypatch.delenv("KITLIB_ENCODERS", raising=False)
+    assert found(name, download=False) == kept
+    assert list(encoders.arrays(name, kept)) == ["stem_conv"]
+    assert bundle.build([], "somebody", target, encoder=name) == target, "an older bundle is replaced"
+    assert bundle.own_files(target) == []
+
+
 def test_the_notebooks_are_those_of_the_scripts(cross_validation, tmp_path, bundle, monkeypatch):
     monkeypatch.setattr(bundle.generate, "generate", lambda script: f"{script.stem} as edited")
     target = bundle.build([cross_validation], "somebody", tmp_path / "bundle")
@@ -290,15 +331,16 @@ def test_runs_trained_on_a_phantom_are_refused_unless_told(cross_validation, tmp
         (["--user", "jane_doe"], "argument --user: 'jane_doe' must have letters"),
         (["--user", ""], "argument --user: '' must have letters"),
         (["--user", "jane", "--slug", "my_kit_bundle"], "argument --slug: 'my_kit_bundle' must have 6 to 50 letters"),
+        (["--user", "jane", "--encoder", "vgg16"], "encoder is 'vgg16'; choose one of efficientnet-lite0,"),
         (["--user", "jane", "--slug", "kit"], "argument --slug: 'kit' must have 6 to 50 letters"),
         (["--user", "jane", "--slug", "k" * 51], "must have 6 to 50 letters"),
         (["--user", "jane", "--go-on-with", "https://www.kaggle.com/code/jane/uwm"], "must be NAME/SLUG"),
         (["--user", "jane", "--go-on-with", "uwm-kit-02-train"], "argument --go-on-with: 'uwm-kit-02-train' must be"),
     ],
 )
-def test_names_that_kaggle_refuses_are_refused_before_runs_are_read(monkeypatch, capsys, bundle, arguments, words):
+def test_names_that_are_wrong_are_refused_before_runs_are_read(monkeypatch, capsys, bundle, arguments, words, tmp_path):
     monkeypatch.setattr(bundle, "newest", lambda *_: pytest.fail("looked for runs"))
-    monkeypatch.setattr(sys, "argv", ["bundle.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["bundle.py", *arguments, "--out", str(tmp_path / "bundle")])
     with pytest.raises(SystemExit):
         bundle.main()
     assert words in capsys.readouterr().err.splitlines()[-1]

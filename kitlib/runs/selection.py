@@ -283,11 +283,11 @@ def _family(run: folder.Run) -> Path:
     return run.folder.parent if (run.folder.parent / "folds.csv").is_file() else run.folder
 
 
-def _folds(run: folder.Run) -> str | list[str]:
-    """Return what tells whether two runs have the same folds."""
+def _folds(run: folder.Run) -> list[str]:
+    """Return the fold of each case, or the validation scans of a single run; runs with the same folds have the same."""
     table = run.folder.parent / "folds.csv"
     if table.is_file():
-        return table.read_text(encoding="utf-8")
+        return sorted(table.read_text(encoding="utf-8").split())
     return sorted(run.record.get("folds", {}).get("held_out", []))
 
 
