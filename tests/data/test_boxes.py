@@ -90,6 +90,6 @@ def test_the_thirteen_exact_scans_have_their_measured_box_and_a_full_table_takes
     full[list(contest.ORGANS)] = texts
     full[["height", "width", "spacing_mm"]] = np.resize(exact[["height", "width", "spacing_mm"]], (len(index), 3))
     full[["height", "width"]] = full[["height", "width"]].astype(int)
-    start = time.perf_counter()
+    start = time.process_time()
     assert boxes.box_for(full, 0) == (-165, 54, -182, 174)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 5
