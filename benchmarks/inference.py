@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+VERSIONS = "keras tensorflow torch segmentation_models_pytorch onnxruntime openvino numpy opencv-python-headless"
 SHAPE, SLICES, BATCH = (128, 128, 5), 144, 16
-# name: needed packages, contestant, with attention, only on request
+# name: needed packages, contestant, batch
 FIELD = {
     "Keras predict, as it comes (32 at a time)": (("tensorflow",), "predict", 32),
     "Keras predict, batch 16": (("tensorflow",), "predict", 16),
@@ -32,6 +33,15 @@ FIELD = {
     "PyTorch eager, channels last": (("torch",), "torch", 16),
     "ONNX Runtime": (("onnxruntime", "torch", "onnx"), "onnx", 16),
     "OpenVINO, float32": (("openvino", "tensorflow"), "openvino", 16),
+    "smp eager, channels last": (("segmentation_models_pytorch",), "smp", 16),
+}
+_OF_KERAS = ("Keras predict, as it comes (32 at a time)", "kit: frozen graph")
+# network: its heading, and who runs it
+NETWORKS = {
+    "plain": ("The plain network", [name for name in FIELD if not name.startswith("smp")]),
+    "paper": ("The paper\u2019s network", [*_OF_KERAS, "OpenVINO, float32"]),
+    "efficientnet-lite0": ("The U-Net on EfficientNet-Lite0", [*_OF_KERAS, "smp eager, channels last"]),
+    "efficientnetv2-s": ("The U-Net on EfficientNetV2-S", [*_OF_KERAS, "smp eager, channels last"]),
 }
 
 
@@ -40,14 +50,15 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).random((SLICES, *SHAPE), np.float32)
 
 
-def keras_network(attention: bool):
-    """The paper's network, with batch norms that have seen data."""
+def keras_network(kind: str):
+    """One of NETWORKS, with batch norms that have seen data."""
     import keras
 
     from kitlib.models.unet import NO_ATTENTION, build_unet
 
     keras.utils.set_random_seed(0)
-    network = build_unet(SHAPE, **({} if attention else NO_ATTENTION))
+    options = {"plain": NO_ATTENTION, "paper": {}}.get(kind, {"encoder": kind})
+    network = build_unet(SHAPE, **options)
     rng = np.random.default_rng(0)
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -60,20 +71,20 @@ def batched(run, count: int):
     return lambda scan: np.concatenate([run(scan[first : first + count]) for first in range(0, len(scan), count)])
 
 
-def predict(attention, count):
-    network = keras_network(attention)
+def predict(kind, count):
+    network = keras_network(kind)
     return lambda scan: network.predict(scan, batch_size=count, verbose=0)
 
 
-def on_batch(attention, count):
-    network = keras_network(attention)
+def on_batch(kind, count):
+    network = keras_network(kind)
     return batched(lambda batch: np.asarray(network.predict_on_batch(batch)), count)
 
 
-def kit(attention, count):
+def kit(kind, count):
     from kitlib.inference.networks import Engine
 
-    engine = Engine(keras_network(attention), count)
+    engine = Engine(keras_network(kind), count)
     if not engine.frozen:
         raise RuntimeError(f"the engine runs as {engine}")
     return batched(engine, count)
@@ -89,10 +100,24 @@ def torch_network():
     return torch.nn.Sequential(torch_unet(4), torch.nn.Sigmoid()).eval()
 
 
-def torch(attention, count):
+def torch(kind, count):
+    return eager(torch_network(), count)
+
+
+def smp(kind, count):
     import torch
 
-    network = torch_network().to(memory_format=torch.channels_last)
+    sys.path.insert(0, str(Path(__file__).parent))
+    from peers import smp_unet
+
+    return eager(torch.nn.Sequential(smp_unet(kind), torch.nn.Sigmoid()).eval(), count)
+
+
+def eager(network, count):
+    """Run a PyTorch network as it is, channels last."""
+    import torch
+
+    network = network.to(memory_format=torch.channels_last)
 
     def run(batch):
         with torch.inference_mode():
@@ -101,7 +126,7 @@ def torch(attention, count):
     return batched(run, count)
 
 
-def onnx(attention, count):
+def onnx(kind, count):
     import onnxruntime
     import torch
 
@@ -118,13 +143,13 @@ def onnx(attention, count):
     return batched(run, count)
 
 
-def openvino(attention, count):
+def openvino(kind, count):
     import keras
     import openvino
     import tensorflow as tf
 
     keras.ops.eye = np.eye  # a constant, where OpenVINO has no rule for TensorFlow's operation
-    network = keras_network(attention)
+    network = keras_network(kind)
     function = tf.function(lambda batch: network(batch, training=False), autograph=False)
     concrete = function.get_concrete_function(tf.TensorSpec((count, *SHAPE), tf.float32))
     model = openvino.convert_model(concrete, input=[([count, *SHAPE], openvino.Type.f32)])
@@ -132,10 +157,10 @@ def openvino(attention, count):
     return batched(lambda batch: next(iter(ready(batch).values())).copy(), count)
 
 
-def compete(name: str, attention: bool, rounds: int) -> dict:
+def compete(name: str, kind: str, rounds: int) -> dict:
     """Time one contestant: the best of some rounds over the scan, after one to warm up."""
     _, maker, count = FIELD[name]
-    run, scan = globals()[maker](attention, count), images()
+    run, scan = globals()[maker](kind, count), images()
     assert run(scan).shape == (SLICES, *SHAPE[:2], 3)
     times, work = [], []
     for _ in range(rounds):
@@ -175,7 +200,7 @@ def end_to_end(scans_wanted: int, models: int = 5) -> dict:
         answers = iter(true_masks(slices, spec, passes=2 * models))
         members = []
         for number in range(models):
-            engine = networks.Engine(keras_network(attention=True), BATCH)
+            engine = networks.Engine(keras_network("paper"), BATCH)
             network = timed("network", engine)
             run = functools.partial(lambda network, images: (network(images), next(answers))[1], network)
             members.append(networks.Member(f"fold{number}", spec, run))
@@ -244,21 +269,20 @@ def speed_table(rounds: int) -> list[str]:
         f"\n144 slices of 128 x 128 x 5, float32, best of {rounds} rounds; the networks of PyTorch and ONNX have the "
         "same layers and other weights."
     ]
-    for attention in (False, True):
+    for kind, (title, contestants) in NETWORKS.items():
         lines += [
-            f"\n## {'The paper’s network' if attention else 'The plain network'}, images/s\n",
+            f"\n## {title}, images/s\n",
             "| way | best | median | times `predict` | CPU ms per image | peak MiB |",
             "|--|--|--|--|--|--|",
         ]
         base = None
-        for name, (packages, _, _) in FIELD.items():
-            if attention and ("torch" in packages or name.endswith(("batch 16", "on_batch"))):
-                continue  # the paper's network is not written in PyTorch here
+        for name in contestants:
+            packages, _, _ = FIELD[name]
             lacking = [package for package in packages if find_spec(package) is None]
             found = (
                 {"failed": f"{lacking[0]} is not installed"}
                 if lacking
-                else child("--one", name, "--rounds", rounds, *(["--attention"] if attention else []))
+                else child("--one", name, "--network", kind, "--rounds", rounds)
             )
             if "failed" in found:
                 lines.append(f"| {name} | {found['failed']} | | | | |")
@@ -300,7 +324,16 @@ def versions() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     found = []
-    for package in ("keras", "tensorflow", "torch", "onnxruntime", "openvino", "numpy", "opencv-python-headless"):
+    for package in (
+        "keras",
+        "tensorflow",
+        "torch",
+        "segmentation_models_pytorch",
+        "onnxruntime",
+        "openvino",
+        "numpy",
+        "opencv-python-headless",
+    ):
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -316,12 +349,12 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=1, help="scans of the end-to-end part")
     parser.add_argument("--save", action="store_true", help="write results/inference.md and results/scans.md")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--attention", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--network", choices=NETWORKS, help=argparse.SUPPRESS)
     parser.add_argument("--end-to-end", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if options.one:
-        print(json.dumps(compete(options.one, options.attention, options.rounds)))
+        print(json.dumps(compete(options.one, options.network, options.rounds)))
         return
     if options.end_to_end:
         print(json.dumps(end_to_end(options.scans)))

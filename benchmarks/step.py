@@ -1,4 +1,4 @@
-"""Training steps per second: this kit's network beside the same in plain PyTorch, and MONAI's U-Net.
+"""Training steps per second: this kit's networks beside the same in PyTorch, and MONAI's U-Net.
 
 `python benchmarks/step.py [--rounds 6] [--long] [--save]`. Every contestant runs in a process of its own, one after the
 other: 128 x 128 x 5, batch 16, BCE + 0.5 Dice, Adam. The share of the peak is the arithmetic of the convolutions
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results" / "step.md"
+PACKAGES = "keras tensorflow jax torch monai segmentation_models_pytorch"
 SHAPE, BATCH = (128, 128, 5), 16
 WIDTHS = {4: (16, 32, 64, 128, 256), 5: (16, 32, 64, 128, 256, 256)}
 ALWAYS = ("Keras on TF, plain, 4 levels", "PyTorch eager, plain, 4 levels")
@@ -40,6 +41,10 @@ FIELD = {
     "PyTorch eager, plain, 5 levels": ("torch", "torch", {"levels": 5}, False),
     "PyTorch eager, plain, bfloat16": ("torch", "torch", {"half": True}, False),
     "MONAI U-Net, eager": ("monai", "monai", {}, False),
+    "Keras on TF, Lite0": ("tensorflow", "keras", {"backend": "tensorflow", "encoder": "efficientnet-lite0"}, False),
+    "smp eager, Lite0": ("segmentation_models_pytorch", "smp", {"encoder": "efficientnet-lite0"}, False),
+    "Keras on TF, V2-S": ("tensorflow", "keras", {"backend": "tensorflow", "encoder": "efficientnetv2-s"}, False),
+    "smp eager, V2-S": ("segmentation_models_pytorch", "smp", {"encoder": "efficientnetv2-s"}, False),
     "Keras on TF without oneDNN, plain": ("tensorflow", "keras", {"backend": "tensorflow", "onednn": False}, True),
     "PyTorch eager, plain, channels first": ("torch", "torch", {"channels_last": False}, True),
     "Keras on TF with XLA, plain": ("tensorflow", "keras", {"backend": "tensorflow", "jit": True}, True),
@@ -68,7 +73,9 @@ def arithmetic(levels: int) -> float:
     return 3 * 2 * BATCH * (total + SHAPE[0] ** 2 * widths[0] * 3)
 
 
-def keras_steps(backend, rounds, levels=4, attention=False, policy="float32", jit=False, onednn=True) -> dict:
+def keras_steps(
+    backend, rounds, levels=4, attention=False, policy="float32", jit=False, onednn=True, encoder=None
+) -> dict:
     """Time this kit's network."""
     os.environ.update(KERAS_BACKEND=backend, TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS=str(int(onednn)))
     import keras
@@ -78,7 +85,7 @@ def keras_steps(backend, rounds, levels=4, attention=False, policy="float32", ji
 
     keras.config.set_dtype_policy(policy)
     options = {} if attention else NO_ATTENTION
-    model = build_unet(SHAPE, levels=levels, **options)
+    model = build_unet(SHAPE, **({"encoder": encoder} if encoder else {"levels": levels, **options}))
     model.compile("adam", losses.BCEDice(dice_weight=0.5), jit_compile=jit)
     images, masks = (keras.ops.convert_to_tensor(x) for x in batch())
     large = keras.ops.ones((2048, 2048), "bfloat16" if "bfloat" in policy else "float32")
@@ -161,6 +168,14 @@ def monai_steps(rounds) -> dict:
     return {**torch_steps(rounds, network=network), "share": None}
 
 
+def smp_steps(rounds, encoder) -> dict:
+    """Time the U-Net of segmentation_models_pytorch on the same encoder; its decoder is wider."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from peers import smp_unet
+
+    return {**torch_steps(rounds, network=smp_unet(encoder)), "share": None}
+
+
 def timed(step, product, rounds, weights) -> dict:
     """Best times of a step and of a product of two 2048 x 2048 matrices."""
     best = {}
@@ -186,7 +201,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         _, contestant, settings, _ = FIELD[options.one]
-        run = {"keras": keras_steps, "torch": torch_steps, "monai": monai_steps}[contestant]
+        run = {"keras": keras_steps, "torch": torch_steps, "monai": monai_steps, "smp": smp_steps}[contestant]
         print(json.dumps(run(rounds=options.rounds, **settings)))
         return
     lines = [
@@ -211,7 +226,7 @@ def main() -> None:
         found = json.loads(done.stdout.splitlines()[-1])
         seconds[name] = found["seconds"]
         share = ""
-        if "share" not in found and not settings.get("attention"):
+        if "share" not in found and not {"attention", "encoder"} & set(settings):
             ratio = arithmetic(settings.get("levels", 4)) / found["seconds"] / found["peak"]
             share = f"{ratio:.0%} of {found['peak'] / 1e9:.0f} GFLOP/s"
         lines.append(
@@ -233,11 +248,17 @@ def decisive(seconds: dict[str, float]) -> str:
     """Compare every contestant's images per second with those of the plain network of the same package."""
     ratios = []
     for package, plain in zip(("Keras", "PyTorch"), ALWAYS, strict=True):
-        others = [name for name in seconds if name.startswith(package) and name not in ALWAYS]
+        others = [name for name in seconds if name.startswith(package) and name not in ALWAYS and "Lite0" not in name]
+        others = [name for name in others if "V2-S" not in name]
         ratios += [f"{name} {seconds[plain] / seconds[name]:.2f}" for name in others if plain in seconds]
     both = f"{seconds[ALWAYS[1]] / seconds[ALWAYS[0]]:.2f}" if set(ALWAYS) <= set(seconds) else "not measured"
+    pairs = ((f"Keras on TF, {name}", f"smp eager, {name}") for name in ("Lite0", "V2-S"))
+    encoders = [
+        f"{ours}: {seconds[theirs] / seconds[ours]:.2f}" for ours, theirs in pairs if {ours, theirs} <= set(seconds)
+    ]
     return (
         f"Keras on TF over PyTorch eager, plain, 4 levels: {both} times the images per second. "
+        f"Over smp, same encoder: {'; '.join(encoders) or 'not measured'}. "
         f"What decides it, in times the plain 4 levels of the same package: {'; '.join(ratios)}."
     )
 
@@ -246,7 +267,7 @@ def versions() -> str:
     """List the versions of the packages that take part."""
     from importlib.metadata import version
 
-    return ", ".join(f"{p} {version(p)}" for p in ("keras", "tensorflow", "jax", "torch", "monai") if find_spec(p))
+    return ", ".join(f"{package} {version(package)}" for package in PACKAGES.split() if find_spec(package))
 
 
 if __name__ == "__main__":

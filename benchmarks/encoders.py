@@ -1,0 +1,471 @@
+"""What a pretrained encoder brings in the same minutes: the kit's U-Nets beside two peers, on a phantom.
+
+`python benchmarks/encoders.py FOLDER [--minutes 10] [--stems] [--only NAME ...] [--save]`. Of the phantom's 32 cases,
+12 are learned, two scans each, and 20 are unseen, one scan each. Every contestant trains in a process of its own for
+the same processor time, on the same slices, grid, augmentation, loss and schedule. It then predicts the unseen scans
+with mirrored slices, gets the same post-processing and the best of three thresholds, and its csv file is scored.
+A contestant that is done is not trained again, so an interrupted call goes on. --stems compares the ways in which an
+encoder for colours takes five slices instead.
+"""
+
+import argparse
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import phantom
+from kitlib import files, inference, postprocess, submission
+from kitlib.data import boxes, folds, inputs, pipeline, scans
+from kitlib.scoring import bootstrap, metric
+
+RESULTS = Path(__file__).parent / "results"
+PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "encoders.png"
+ENCODER = "efficientnet-lite0"
+LEARNED, UNSEEN, SEED = 12, 20, 5
+GRID, BATCH, EMPTY_SHARE, AVERAGE = (96, 160), 8, 0.25, 0.98
+THRESHOLDS = (0.3, 0.4, 0.5)
+QUARTERS = 4  # points of the curve
+WARM, TIMED = 8, 16  # steps before and while a contestant's step is timed
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A network and how it starts.
+
+    Attributes:
+        text: its name in the table.
+        kind: "kit", "smp" or "monai".
+        rate: the peak of the learning rate.
+        seed: of weights, order and augmentation.
+        options: of the kit's network.
+        pretrained: whether the encoder starts from ImageNet.
+        fresh_stem: whether its first convolution starts from random numbers all the same.
+        curve: whether it is also scored on the way.
+    """
+
+    text: str
+    kind: str = "kit"
+    rate: float = 1e-3
+    seed: int = 0
+    options: dict = field(default_factory=lambda: {"encoder": ENCODER})
+    pretrained: bool = True
+    fresh_stem: bool = False
+    curve: bool = False
+
+
+FIELD = {
+    "A": Contestant("kit, Lite0, ImageNet", curve=True),
+    "B": Contestant("kit, Lite0, random", pretrained=False, curve=True),
+    "C": Contestant("segmentation_models_pytorch, Lite0, ImageNet", "smp", curve=True),
+    "D": Contestant("MONAI U-Net, random", "monai", 2e-3, pretrained=False, curve=True),
+    "paper": Contestant("kit, the paper's network, random", rate=2e-3, options={"levels": 4}, pretrained=False),
+    "A2": Contestant("kit, Lite0, ImageNet, second seed", seed=1),
+    "B2": Contestant("kit, Lite0, random, second seed", seed=1, pretrained=False),
+}
+STEMS = {
+    stem: Contestant(f"stem {stem}", options={"encoder": ENCODER, "stem": stem})
+    for stem in ("mean", "repeat", "adapter")
+} | {"random": Contestant("stem random", fresh_stem=True)}
+PAIRS = (("A", "B"), ("A2", "B2"), ("A", "D"), ("A", "C"), ("A", "paper"), ("B", "paper"))
+STEM_PAIRS = (("mean", "random"), ("mean", "repeat"), ("mean", "adapter"))
+
+
+def data(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write the phantom, unless it is there; return the slices to learn from and the unseen ones, with masks."""
+    root = folder / "phantom"
+    if not (root / "truth.csv").is_file():
+        phantom.write(root, LEARNED + UNSEEN, SEED, days=2, processes=2)
+    hidden = scans.with_masks(scans.read(root, "test"), pd.read_csv(root / "truth.csv", keep_default_na=False))
+    slices = pd.concat([scans.read(root), hidden], ignore_index=True)
+    slices = slices.sort_values(["case", "day", "slice"], ignore_index=True)
+    cases = np.random.default_rng(SEED).permutation(slices["case"].unique())
+    learned = slices[slices["case"].isin(cases[:LEARNED])]
+    others = slices[slices["case"].isin(cases[LEARNED:])]
+    unseen = others[others["day"] == others.groupby("case")["day"].transform("min")]
+    return learned.reset_index(drop=True), unseen.reset_index(drop=True)
+
+
+class Clock:
+    """Minutes of training: processor time over the number of cores; what comes between two calls may be skipped."""
+
+    def __init__(self):
+        self.minutes, self.mark = 0.0, time.process_time()
+
+    def skip(self) -> None:
+        """Do not count the time since the last call."""
+        self.mark = time.process_time()
+
+    def count(self) -> float:
+        """Count the time since the last call; return all that was counted."""
+        now = time.process_time()
+        self.minutes += (now - self.mark) / 60 / os.cpu_count()
+        self.mark = now
+        return self.minutes
+
+
+def recipe_for(contestant: Contestant, epochs: int, empty_share: float = EMPTY_SHARE):
+    """Make the course: that of `recipes.strong`, cut to a few minutes; only the last epoch is scored."""
+    from kitlib.training import recipes
+
+    return replace(
+        recipes.strong(),
+        network_options=contestant.options,
+        learning_rate=contestant.rate,
+        epochs=epochs,
+        patience=epochs,
+        score_every=epochs,
+        batch_size=BATCH,
+        empty_share=empty_share,
+        average=AVERAGE,
+        average_last=0,
+        seed=contestant.seed,
+        leave_out=(),
+    )
+
+
+def train_kit(
+    contestant: Contestant, learned, held_out, packed, folder: Path, minutes: float, empty_share: float = EMPTY_SHARE
+) -> dict:
+    """Train with `fit_fold`, whose time for evaluation does not count."""
+    import keras
+
+    from kitlib import training
+    from kitlib.training import devices, step
+
+    class Watch(keras.callbacks.Callback):
+        """Time the steps, and keep the averaged weights at every quarter of the training."""
+
+        def __init__(self, total: int, trial: bool = False):
+            super().__init__()
+            self.total, self.trial, self.times, self.curve = total, trial, [], []
+
+        def on_train_begin(self, logs=None):
+            self.clock = Clock()
+            if contestant.fresh_stem:
+                kernel = self.model.network.get_layer("stem_conv").kernel
+                kernel.assign(keras.initializers.VarianceScaling(2.0, "fan_out", seed=0)(kernel.shape))
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.clock.skip()
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.times.append(self.clock.count())
+            done = len(self.times)
+            self.model.stop_training |= self.trial and done == self.total
+            if not self.trial and done * QUARTERS >= self.total * (len(self.curve) + 1):
+                self.curve.append(self.times[-1])
+                np.savez(
+                    folder / f"quarter{len(self.curve)}.npz", *step.averaged_weights(self.model, self.model.network)
+                )
+                self.clock.skip()
+
+    def fit(place: Path, epochs: int, watch: Watch):
+        with devices.cleared():
+            return training.fit_fold(
+                learned,
+                place,
+                held_out=held_out,
+                spec=packed.spec,
+                recipe=recipe_for(contestant, epochs, empty_share),
+                packed=packed,
+                pretrained=ENCODER if contestant.pretrained else None,
+                callbacks=[watch],
+            )
+
+    train, _ = folds.split(learned, held_out, (), empty_share, contestant.seed)
+    trial = Watch(WARM + TIMED, trial=True)
+    fit(folder / "trial", 1, trial)
+    seconds = (trial.times[-1] - trial.times[WARM - 1]) / TIMED * 60
+    steps = pipeline.steps(train, BATCH)
+    epochs = max(1, round(minutes * 60 / seconds / steps))
+    watch = Watch(epochs * steps)
+    run = fit(folder / "run", epochs, watch)
+    network = inference.networks.load(run.folder)
+    weights = [np.load(folder / f"quarter{quarter + 1}.npz") for quarter in range(QUARTERS)]
+
+    def member(quarter: int) -> inference.networks.Member:
+        network.set_weights([weights[quarter][f"arr_{number}"] for number in range(len(network.weights))])
+        return inference.networks.Member("kit", packed.spec, inference.networks.Engine(network), True)
+
+    return {
+        "steps": len(watch.times),
+        "epochs": epochs,
+        "curve": watch.curve,
+        "weights": network.count_params(),
+        "members": [lambda quarter=quarter: member(quarter) for quarter in range(QUARTERS)],
+    }
+
+
+def train_torch(contestant: Contestant, learned, held_out, packed, folder: Path, minutes: float) -> dict:
+    """Train a peer on the kit's batches, with the same loss, optimizer, schedule and moving average."""
+    import torch
+
+    network = {"smp": smp_unet, "monai": monai_unet}[contestant.kind]()
+    averaged = torch.optim.swa_utils.AveragedModel(
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE), use_buffers=True
+    )
+    train, _ = folds.split(learned, held_out, (), EMPTY_SHARE, contestant.seed)
+    steps = pipeline.steps(train, BATCH)
+
+    def course(total: int):
+        """Train for some steps; yield the minutes after each."""
+        recipe = recipe_for(contestant, max(1, total // steps))
+        rate = recipe.rate(steps)
+        batches = pipeline.dataset(
+            train, packed.spec, BATCH, True, packed=packed, seed=contestant.seed, augment=recipe.made("augment")
+        )
+        decayed = [weights for weights in network.parameters() if weights.ndim > 1]
+        others = [weights for weights in network.parameters() if weights.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            eps=1e-7,
+        )
+        network.train()
+        clock = Clock()
+        for number, batch in enumerate(itertools.islice(batches, total)):
+            for group in optimizer.param_groups:
+                group["lr"] = float(rate(number))
+            images = torch.from_numpy(batch["images"].numpy()).permute(0, 3, 1, 2)
+            masks = torch.from_numpy(batch["masks"].numpy().astype(np.float32)).permute(0, 3, 1, 2)
+            optimizer.zero_grad(set_to_none=True)
+            logits = network(images.contiguous(memory_format=torch.channels_last))
+            chances = torch.sigmoid(logits)
+            overlap = (2 * (chances * masks).sum((0, 2, 3)) + 1) / (chances.sum((0, 2, 3)) + masks.sum((0, 2, 3)) + 1)
+            cross = torch.nn.functional.binary_cross_entropy_with_logits(logits, masks)
+            (cross + 0.5 * (1 - overlap.mean())).backward()
+            optimizer.step()
+            averaged.update_parameters(network)
+            yield clock.count()
+            clock.skip()
+
+    start = [{name: value.clone() for name, value in model.state_dict().items()} for model in (network, averaged)]
+    times = list(course(WARM + TIMED))
+    seconds = (times[-1] - times[WARM - 1]) / TIMED * 60
+    network.load_state_dict(start[0])
+    averaged.load_state_dict(start[1])
+    total, curve = max(1, round(minutes * 60 / seconds / steps)) * steps, []
+    for done, now in enumerate(course(total), start=1):
+        if done * QUARTERS >= total * (len(curve) + 1):
+            curve.append(now)
+            torch.save(averaged.module.state_dict(), folder / f"quarter{len(curve)}.pt")
+
+    def member(quarter: int) -> inference.networks.Member:
+        network.load_state_dict(torch.load(folder / f"quarter{quarter + 1}.pt", weights_only=True))
+        network.eval()
+
+        def run(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                maps = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+                return torch.sigmoid(network(maps)).permute(0, 2, 3, 1).numpy()
+
+        return inference.networks.Member(contestant.kind, packed.spec, run, True)
+
+    return {
+        "steps": total,
+        "epochs": total // steps,
+        "curve": curve,
+        "weights": sum(weights.numel() for weights in network.parameters()),
+        "members": [lambda quarter=quarter: member(quarter) for quarter in range(QUARTERS)],
+    }
+
+
+def smp_unet():
+    """Build the U-Net of segmentation_models_pytorch on Lite0, with the weights of the kit's Lite0."""
+    import torch
+
+    from kitlib.models import encoders
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    from peers import smp_unet
+
+    unet = smp_unet(ENCODER, channels=3)
+    values = torch.load(encoders.find(ENCODER), weights_only=True).items()
+    values = [value for name, value in values if not name.endswith("num_batches_tracked")]
+    own = unet.encoder.state_dict()
+    names = [name for name in own if not name.endswith("num_batches_tracked")]
+    assert all(own[name].shape == value.shape for name, value in zip(names, values, strict=False))
+    unet.encoder.load_state_dict(own | dict(zip(names, values, strict=False)))
+    unet.encoder.set_in_channels(5, pretrained=True)
+    for layer in unet.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 0.1  # timm's .01 is for long trainings
+    torch.nn.init.constant_(unet.segmentation_head[0].bias, -3.0)  # as in the kit: organs are small
+
+    class Scaled(torch.nn.Module):
+        """Brings the kit's pixels to the encoder's range."""
+
+        def __init__(self):
+            super().__init__()
+            self.unet = unet
+
+        def forward(self, images):
+            return self.unet(images * (255 / 128) - 127 / 128)
+
+    return Scaled().to(memory_format=torch.channels_last)
+
+
+def monai_unet():
+    """Build MONAI's U-Net with two residual units a stage."""
+    import torch
+    from monai.networks.nets import UNet
+
+    return UNet(2, 5, 3, (16, 32, 64, 128, 256), strides=(2,) * 4, num_res_units=2).to(
+        memory_format=torch.channels_last
+    )
+
+
+def part(folder: Path, name: str, contestant: Contestant, grid: tuple[int, int], boxed: bool, minutes: float) -> None:
+    """Train one contestant and score it; leave its files and result.json."""
+    place = folder / name
+    place.mkdir(parents=True, exist_ok=True)
+    learned, unseen = data(folder)
+    spec = inputs.InputSpec(*grid, box_mm=boxes.box_for(learned) if boxed else None)
+    packed = pipeline.pack(learned, spec, folder / "packed")
+    held_out = learned["case"] == learned["case"].iloc[-1]
+    train = train_kit if contestant.kind == "kit" else train_torch
+    found = train(contestant, learned, held_out, packed, place, minutes)
+    truth, totals, scores = scans.rows(unseen), [], []
+    for quarter, open_member in enumerate(found.pop("members")):
+        last = quarter == QUARTERS - 1
+        if not last and not contestant.curve:
+            continue
+        thresholds = THRESHOLDS if last else (0.5,)
+        lines = {threshold: [] for threshold in thresholds}
+        groups = dict(list(unseen.groupby("scan", sort=False)))
+        for predicted in inference.predict([open_member()], unseen, inference.Faults(), flip=last, progress=False):
+            for threshold in thresholds:
+                settings = replace(postprocess.DEFAULT, threshold=(threshold,) * 3)
+                masks = postprocess.masks(predicted.probabilities, settings)
+                lines[threshold].append(submission.encode(groups[predicted.scan], masks))
+        for threshold in thresholds:
+            path = place / f"quarter{quarter + 1}-{threshold}.csv"
+            submission.write(path, pd.concat(lines[threshold]), submission.expected_rows(unseen))
+            score = metric.score(truth, submission.read(path), unseen)
+            scores.append({"quarter": quarter + 1, "threshold": threshold, "score": score.value})
+            scores[-1] |= {"dice": score.dice, "hausdorff": score.hausdorff}
+            totals.append(score.totals().to_numpy(float).tolist())
+    with files.replacing(place / "result.json") as file:
+        file.write(json.dumps(found | {"name": contestant.text, "scores": scores, "totals": totals}, indent=1))
+
+
+def best(result: dict) -> tuple[dict, np.ndarray]:
+    """Return the score of the best threshold at the end, and the totals by case."""
+    ends = [index for index, line in enumerate(result["scores"]) if line["quarter"] == QUARTERS]
+    index = max(ends, key=lambda index: result["scores"][index]["score"])
+    return result["scores"][index], np.array(result["totals"][index])
+
+
+def report(results: dict[str, dict], pairs, title: str, how: str) -> str:
+    """Write the tables in Markdown."""
+    lines = [
+        f"# {title}\n",
+        f"{machine()}\n",
+        how + "\n",
+        "| | network | weights | minutes | epochs | steps | threshold | score | 95 % interval | Dice | Hausdorff |",
+        "|--|--|--|--|--|--|--|--|--|--|--|",
+    ]
+    for name, result in results.items():
+        line, totals = best(result)
+        _, low, high = bootstrap.interval(totals)
+        lines.append(
+            f"| {name} | {result['name']} | {result['weights']:,} | {result['curve'][-1]:.1f} | {result['epochs']} "
+            f"| {result['steps']} | {line['threshold']} | {line['score']:.4f} | {low:.4f} to {high:.4f} "
+            f"| {line['dice']:.4f} | {line['hausdorff']:.4f} |"
+        )
+    lines += ["\n| difference | host score | 95 % interval over the 20 cases, paired |", "|--|--|--|"]
+    for after, before in pairs:
+        if {after, before} <= set(results):
+            gain = bootstrap.gain(best(results[before])[1], best(results[after])[1])
+            lines.append(f"| {after} - {before} | {gain.value:+.4f} | {gain.low:+.4f} to {gain.high:+.4f} |")
+    return "\n".join(lines) + "\n"
+
+
+def machine() -> str:
+    """Name the machine and the versions."""
+    packages = "keras tensorflow torch monai segmentation_models_pytorch".split()
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions}."
+
+
+def draw(results: dict[str, dict]) -> None:
+    """Draw the score over the minutes of training, with intervals."""
+    from kitlib.figures import style
+
+    with style.applied():
+        figure, axes = style.subplots(1, 1, figsize=(7.2, 4.2))
+        for name in ("A", "C", "B", "D"):
+            result = results[name]
+            plain = [i for i, line in enumerate(result["scores"]) if line["threshold"] == 0.5]
+            spans = [bootstrap.interval(np.array(result["totals"][index])) for index in plain]
+            values, lows, highs = np.array(spans).T
+            (curve,) = axes.plot(result["curve"], values, marker="o", label=result["name"])
+            axes.fill_between(result["curve"], lows, highs, color=curve.get_color(), alpha=0.12, linewidth=0)
+        axes.set(
+            xlabel="minutes of training on two cores",
+            ylabel="host score of 20 unseen cases",
+            title="Score over minutes, with 95 % intervals over cases (phantom)",
+        )
+        axes.legend(loc="lower right")
+        figure.savefig(PICTURE, dpi=110)
+
+
+def main() -> None:
+    """Run every contestant that has no result yet, print the table, save it with --save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of the experiment, written to")
+    parser.add_argument("--minutes", type=float, help="of training, each (default: 10; with --stems 3)")
+    parser.add_argument("--stems", action="store_true", help="compare stems, on 128 x 128 pixels")
+    parser.add_argument("--only", nargs="*", help="contestants to run; others that are done stay in the table")
+    parser.add_argument("--save", action="store_true", help="write the table into results/, and the picture")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    entries = STEMS if given.stems else FIELD
+    minutes = given.minutes or (3 if given.stems else 10)
+    grid, boxed = ((128, 128), False) if given.stems else (GRID, True)
+    home = given.folder / ("stems" if given.stems else "encoders")
+    if given.part:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        part_home = given.folder
+        part(part_home, f"{home.name}/{given.part}", entries[given.part], grid, boxed, minutes)
+        return
+    data(given.folder)
+    for name in entries:
+        if not (home / name / "result.json").is_file() and (not given.only or name in given.only):
+            command = [sys.executable, "-P", __file__, str(given.folder), "--part", name, "--minutes", str(minutes)]
+            started = time.monotonic()
+            subprocess.run([*command, *(["--stems"] if given.stems else [])], check=True)
+            print(f"{name}: {(time.monotonic() - started) / 60:.1f} min in all", flush=True)
+    paths = {name: home / name / "result.json" for name in entries}
+    results = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+    how = (
+        f"A phantom of {LEARNED + UNSEEN} cases (seed {SEED}): {LEARNED} learned, one of them to choose the epoch, two "
+        f"scans each; {UNSEEN} unseen, one scan each. {grid[0]} x {grid[1]} pixels of "
+        f"{'the box in mm that holds all training masks' if boxed else 'the whole slice'}, batches of {BATCH}, "
+        f"{EMPTY_SHARE:.0%} of the empty slices, BCE + 0.5 Dice, AdamW with a cosine, moving average {AVERAGE}, "
+        f"{minutes:g} minutes of training each (processor time over {os.cpu_count()} cores, augmentation included, "
+        "evaluation not). Mirrored slices, default post-processing, the best of three thresholds each."
+    )
+    title = (
+        "How an encoder for colours takes five slices" if given.stems else "A pretrained encoder in the same minutes"
+    )
+    text = report(results, STEM_PAIRS if given.stems else PAIRS, title, how)
+    print("\n" + text)
+    if given.save:
+        with files.replacing(RESULTS / f"{home.name}.md") as file:
+            file.write(text)
+        if not given.stems:
+            draw(results)
+
+
+if __name__ == "__main__":
+    main()
