@@ -12,6 +12,7 @@ from kitlib import contest, inference, postprocess, rle, submission
 from kitlib.data import inputs, scans
 from kitlib.inference import networks, rescue
 from kitlib.inference.faults import Faults
+from kitlib.postprocess import intervals
 from kitlib.scoring import metric
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +58,22 @@ def test_every_real_mask_goes_both_ways_byte_for_byte(index, annotations):
         masks = rle.decode_stack(texts, shape)
         assert rle.encode_stack(masks) == texts
         assert [rle.area(text) for text in texts] == masks.sum(axis=(1, 2)).tolist()
+
+
+def test_every_real_organ_is_one_run_of_slices_that_decoding_finds_again(annotations):
+    """Also where the presence is weak, and wrong on single slices."""
+    filled = (annotations["segmentation"] != "").groupby([annotations["id"], annotations["class"]]).first()
+    filled = filled.unstack("class")[list(contest.ORGANS)]
+    for _, part in filled.groupby(filled.index.map(contest.scan_of)):
+        truth = part.to_numpy()
+        ends = np.array([np.flatnonzero(line)[[0, -1]] for line in truth.T])
+        assert (truth.sum(axis=0) == ends[:, 1] - ends[:, 0] + 1).all()
+        assert ends[0, 1] == ends[1, 1]
+        presence = np.where(truth, 0.6, 0.4)
+        middle = ends.sum(axis=1) // 2
+        presence[middle, range(3)] = 0.2
+        presence[2, :] = 0.7
+        assert np.array_equal(intervals.runs(presence, np.zeros(3)), ends)
 
 
 def test_scans_are_read_from_the_official_layout(real):
