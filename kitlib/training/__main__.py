@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from kitlib import inference, postprocess, runs, submission
-from kitlib.data import folds, inputs, scans
+from kitlib.data import boxes, folds, inputs, scans
+from kitlib.models import encoders
 from kitlib.models.unet import NO_ATTENTION
 from kitlib.training import devices, fit, jobs, recipes
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.submission and given.submission.is_dir():
         given.submission /= "submission.csv"
     try:
-        for place in (folder, given.submission.parent if given.submission else folder):
+        for place in (folder, given.submission.parent if given.submission else folder, given.packed or folder):
             if not (place / "run.json").is_file():  # a finished run is only read
                 _writable(place)
         machine = devices.use(devices.detect(given.cards, given.share_batch))
@@ -59,32 +60,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machine: devices.Devices) -> list[runs.Run]:
     """Train one network, or one per fold."""
-    recipe = recipes.PRESETS[given.preset]()
+    preset = given.preset or ("encoder" if given.encoder else "paper")
+    recipe = recipes.choose(preset, given.encoder, machine.accelerators)
     if given.role != "both":
         recipe = recipes.with_role(recipe, given.role)
     recipe = replace(recipe, **{name: getattr(given, name) for name in CHANGES if getattr(given, name) is not None})
     if given.plain:
         recipe = replace(recipe, network_options=recipe.network_options | NO_ATTENTION)
+    encoder = recipe.network_options.get("encoder")
+    size = given.size or (recipes.suited(machine.accelerators)[1] if encoder else (128, 128))
+    if encoder and any(side % 2**encoders.LEVELS for side in size):
+        multiple = 2**encoders.LEVELS
+        raise ValueError(f"--size {size[0]}x{size[1]}: {encoder} needs multiples of {multiple}, such as 256x384")
+    box = boxes.box_for(slices) if given.box or (given.box is None and encoder) else None
     same = {
-        "spec": inputs.InputSpec(given.size, given.size),
+        "spec": inputs.InputSpec(*size, box_mm=box),
         "recipe": recipe,
+        "pretrained": given.weights or encoder,
+        "packed": given.packed,
         "devices": machine,
         "deadline": None if given.time_limit is None else time.time() + given.time_limit,
     }
     held_out = None if given.folds else _held_out(slices, given.held_out)
-    print(runs.check_disk(folder, _stored(slices, folder, given.folds, held_out, machine), same["spec"]))
+    print(f"{encoder or 'U-Net'}, {size[0]} x {size[1]} pixels, {f'box_mm={box}' if box else 'whole slices'}")
+    print(runs.check_disk(folder, _stored(slices, folder, given, held_out, machine), same["spec"]))
+    if given.packed and not list(given.packed.glob("*.npy")):
+        print(runs.check_disk(given.packed, len(slices), same["spec"]))
     if given.folds:
         return jobs.cross_validate(slices, folder, count=given.folds, folds_of=given.folds_of, **same)
     return [fit.fit_fold(slices, folder, held_out=held_out, **same)]
 
 
-def _stored(slices: pd.DataFrame, folder: Path, count: int | None, held_out: pd.Series | None, machine) -> int:
+def _stored(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, held_out: pd.Series | None, machine) -> int:
     """Count the slices that trainings will leave on the disk, as `runs.check_disk` counts them."""
     if held_out is not None:
         return 0 if runs.finished(folder) else int(held_out.sum())
-    left = sum(not runs.finished(folder / f"fold{fold}") for fold in range(count))
-    packed = len(slices) * (jobs.trainings_at_once(machine, left) > 1)
-    return len(slices) * left // count + packed
+    left = sum(not runs.finished(folder / f"fold{fold}") for fold in range(given.folds))
+    packed = len(slices) * (jobs.trainings_at_once(machine, left) > 1 and not given.packed)
+    return len(slices) * left // given.folds + packed
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,7 +116,18 @@ def _parser() -> argparse.ArgumentParser:
         "hidden test set, with 44.5 %% of the real slices (default: fold 0 of five)",
     )
     which.add_argument("--folds", type=_folds, help="train a cross-validation with this many folds")
-    parser.add_argument("--preset", choices=recipes.PRESETS, default="paper", help="recipe (default: paper)")
+    parser.add_argument(
+        "--preset", choices=recipes.PRESETS, help="recipe (default: paper; with --encoder, or without a name, encoder)"
+    )
+    parser.add_argument(
+        "--encoder", choices=encoders.NAMES, default="", help="pretrained encoder of the U-Net (default: by machine)"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE|RUN",
+        help="weight file of the encoder, or run folder, to start from (default: the encoder's, searched for)",
+    )
     parser.add_argument(
         "--role",
         choices=runs.ROLES,
@@ -120,7 +144,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=_count, help="maximum number of epochs")
     parser.add_argument("--batch-size", type=_count, help="slices per step")
     parser.add_argument("--seed", type=_seed, help="seed of all random numbers")
-    parser.add_argument("--size", type=_side, default=128, help="height and width of the network's input, in pixels")
+    parser.add_argument(
+        "--size",
+        type=_size,
+        metavar="SIDE|HEIGHTxWIDTH",
+        help="the network's input in pixels (default: 128; with an encoder 256x384 on a GPU, 128x192 on a CPU)",
+    )
+    parser.add_argument(
+        "--box",
+        action=argparse.BooleanOptionalAction,
+        help="crop slices to the box in mm around all masks (default: with an encoder)",
+    )
+    parser.add_argument("--packed", type=Path, metavar="FOLDER", help="keep packed scans there instead of in memory")
     parser.add_argument("--plain", action="store_true", help="train without the attention layers")
     parser.add_argument(
         "--cards", type=_cards, default=0, help="number of GPUs, 0 for all; with --folds one fold per GPU"
@@ -159,9 +194,10 @@ def _folds(text: str) -> int:
     return _count(text, 2)
 
 
-def _side(text: str) -> int:
-    """Read a side of the grid: more than 2048 pixels fill any memory."""
-    return _count(text, 1, 2048)
+def _size(text: str) -> tuple[int, int]:
+    """Read one or two sides of the grid: more than 2048 pixels fill any memory."""
+    height, by, width = text.partition("x")
+    return _count(height, 1, 2048), _count(width if by else height, 1, 2048)
 
 
 def _seed(text: str) -> int:

@@ -32,7 +32,7 @@ def fit_fold(
     spec: InputSpec = InputSpec(),
     recipe: Recipe = Recipe(),
     pretrained: str | os.PathLike | None = None,
-    packed: pipeline.Packed | None = None,
+    packed: pipeline.Packed | str | os.PathLike | None = None,
     devices: Devices | None = None,
     deadline: float | datetime | None = None,
     earlier: Sequence[str | os.PathLike] = (),
@@ -53,7 +53,8 @@ def fit_fold(
         pretrained: what the network starts from: a weight file of its encoder; the encoder's name, whose file
             `encoders.find` finds; or the folder of another run with the same network, such as a gate's. run.json keeps
             its SHA-256. A run that resumes does not read it again. None is random weights.
-        packed: scans that were packed before, to be shared between trainings; None packs them here.
+        packed: scans that were packed before, to be shared between trainings; or a folder to pack them into, where the
+            next call finds them. None packs them in memory.
         devices: the result of `devices.detect`; None is the first device, in the precision that Keras is set to.
         deadline: the moment at which the call should have ended, as datetime or seconds of `time.time()`. Training
             stops when twice the longest epoch and its closing no longer fit, leaves a model with the best weights so
@@ -86,7 +87,7 @@ def fit_fold(
         run = resume.open_run(folder, record, earlier)
         if run.state == "finished":
             return run
-        packed = packed or pipeline.pack(slices, spec)
+        packed = packed if isinstance(packed, pipeline.Packed) else pipeline.pack(slices, spec, packed)
         seed(recipe.seed, recipe.deterministic)
         steps = pipeline.steps(train, recipe.batch_size)
         with scope(devices.strategy() if devices else None):

@@ -25,6 +25,11 @@ def check(pretrained: str | os.PathLike | None, recipe: Recipe) -> None:
             f"pretrained is {str(pretrained)!r}, but the recipe's encoder is {own!r}; "
             f"use network_options={{'encoder': {str(pretrained)!r}}}, or the weights of the other"
         )
+    if pretrained is not None and recipe.network == Recipe.network and own is None and Path(pretrained).is_file():
+        raise ValueError(
+            f"pretrained is {str(pretrained)!r}, a weight file, but the recipe's network has no encoder; "
+            "use recipes.encoder(), or the folder of a run"
+        )
 
 
 def find(pretrained: str | os.PathLike) -> Path:

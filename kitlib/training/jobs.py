@@ -67,7 +67,7 @@ def run(
     slices: pd.DataFrame,
     jobs: Sequence[Job],
     *,
-    packed: pipeline.Packed | None = None,
+    packed: pipeline.Packed | str | os.PathLike | None = None,
     devices: Devices | None = None,
     at_once: int = 1,
     deadline: float | None = None,
@@ -83,7 +83,8 @@ def run(
     Args:
         slices: table of slices.
         jobs: the trainings.
-        packed: the scans of `slices` on the jobs' grid, with any depth; None packs them where they are needed.
+        packed: the scans of `slices` on the jobs' grid, with any depth; or a folder to pack them into, which is kept.
+            None packs them where they are needed.
         devices: as for `fit_fold`.
         at_once: trainings at a time, each in a process of its own with every at_once-th GPU, at most one per GPU.
             Networks and losses of your own must be in a module that the processes can import. The processes end with
@@ -108,7 +109,7 @@ def run(
     began, outcomes, failed = time.perf_counter(), {}, []
     known = [*(job.folder for job in jobs), *like]
     if at_once > 1:
-        ended = _side_by_side(slices, jobs, devices, shares(at_once), deadline, earlier, known)
+        ended = _side_by_side(slices, jobs, packed, devices, shares(at_once), deadline, earlier, known)
     else:
         ended = _one_by_one(slices, jobs, packed, devices, deadline, earlier, known)
     for number, (job, result) in enumerate(ended, start=1):
@@ -144,7 +145,7 @@ def cross_validate(
     spec: InputSpec = InputSpec(),
     recipe: Recipe = Recipe(),
     pretrained: str | os.PathLike | None = None,
-    packed: pipeline.Packed | None = None,
+    packed: pipeline.Packed | str | os.PathLike | None = None,
     devices: Devices | None = None,
     at_once: int | None = None,
     deadline: float | None = None,
@@ -352,8 +353,8 @@ def _one_by_one(slices, jobs, packed, devices, deadline, earlier, known) -> Iter
     for job in jobs:
         result = None
         if has_time(deadline, job.folder, known):
-            if packed is None and not runs.finished(job.folder):
-                packed = pipeline.pack(slices, job.spec)
+            if not isinstance(packed, pipeline.Packed) and not runs.finished(job.folder):
+                packed = pipeline.pack(slices, job.spec, packed)
             with cleared():
                 try:
                     result = fit_fold(
@@ -363,7 +364,7 @@ def _one_by_one(slices, jobs, packed, devices, deadline, earlier, known) -> Iter
                         spec=job.spec,
                         recipe=job.recipe,
                         pretrained=job.pretrained,
-                        packed=packed and packed.restacked(job.spec),
+                        packed=packed.restacked(job.spec) if isinstance(packed, pipeline.Packed) else None,
                         devices=devices,
                         deadline=deadline,
                         earlier=earlier,
@@ -373,10 +374,11 @@ def _one_by_one(slices, jobs, packed, devices, deadline, earlier, known) -> Iter
         yield job, result
 
 
-def _side_by_side(slices, jobs, devices, visible, deadline, earlier, known) -> Iterator[tuple[Job, object]]:
+def _side_by_side(slices, jobs, packed, devices, visible, deadline, earlier, known) -> Iterator[tuple[Job, object]]:
     """Pack, then keep a process per share of the GPUs at work; yield jobs as they end, as `_one_by_one` does."""
     home = Path(os.path.commonpath([job.folder.absolute().parent for job in jobs]))
-    packed, policy = home / "packed", keras.config.dtype_policy().name
+    kept = packed if isinstance(packed, str | os.PathLike) else None
+    packed, policy = Path(kept or home / "packed"), keras.config.dtype_policy().name
     context = multiprocessing.get_context("spawn")
     free = context.Queue()
     for own in visible:
@@ -403,7 +405,8 @@ def _side_by_side(slices, jobs, devices, visible, deadline, earlier, known) -> I
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-            shutil.rmtree(packed, ignore_errors=True)
+            if not kept:
+                shutil.rmtree(packed, ignore_errors=True)
 
 
 def _begin(free, ended) -> None:

@@ -2,12 +2,13 @@
 
 import types
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from kitlib import runs
-from kitlib.data import folds
+from kitlib.data import boxes, folds
 from kitlib.training import __main__ as command
 from kitlib.training import devices, jobs, recipes
 
@@ -55,6 +56,33 @@ def test_run_folder_is_said_before_the_training_and_how_to_continue_after_it(com
     assert f"--resume {asked['folder']}" in lines[-1]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "encoder", "size", "boxed", "pretrained"),
+    [
+        ("", None, (128, 128), False, None),
+        ("--size 96x160 --box --weights runs/gate", None, (96, 160), True, Path("runs/gate")),
+        ("--preset encoder", "efficientnet-lite0", (128, 192), True, "efficientnet-lite0"),
+        (
+            "--encoder efficientnetv2-s --size 64 --no-box --weights s.h5",
+            *("efficientnetv2-s", (64, 64), False, Path("s.h5")),
+        ),
+    ],
+)
+def test_an_encoder_brings_its_grid_its_box_and_its_weights(
+    competition, slices, tmp_path, asked, capsys, monkeypatch, arguments, encoder, size, boxed, pretrained
+):
+    monkeypatch.setattr(devices, "detect", lambda *_: devices.Devices(0, "float32", "a laptop"))
+    packed = ["--packed", str(tmp_path / "packed")]
+    command.main([str(competition), "--no-figures", "--held-out", "later-days", *packed, *arguments.split()])
+    assert asked["recipe"].network_options.get("encoder") == encoder
+    assert (asked["spec"].height, asked["spec"].width) == size
+    assert asked["spec"].box_mm == (boxes.box_for(slices) if boxed else None)
+    assert (asked["pretrained"], asked["packed"]) == (pretrained, tmp_path / "packed")
+    said = capsys.readouterr().out
+    assert f"{encoder or 'U-Net'}, {size[0]} x {size[1]} pixels, {'box_mm=(' if boxed else 'whole slices'}" in said
+    assert f"{tmp_path / 'packed'} will take about" in said
+
+
 def test_folds_are_a_cross_validation(competition, tmp_path, asked, capsys):
     command.main([str(competition), *"--folds 3 --no-figures --resume".split(), str(tmp_path / "five")])
     assert asked["count"] == 3
@@ -92,6 +120,12 @@ def test_a_score_with_the_presence_of_the_truth_says_so(competition, tmp_path, a
         ("--folds 2.5", "--folds: '2.5' is not a whole number"),
         ("--folds 1", "--folds: '1' is not a whole number of 2 or more"),
         ("--size 100000", "--size: '100000' is not a whole number from 1 to 2048"),
+        ("--size 256x", "--size: '' is not a whole number from 1 to 2048"),
+        ("--size 256x384x5", "--size: '384x5' is not a whole number from 1 to 2048"),
+        ("--preset encoder --size 96x144", "--size 96x144: efficientnet-lite0 needs multiples of 32, such as 256x384"),
+        ("--preset strong --encoder efficientnetv2-s", "encoder is 'efficientnetv2-s', but the preset is 'strong'"),
+        ("--encoder resnet", "--encoder: invalid choice: 'resnet'"),
+        ("--packed {root}/train.csv", "train.csv cannot be written to"),
         ("--seed 4294967296", "--seed: '4294967296' is not a whole number from 0 to 4294967295"),
         ("--seed 1e3", "--seed: '1e3' is not"),
         ("--resume {root}/train.csv", "train.csv cannot be written to .Not a directory.; name another folder"),

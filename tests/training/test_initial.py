@@ -110,6 +110,17 @@ def test_weights_that_are_not_there_are_an_error_before_anything_is_packed(
     assert not list(tmp_path.rglob("run.json"))
 
 
+def test_a_weight_file_for_a_network_without_an_encoder_is_refused_at_once(tmp_path):
+    file = tmp_path / "efficientnetv2-s_notop.h5"
+    file.touch()
+    with pytest.raises(
+        ValueError, match=r"a weight file, but the recipe's network has no encoder; use recipes\.encoder"
+    ):
+        initial.check(file, training.Recipe())
+    initial.check(file, training.Recipe(network="own:network"))
+    initial.check(tmp_path, training.Recipe())
+
+
 def test_a_run_without_a_model_is_nothing_to_start_from(tmp_path):
     runs.write_record(tmp_path, {"state": "running"})
     with pytest.raises(FileNotFoundError, match=r"model\.keras does not exist; finish that training"):

@@ -223,6 +223,36 @@ def test_every_depth_gets_its_stacks_from_the_same_packed_scans(slices, held_out
     assert asked == [3, 1, 5]
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_scans_are_packed_into_the_folder_that_is_given_and_it_is_kept(
+    slices, held_out, packed, spec, tmp_path, monkeypatch, given
+):
+    folder = tmp_path / ("scans" if given else "packed")
+    monkeypatch.setattr(jobs, "fit_fold", lambda table, folder, **_: runs.write_record(folder, {}) or runs.read(folder))
+    asked = []
+    monkeypatch.setattr(jobs.pipeline, "pack", lambda table, spec, place: asked.append(place) or packed)
+    jobs.run(slices, [Job(tmp_path / "a", held_out, spec)], packed=folder if given else None)
+    assert asked == [folder if given else None]
+
+    class Pool:  # the processes, which pack nothing themselves
+        def __init__(self, *_, **__):
+            folder.mkdir()
+
+        def submit(self, function, table, job, place, *_):
+            assert place == folder
+            raise KeyboardInterrupt
+
+        def shutdown(self, **_):
+            pass
+
+    monkeypatch.setattr(jobs.concurrent.futures, "ProcessPoolExecutor", Pool)
+    options = {"packed": folder if given else None, "at_once": 2}
+    with pytest.raises(KeyboardInterrupt):
+        jobs.run(slices, [Job(tmp_path / name, held_out, spec) for name in ("b", "c")], **options)
+    assert asked[1:] == [folder]
+    assert folder.exists() == given
+
+
 @pytest.mark.slow
 def test_all_trainings_of_a_list_have_the_precision_of_the_first(
     slices, held_out, packed, spec, small, tmp_path, monkeypatch
