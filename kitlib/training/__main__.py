@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     which.add_argument("--folds", type=_folds, help="train a cross-validation with this many folds")
     parser.add_argument(
-        "--preset", choices=recipes.PRESETS, help="recipe (default: paper; with --encoder, or without a name, encoder)"
+        "--preset", choices=recipes.PRESETS, help="recipe (default: encoder with --encoder, else paper)"
     )
     parser.add_argument(
         "--encoder", choices=encoders.NAMES, default="", help="pretrained encoder of the U-Net (default: by machine)"
