@@ -39,11 +39,11 @@ CLASSES = (  # in the order in which they are tested; the position is the value 
 REMEDIES = {
     "absent organ": "Lower the threshold of this organ, or let the cleaning keep its best slice.",
     "invented organ": "Add a gate that decides on each slice whether the organ is there.",
-    "beyond the last slice": "Let both bowels end on one slice (Settings.stop), or add a gate.",
+    "beyond the last slice": "Give each organ one run of slices (Settings.ends), or both bowels one end (Settings.stop).",
     "before the first slice": "Add a gate, or smooth the presence along the slices (Settings.smoothing).",
     "started late": "Lower the threshold or weaken the gate: the first slices have the least sure pixels.",
     "ended early": "Let both bowels end on one slice (Settings.stop), or lower the threshold.",
-    "hole in the run of slices": "Fill the gaps between slices (Settings.gap).",
+    "hole in the run of slices": "Give each organ one run of slices (Settings.ends), or fill the gaps (Settings.gap).",
     "swapped with another organ": "Give the network more context: more slices or a stronger encoder.",
     "far island": "Remove small components, or keep only the largest (Settings.island_3d, Settings.largest).",
     "missed piece": "Lower the threshold and keep components with a sure voxel (Settings.seed).",
