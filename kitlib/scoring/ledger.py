@@ -39,7 +39,7 @@ CLASSES = (  # in the order in which they are tested; the position is the value 
 REMEDIES = {
     "absent organ": "Lower the threshold of this organ, or let the cleaning keep its best slice.",
     "invented organ": "Add a gate that decides on each slice whether the organ is there.",
-    "beyond the last slice": "Give each organ one run of slices (Settings.ends), or both bowels one end (Settings.stop).",
+    "beyond the last slice": "Give each organ one run of slices (Settings.ends), or bowels one end (Settings.stop).",
     "before the first slice": "Add a gate, or smooth the presence along the slices (Settings.smoothing).",
     "started late": "Lower the threshold or weaken the gate: the first slices have the least sure pixels.",
     "ended early": "Let both bowels end on one slice (Settings.stop), or lower the threshold.",
