@@ -68,7 +68,7 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
     if given.plain:
         recipe = replace(recipe, network_options=recipe.network_options | NO_ATTENTION)
     encoder = recipe.network_options.get("encoder")
-    size = given.size or (recipes.suited(machine.accelerators)[1] if encoder else (128, 128))
+    size = given.size or (recipes.suited(machine.accelerators, given.role)[1] if encoder else (128, 128))
     if encoder and any(side % 2**encoders.LEVELS for side in size):
         multiple = 2**encoders.LEVELS
         raise ValueError(f"--size {size[0]}x{size[1]}: {encoder} needs multiples of {multiple}, such as 256x384")
@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "--size",
         type=_size,
         metavar="SIDE|HEIGHTxWIDTH",
-        help="the network's input in pixels (default: 128; with an encoder 256x384 on a GPU, 128x192 on a CPU)",
+        help="the network's input in pixels (default: 128; with an encoder 256x384 on a GPU, 192x288 for a gate there, 128x192 on a CPU)",
     )
     parser.add_argument(
         "--box",

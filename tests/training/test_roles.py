@@ -70,16 +70,32 @@ def test_a_recipe_of_a_role_has_its_slices_loss_and_mixing():
     gate, segmenter = (recipes.with_role(base, role) for role in ("gate", "segmenter"))
     assert (gate.role, gate.empty_share, gate.epochs, gate.patience) == ("gate", 1.0, 30, 30)
     assert gate.made("loss").settings == {"bce_weight": 0.75, "dice_weight": 0.25}
-    assert gate.augment == base.augment
+    assert gate.made("augment").chances == {"flip": 0.5, "cutmix": 0.0, "mixup": 0.0}
     assert (segmenter.role, segmenter.empty_share, segmenter.epochs) == ("segmenter", 0.0, 60)
     assert segmenter.made("loss").settings == {"bce": 0.5, "dice": 0.5, "lovasz": 1.0}
     assert segmenter.made("augment").chances == {"flip": 0.5, "cutmix": 1 / 3, "mixup": 1 / 3}
-    assert segmenter.made("augment").ranges == base.made("augment").ranges
     assert recipes.with_role(replace(base, augment=None), "segmenter").augment is None
     for recipe in (gate, segmenter):
+        assert recipe.made("augment").ranges == base.made("augment").ranges
         assert Recipe.from_json(recipe.to_json()) == recipe
     with pytest.raises(ValueError, match="role is 'both'; choose gate or segmenter"):
         recipes.with_role(base, "both")
+
+
+def test_the_ready_made_pair_has_its_epochs_and_grids():
+    gate, segmenter = recipes.gate("convnext-tiny"), recipes.segmenter("convnext-tiny")
+    base = recipes.encoder("convnext-tiny")
+    for recipe, role, epochs, mixing in ((gate, "gate", 20, 0), (segmenter, "segmenter", 40, 1 / 3)):
+        assert (recipe.role, recipe.epochs, recipe.patience) == (role, epochs, epochs)
+        assert recipe.made("augment").chances == {"flip": 0.5, "cutmix": mixing, "mixup": mixing}
+        same = {name: getattr(base, name) for name in ("role", "epochs", "patience", "loss", "augment", "empty_share")}
+        assert replace(recipe, **same) == base
+    assert [recipes.suited(1, role)[1] for role in ("both", "gate", "segmenter")] == [
+        (256, 384),
+        (192, 288),
+        (256, 384),
+    ]
+    assert recipes.suited(0, "gate") == recipes.suited(0)
 
 
 def test_a_recipe_without_a_role_is_that_of_one_network():
