@@ -8,6 +8,8 @@ Kaggle mounts it, and 03_inference runs as it would there:
     foreign   a network trained on a phantom: refused in a saved version, left out of the rerun (of several networks)
     hostile   hidden cases with faults in them: files cut off, altered, missing, of a strange size, a broken network (of
               several), and wrong parameters
+    roles     the rerun with the same networks as a gate and a segmenter: both, the gate broken, the segmenter broken,
+              and a bundle without a gate
 
 Each run must end with a file that submission.check accepts, and the rerun with the score of the same networks here.
 """
@@ -36,6 +38,7 @@ import phantom  # noqa: E402
 from kitlib import contest, files, inference, postprocess, runs, submission  # noqa: E402
 from kitlib.data import folds, inputs, scans  # noqa: E402
 from kitlib.inference import Faults, rescue  # noqa: E402
+from kitlib.postprocess import intervals  # noqa: E402
 from kitlib.runs import manifest  # noqa: E402
 from kitlib.scoring import metric  # noqa: E402
 
@@ -86,6 +89,27 @@ def kaggle_variables(mounts: Path) -> dict[str, str]:
     kaggle = {"KAGGLE_KERNEL_RUN_TYPE": "Batch", "KITLIB_KAGGLE_INPUT": str(mounts)}
     pip = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     return kept | dead | kaggle | pip | {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONNOUSERSITE": "1"}
+
+
+def make_pair(found: list[Path], folder: Path) -> list[Path]:
+    """Copy the first and the last run as a gate and a segmenter, whose settings give each organ one run of slices.
+
+    The gate's mean presence is neutral, so that also a network that has hardly learned finds such slices; 0.5 where its
+    out-of-fold probabilities are missing.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    names = {"gate": found[0], "segmenter": found[-1]}
+    for role, source in names.items():
+        shutil.copytree(source, folder / role, ignore=shutil.ignore_patterns("oof", "presence", "settings.json"))
+        record = runs.read(source).record
+        runs.write_record(folder / role, record | {"recipe": record.get("recipe", {}) | {"role": role}})
+    settings, gate = runs.choose_settings(found)[0], runs.read(found[0])
+    curves = [intervals.presence(gate.probabilities(scan)) for scan in gate.scans] or [np.full((1, 3), 0.5)]
+    neutral = np.concatenate(curves).mean(axis=0).clip(0.01, 0.99)
+    offset = tuple(np.log(neutral / (1 - neutral)).tolist())
+    settings = postprocess.Settings(settings.threshold, ends="interval", offset=offset)
+    (folder / "segmenter/settings.json").write_text(settings.to_json(), encoding="utf-8")
+    return [folder / role for role in names]
 
 
 def mount(folder: Path, competition: Path, dataset: Path, new: bool) -> Path:
@@ -190,12 +214,13 @@ class Check:
     def __init__(self, out: Path, python: Path):
         self.out, self.python, self.hidden = out, python, out / "hidden"
         self.dataset, self.notebook = out / "bundle/dataset", out / "bundle/kernels/03_inference/03_inference.ipynb"
+        self.pair = out / "bundle-pair/dataset"
         self.truth = files.read_csv(self.hidden / "truth.csv", ["id", "class", "segmentation"])
         self.slices = scans.read(self.hidden, "test")
 
-    def mount(self, competition: str, new: bool = True) -> Path:
-        """Mount the competition and the bundle; give the competition's folder."""
-        return mount(self.out / "input", self.out / competition, self.dataset, new)
+    def mount(self, competition: str, new: bool = True, dataset: Path | None = None) -> Path:
+        """Mount the competition and a bundle; give the competition's folder."""
+        return mount(self.out / "input", self.out / competition, dataset or self.dataset, new)
 
     def attached(self) -> Path:
         """The mounted bundle, today's folders."""
@@ -212,6 +237,15 @@ class Check:
         assert not problems, problems
         return metric.score(self.truth, submission.read(file), self.slices).value
 
+    def here(self, dataset: Path) -> float:
+        """Score what the networks of a bundle predict in this process."""
+        local, faults = self.out / "local.csv", Faults()
+        slices, sample = rescue.read(self.out / "competition", faults)
+        chosen = runs.choose(dataset / "runs").folders
+        settings, _ = runs.choose_settings(chosen)
+        inference.submit(chosen, slices, sample, local, faults, settings=settings, progress=False)
+        return self.score(local)
+
     def public(self) -> None:
         """A saved version: it writes a header, and rehearses."""
         self.mount("public", new=False)
@@ -225,12 +259,7 @@ class Check:
 
     def rerun(self) -> None:
         """The scoring rerun, twice: the score of the same networks here, and the same bytes."""
-        local, faults = self.out / "local.csv", Faults()
-        slices, sample = rescue.read(self.out / "competition", faults)
-        chosen = runs.choose(self.dataset / "runs").folders
-        settings, _ = runs.choose_settings(chosen)
-        inference.submit(chosen, slices, sample, local, faults, settings=settings, progress=False)
-        expected, written = self.score(local), []
+        expected, written = self.here(self.dataset), []
         for new in (True, False):
             self.mount("competition", new)
             file, seconds, text = self.run(f"working-rerun{len(written)}")
@@ -276,6 +305,34 @@ class Check:
             flush=True,
         )
 
+    def roles(self) -> None:
+        """A gate and a segmenter; then one of them broken, and no gate: valid, and what happened is listed."""
+        gate, segmenter = "the gates also draw the contours", "the segmenters also decide on which slices an organ is"
+        for case, broken, words in (
+            ("both roles", "", ""),
+            ("gate broken", "gate", segmenter),
+            ("segmenter broken", "segmenter", gate),
+            ("gate missing", "gate", segmenter),
+        ):
+            self.mount("competition", dataset=self.pair)
+            model = self.attached() / "runs" / (broken or "gate") / "model.keras"
+            if case == "gate missing":
+                shutil.rmtree(model.parent)
+                manifest.write(self.attached() / "runs")
+            elif broken:
+                model.write_bytes(model.read_bytes()[:1000])
+            file, seconds, text = self.run("working-roles")
+            score, report = self.score(file), file.parent / "faults.csv"
+            listed = report.read_text(encoding="utf-8") if report.is_file() else ""
+            assert words in listed, f"{case}: {words!r} is not listed\n{text}"
+            assert (str(model) in listed) == case.endswith("broken"), listed
+            if not broken:
+                assert "no faults" in text, text
+                expected = self.here(self.pair)
+                assert score == expected, f"scored {score} in the rerun and {expected} here"
+            count = f"{listed.count(chr(10)) - 1} faults listed" if listed else "no faults"
+            print(f"roles    {seconds:5.0f} s  {case}: valid, score {score:.6f}, {count}", flush=True)
+
 
 def main() -> int:
     """Run the check and print what each run gave."""
@@ -295,13 +352,22 @@ def main() -> int:
             shutil.copytree(out / "hidden", out / name, ignore=shutil.ignore_patterns(*left_out))
         (out / "public/sample_submission.csv").write_text("id,class,predicted\n", encoding="utf-8")
         shutil.rmtree(out / "bundle", ignore_errors=True)
-        chosen = given.runs or tiny_runs(out / "competition", out / "runs")
-        bundle.build(chosen, "somebody", out / "bundle")
+        foreign = [run for folder in given.runs for run in runs.find(folder) if run.foreign(bundle.COMPETITION)]
+        if foreign:
+            text = f"{foreign[0].folder} was trained on {foreign[0].kind} data, and Kaggle's rerun leaves it out"
+            parser.error(f"{text}; name a run on the competition's data, or none: then two tiny ones are trained")
+        try:
+            chosen = given.runs or tiny_runs(out / "competition", out / "runs")
+            bundle.build(chosen, "somebody", out / "bundle")
+            found = [run.folder for folder in chosen for run in runs.find(folder)]
+            bundle.build(make_pair(found, out / "pair"), "somebody", out / "bundle-pair")
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
     network = isolate()
     print(f"Python {sys.version.split()[0]}, {runs.surroundings()['versions']}\nnetwork: {network}", flush=True)
     shutil.rmtree(out / "environment", ignore_errors=True)
     check = Check(out, make_environment(out / "environment"))
-    for run in (check.public, check.rerun, check.foreign, check.hostile):
+    for run in (check.public, check.rerun, check.foreign, check.hostile, check.roles):
         run()
     slices = check.slices
     print(f"passed: {len(contest.ORGANS) * len(slices)} rows, {slices['scan'].nunique()} scans; pages in {out}")
