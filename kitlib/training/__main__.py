@@ -148,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         "--size",
         type=_size,
         metavar="SIDE|HEIGHTxWIDTH",
-        help="the network's input in pixels (default: 128; with an encoder 256x384 on a GPU, 192x288 for a gate there, 128x192 on a CPU)",
+        help="the network's input in pixels (default: 128; with an encoder 256x384 on a GPU, for a gate 192x288, and "
+        "128x192 on a CPU)",
     )
     parser.add_argument(
         "--box",

@@ -60,7 +60,7 @@ def score(run, slices, gated):
                 for organ, name in enumerate(contest.ORGANS):
                     if not getattr(row, name):
                         probabilities[slice_, ..., organ] = 0
-        restored = inputs.restore(probabilities, (rows["height"].iloc[0], rows["width"].iloc[0]))
+        restored = inputs.restore(probabilities, (rows["height"].iloc[0], rows["width"].iloc[0]), run.spec)
         lines.append(submission.encode(rows, postprocess.masks(restored, run.settings)))
     return metric.score(scans.rows(slices), pd.concat(lines), slices).value
 
@@ -90,11 +90,8 @@ def test_the_ready_made_pair_has_its_epochs_and_grids():
         assert recipe.made("augment").chances == {"flip": 0.5, "cutmix": mixing, "mixup": mixing}
         same = {name: getattr(base, name) for name in ("role", "epochs", "patience", "loss", "augment", "empty_share")}
         assert replace(recipe, **same) == base
-    assert [recipes.suited(1, role)[1] for role in ("both", "gate", "segmenter")] == [
-        (256, 384),
-        (192, 288),
-        (256, 384),
-    ]
+    grids = {role: recipes.suited(1, role)[1] for role in ("both", "gate", "segmenter")}
+    assert grids == {"both": (256, 384), "gate": (192, 288), "segmenter": (256, 384)}
     assert recipes.suited(0, "gate") == recipes.suited(0)
 
 
