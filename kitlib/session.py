@@ -62,7 +62,8 @@ def parameters(given: dict, **rules) -> list[tuple[str, str]]:
     A rule is one of
         the default: text in quotes, a whole number, or a number; numbers are not negative, and 0 only where it is the
             default;
-        a tuple of the choices, the default first; a range in it stands for its whole numbers;
+        a tuple of the choices, the default first; a range in it stands for its whole numbers, and a tuple of two ranges
+            for a pair of them;
         a list of what may be chosen together;
         a function that gives such a rule from parameters that are checked before it.
 
@@ -119,10 +120,7 @@ def _expected(value, rule) -> str:
             return ""
         return f"a list of any of {', '.join(map(repr, rule))}, each once, such as [{rule[0]!r}]"
     if isinstance(rule, tuple):
-        if any(
-            type(value) is int and value in choice if isinstance(choice, range) else _same(value, choice)
-            for choice in rule
-        ):
+        if any(_fits(value, choice) for choice in rule):
             return ""
         texts = [
             _text(choice) for choice in rule if not any(isinstance(other, range) and choice in other for other in rule)
@@ -139,13 +137,19 @@ def _expected(value, rule) -> str:
     return f"{kind} {'of 0 or more' if rule == 0 else 'above 0'}{', without quotes' * isinstance(value, str)}"
 
 
-def _same(value, choice) -> bool:
-    """Compare by type as well, as True == 1."""
+def _fits(value, choice) -> bool:
+    """Compare with a choice, by type as well, as True == 1."""
+    if isinstance(choice, range):
+        return type(value) is int and value in choice
+    if isinstance(choice, tuple):
+        return isinstance(value, list | tuple) and len(value) == len(choice) and all(map(_fits, value, choice))
     return type(value) is type(choice) and value == choice
 
 
 def _text(choice) -> str:
     """Write a choice; a range by its first and last number, and by its second where it has steps."""
+    if isinstance(choice, tuple):
+        return f"a pair such as {tuple(part[-1] for part in choice)}"
     if not isinstance(choice, range):
         return repr(choice)
     return f"{choice[0]} to {choice[-1]}" if choice.step == 1 else f"{choice[0]}, {choice[1]}, ..., {choice[-1]}"

@@ -11,8 +11,9 @@
 #
 # This notebook trains a 2.5D U-Net for large bowel, small bowel and stomach, and saves it in a run folder that
 # 03_inference reads. On a GPU it follows the paper: 128 x 128 pixels, BCE + 0.5 Dice, elastic augmentation, at most
-# 40 epochs. Without a GPU it uses a short preset for 64 x 64 pixels that takes a few minutes. If training is
-# interrupted, run the notebook again with the same `RUN`: it continues after the last finished epoch.
+# 40 epochs. Without a GPU it uses a short preset for 64 x 64 pixels that takes a few minutes. For a higher score set
+# `PRESET = "encoder"`, which starts from weights learned on photographs. If training is interrupted, run the notebook
+# again with the same `RUN`: it continues after the last finished epoch.
 
 # %%
 import importlib.util
@@ -40,17 +41,21 @@ print(session.versions())
 DATA = ""  # folder of the competition; empty: searched for as kitlib.data.scans.find_root describes
 RUNS = ""  # folder for the run folders; empty: runs/ here on Kaggle, which keeps it, ../runs elsewhere
 RUN = ""  # name of a new run, or of the run to resume; empty: the current date and time
-PRESET = ""  # "paper", "paper_first", "strong" or "short" (kitlib.training.recipes); empty: paper on a GPU, else short
+PRESET = ""  # "paper", "paper_first", "strong", "short" or "encoder" (recipes); empty: paper on a GPU, else short
+ENCODER = ""  # pretrained encoder (kitlib.models.encoders); empty: with the preset encoder, one for this machine
+WEIGHTS = ""  # weight file of the encoder, or run folder, to start from; empty: the encoder's, searched for
 HOURS = 0.0  # time limit for all trainings together; run the notebook again to continue; 0: 11 on Kaggle, else no limit
 EPOCHS = 0  # maximum number of epochs; 0: the preset's
-SIZE = 0  # height and width of the network's input in pixels; 0: 128 as in the paper, 64 with the preset short
+SIZE = 0  # the input's side in pixels, or (height, width); 0: 128, short 64, encoder (256, 384) or (128, 192) on a CPU
+BOX = None  # crop to the box in mm around all training masks; None: with an encoder
+PACKED = ""  # folder for the prepared scans, which the next call finds there; empty: in memory
 FOLDS = 5  # number of folds, the groups that the cases are split into
 FOLD = 0  # fold to validate on; the others are the training set
-FOLDS_TO_TRAIN = 1  # folds to train, one network each, starting with FOLD; all FOLDS are a cross-validation
+FOLDS_TO_TRAIN = 0  # folds to train, one network each, starting with FOLD; FOLDS for a cross-validation; 0: one per GPU
 UNSEEN = ""  # scans held out of everything until a final score: "fold" (one case in FOLDS) or "later-days"; empty: none
 CARDS = 0  # GPUs to use, each for a fold of its own; 0: all
-LEVELS = 4  # number of poolings; the paper compares 4 and 5
-ATTENTION = True  # window and external attention, as in the paper
+LEVELS = 0  # number of poolings; the paper compares 4 and 5; 0: the preset's
+ATTENTION = True  # window and external attention where the preset has them, as in the paper
 AUGMENT = ""  # "paper", "full" or "none"; empty: the preset's
 COMPARE = ()  # alternatives to train too, with the same seed and steps: any of "plain" (no attention), "unaugmented"
 SEED = 0
@@ -64,10 +69,10 @@ import pandas as pd
 from IPython.display import display
 
 from kitlib import contest, runs, training
-from kitlib.data import folds, inputs, pipeline, scans
+from kitlib.data import boxes, folds, inputs, pipeline, scans
 from kitlib.figures import training as figures_model, layers
 from kitlib.layers import augment, elastic
-from kitlib.models import unet
+from kitlib.models import encoders, unet
 from kitlib.training import devices, evaluate, jobs, recipes
 
 # %%
@@ -76,19 +81,27 @@ session.parameters(
     DATA="",
     RUNS="",
     RUN="",
-    PRESET=("", "paper", "paper_first", "strong", "short"),
+    PRESET=lambda: ("", "encoder") if ENCODER else ("", "paper", "paper_first", "strong", "short", "encoder"),
+    ENCODER=("", *encoders.NAMES),
+    WEIGHTS="",
     HOURS=0.0,
     EPOCHS=0,
-    SIZE=lambda: (0, range(16, 2049, max(16, 2**LEVELS))),
+    LEVELS=lambda: (0, 5) if ENCODER or PRESET == "encoder" else (0, range(1, 8)),
+    SIZE=lambda: (
+        0,
+        sides := range(step := 2 ** max(5 if ENCODER or PRESET == "encoder" else 4, LEVELS), 2049, step),
+        (sides, sides),
+    ),
+    BOX=(None, True, False),
+    PACKED="",
     FOLDS=(5, range(2, 101)),
     FOLD=lambda: (0, range(FOLDS)),
-    FOLDS_TO_TRAIN=lambda: (1, range(1, FOLDS + 1)),
+    FOLDS_TO_TRAIN=lambda: (0, range(FOLDS + 1)),
     UNSEEN=("", "fold", "later-days"),
     CARDS=0,
-    LEVELS=(4, range(1, 8)),
     ATTENTION=(True, False),
     AUGMENT=("", "paper", "full", "none"),
-    COMPARE=["plain", "unaugmented"],
+    COMPARE=lambda: ["unaugmented", *["plain"] * (not ENCODER and PRESET != "encoder")],
     SEED=(0, range(2**31)),
 )
 
@@ -109,19 +122,35 @@ print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'
 # %% [markdown]
 # ## Recipe
 #
-# How is the network trained? The parameters above change a ready-made recipe. The run folder stores the complete
-# recipe, and you can pass it to `training.fit_fold` in a script of your own.
+# Which network is trained, why, and how? The parameters above change a ready-made recipe. The run folder stores the
+# complete recipe, and you can pass it to `training.fit_fold` in a script of your own.
 
 # %%
-preset = PRESET or ("paper" if machine.accelerators else "short")
-recipe = recipes.PRESETS[preset]()
-options = recipe.network_options | {"levels": LEVELS} | ({} if ATTENTION else unet.NO_ATTENTION)
+preset = PRESET or ("encoder" if ENCODER else "paper" if machine.accelerators else "short")
+recipe = recipes.choose(preset, ENCODER, machine.accelerators)
+encoder = recipe.network_options.get("encoder")
+levels = {"levels": LEVELS} if LEVELS else {}
+options = recipe.network_options | levels | ({} if ATTENTION else unet.NO_ATTENTION)
 kinds = {"": recipe.augment, "paper": augment.paper(), "full": augment.Augment(), "none": None}
 changes = {"network_options": options, "augment": kinds[AUGMENT], "seed": SEED, "epochs": EPOCHS or recipe.epochs}
 recipe = replace(recipe, **changes)
-size = SIZE or (64 if preset == "short" else 128)
-spec = inputs.InputSpec(size, size)
-print(f"preset {preset}, {size} x {size} pixels, at most {recipe.epochs} epochs of batches of {recipe.batch_size}")
+pretrained = WEIGHTS or encoder
+why = "chosen above" if PRESET or ENCODER else "the default on a GPU" if machine.accelerators else "fast on a CPU"
+network = f"a U-Net with {encoder}, pretrained" if encoder else "the paper's U-Net, from random weights"
+print(f"preset {preset} ({why}): {f'{network}; starts from {WEIGHTS}' if WEIGHTS else network}")
+
+# %% [markdown]
+# What does the network see? With an encoder it is a box in mm around the organs of all training scans: outside are
+# arms and air, and inside a pixel has the same size on every scanner.
+
+# %%
+short = 64 if preset == "short" else 128
+size = SIZE or (recipes.suited(machine.accelerators)[1] if encoder else short)
+height, width = size if isinstance(size, list | tuple) else (size, size)
+box = boxes.box_for(slices) if BOX or (BOX is None and encoder) else None
+spec = inputs.InputSpec(height, width, box_mm=box)
+print(f"{height} x {width} pixels for {f'the box {box} mm from the centre' if box else 'whole slices'}")
+print(f"at most {recipe.epochs} epochs of batches of {recipe.batch_size}")
 
 # %% [markdown]
 # ## Folds
@@ -161,8 +190,8 @@ print("unseen:", f"{unseen.sum():,} slices of {slices.loc[unseen, 'scan'].nuniqu
 # stacked with two neighbours on either side. The middle one of the five is outlined.
 
 # %%
-packed = pipeline.pack(slices, spec)
-busiest = figures_model.busiest(slices)
+packed = pipeline.pack(known, spec, PACKED or None)
+busiest = figures_model.busiest(known)
 figures_model.stack(packed, busiest)
 
 # %% [markdown]
@@ -174,11 +203,11 @@ figures_model.stack(packed, busiest)
 
 # %% tags=["preview-distortion"]
 image = packed.images[busiest].astype("float32")
-masks = packed.truth(slices.iloc[[busiest]])[0]
-alpha_px, sigma_px = augment.paper().smooth_px((size, size))
+masks = packed.truth(known.iloc[[busiest]])[0]
+alpha_px, sigma_px = augment.paper().smooth_px((height, width))
 fields = {
-    "smoothed noise": elastic.smooth_displacement(SEED, (1, size, size), alpha_px, sigma_px),
-    "control grid": elastic.displacement(SEED, (1, size, size), points=4, sigma_px=0.03 * size),
+    "smoothed noise": elastic.smooth_displacement(SEED, (1, height, width), alpha_px, sigma_px),
+    "control grid": elastic.displacement(SEED, (1, height, width), points=4, sigma_px=0.03 * min(height, width)),
 }
 layers.distortion(image, masks, {name: np.asarray(field)[0] for name, field in fields.items()})
 
@@ -188,8 +217,8 @@ layers.distortion(image, masks, {name: np.asarray(field)[0] for name, field in f
 # Kaggle's image lacks elasticdeform, so the comparison is skipped there.
 
 # %%
-control = np.random.default_rng(SEED).normal(0, 0.04 * size, (2, 4, 4)).astype("float32")
-dense = elastic.spline_field(control[None], (size, size))
+control = np.random.default_rng(SEED).normal(0, 0.04 * min(height, width), (2, 4, 4)).astype("float32")
+dense = elastic.spline_field(control[None], (height, width))
 ours = np.asarray(elastic.warp(image[None, ..., None], dense, order=1))[0, ..., 0]
 if importlib.util.find_spec("elasticdeform"):
     import elasticdeform
@@ -250,20 +279,19 @@ layers.mirrored_border(image)
 
 # %%
 folder = kept / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))
-wanted = range(FOLD, min(FOLD + FOLDS_TO_TRAIN, count))
+wanted = range(FOLD, min(FOLD + (FOLDS_TO_TRAIN or max(1, machine.accelerators)), count))
 print(f"run folder: {folder.resolve()}; RUN = {folder.name!r} resumes it")
 to_train = [number for number in wanted if not runs.finished(folder / f"fold{number}")]
 stored = fold.isin(to_train).sum() + len(COMPARE) * held_out.sum()
-if jobs.trainings_at_once(machine, max(len(to_train), len(COMPARE))) > 1:  # they share packed scans on the disk
-    stored += len(known)
+if not PACKED and jobs.trainings_at_once(machine, max(len(to_train), len(COMPARE))) > 1:
+    stored += len(known)  # they share packed scans on the disk
 print(runs.check_disk(folder, int(stored), spec, session.disk_left(folder)))
 
 # %%
-same = {"packed": packed, "devices": machine}
 attached = contest.attached("run.json")  # on Kaggle: runs of an earlier session, to resume
-trained = training.cross_validate(
-    known, folder, count=count, only=wanted, spec=spec, recipe=recipe, earlier=attached, deadline=ends, **same
-)
+same = {"packed": PACKED or packed, "devices": machine, "earlier": attached}
+course = {"spec": spec, "recipe": recipe, "pretrained": pretrained}
+trained = training.cross_validate(known, folder, count=count, only=wanted, deadline=ends, **course, **same)
 run = runs.read(folder / f"fold{FOLD}")
 runs.compare(folder)
 
@@ -283,13 +311,13 @@ figures_model.history(run.history())
 
 # %%
 others = {"plain": {"network_options": options | unet.NO_ATTENTION}, "unaugmented": {"augment": None}}
-place = kept.with_name("comparisons")
+place, begun = kept.with_name("comparisons"), run.record.get("pretrained", {}).get("file")
 listed = [
-    training.Job(place / f"{folder.name}-{name}", held_out, spec, replace(recipe, **others[name]), name)
+    training.Job(place / f"{folder.name}-{name}", held_out, spec, replace(recipe, **others[name]), name, begun)
     for name in COMPARE
 ]
 at_once = jobs.trainings_at_once(machine, len(listed))
-outcomes = jobs.run(known, listed, at_once=at_once, like=[run.folder], earlier=attached, deadline=ends, **same)
+outcomes = jobs.run(known, listed, at_once=at_once, like=[run.folder], deadline=ends, **same)
 compared = {"this run": run} | {outcome.job.name: outcome.run for outcome in outcomes if outcome.run}
 figures_model.gaps({name: run.history() for name, run in compared.items()})
 

@@ -128,6 +128,8 @@ GOOD = {"DATA": "", "FLIP": False, "BATCH": 4, "HOURS": 1, "EPOCHS": 0, "FALLBAC
 def test_right_parameters_pass():
     assert session.parameters(dict(GOOD), **RULES) == []
     assert session.parameters({"COMPARE": ("a",), "SIZE": 64}, COMPARE=["a", "b"], SIZE=(0, range(32, 99, 32))) == []
+    for size in ((32, 96), [96, 64]):
+        assert session.parameters({"SIZE": size}, SIZE=(0, (range(32, 99, 32), range(32, 99, 32)))) == []
 
 
 @pytest.mark.parametrize(
@@ -151,6 +153,12 @@ def test_wrong_parameters_are_named_with_their_value(name, value, words):
         session.parameters(GOOD | {name: value}, **RULES)
     assert str(error.value).endswith(words)
     assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("value", [(32,), (32, 50), (32.0, 64), 32, "32x64", (32, 64, 96)])
+def test_a_pair_that_does_not_fit_is_named(value):
+    with pytest.raises(ValueError, match=r"parameter SIZE = .*expected 0 or a pair such as \(64, 96\)"):
+        session.parameters({"SIZE": value}, SIZE=(0, (range(32, 65, 32), range(32, 97, 32))))
 
 
 @pytest.mark.parametrize("value", ["a", ["a", "c"], [1], None, ["a", "a"]])
