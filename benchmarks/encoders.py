@@ -337,7 +337,7 @@ def part(folder: Path, name: str, contestant: Contestant, grid: tuple[int, int],
     truth, totals, scores = scans.rows(unseen), [], []
     for quarter, open_member in enumerate(found.pop("members")):
         last = quarter == QUARTERS - 1
-        if not last and not contestant.curve:
+        if not last and not (contestant.curve and quarter + 1 != QUARTERS - 1):
             continue
         thresholds = THRESHOLDS if last else (0.5,)
         lines = {threshold: [] for threshold in thresholds}
