@@ -15,7 +15,7 @@ ENCODERS = ("efficientnet-lite0", "efficientnetv2-b0", "efficientnetv2-s", "effi
 DEPTH, FOLDS = 5, 5
 SLICES, ANNOTATED = 38_496, 16_590  # of the competition's training set
 RATES = 5e12, 8e12  # floating-point operations per second
-ROLES = {"gate": ((192, 288), SLICES), "segmenter": ((256, 384), ANNOTATED)}  # grid, slices to train on in all folds
+ROLES = {"gate": (recipes.gate, SLICES), "segmenter": (recipes.segmenter, ANNOTATED)}  # slices to train on, all folds
 
 
 def macs(network) -> int:
@@ -31,7 +31,8 @@ def macs(network) -> int:
 
 def hours(role: str, encoder: str) -> tuple[float, float]:
     """Estimate the hours of one fold of five on one T4: at the higher rate, and at the lower one."""
-    (grid, slices), recipe = ROLES[role], recipes.with_role(recipes.encoder(encoder), role)
+    make, slices = ROLES[role]
+    recipe, (_, grid) = make(encoder), recipes.suited(accelerators=1, role=role)
     passes = recipe.epochs * (3 * slices * (FOLDS - 1) + SLICES) / FOLDS
     work = passes * 2 * macs(recipe.builder()((*grid, DEPTH)))
     return work / max(RATES) / 3600, work / min(RATES) / 3600
