@@ -5,12 +5,16 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
 
+TIMED_STEPS = 5
 NVIDIA = (
     Path("/proc/driver/nvidia/version"),
     Path("/dev/nvidia0"),
@@ -46,6 +50,15 @@ class Devices:
     def xla(self) -> bool | str:
         """The value of `jit_compile`: False under a strategy, where XLA fails; else Keras' "auto", False on a CPU."""
         return "auto" if self.strategy() is None else False
+
+    @property
+    def times_xla(self) -> bool:
+        """Whether XLA is on or off by `time_xla`: on a GPU with TensorFlow.
+
+        A CPU trains without it, because compiling a U-Net there takes longer than the timing could save. JAX always
+        compiles, and PyTorch never does.
+        """
+        return self.accelerators > 0 and keras.backend.backend() == "tensorflow" and self.strategy() is None
 
 
 def detect(cards: int = 0, share: bool = False) -> Devices:
@@ -136,6 +149,40 @@ def use(chosen: Devices) -> Devices:
     return chosen
 
 
+def time_xla(
+    make: Callable[[bool], keras.Model], batch: dict[str, np.ndarray], clock: Callable[[], float] = time.perf_counter
+) -> dict:
+    """Time a few training steps without and with XLA, and choose the faster.
+
+    Which one is faster depends on the network: XLA joins small operations, and chooses slower kernels for some
+    convolutions. Compiling, in the first step, is not counted: it is done once.
+
+    Args:
+        make: from `jit_compile` to a compiled model. TensorFlow only.
+        batch: for `train_on_batch`, with the sizes of the training.
+        clock: gives seconds.
+
+    Returns:
+        "on", and the median step in ms "with" XLA, None where XLA cannot compile the model, and "without".
+    """
+    import tensorflow as tf
+
+    def median(model: keras.Model) -> float:
+        seconds = []
+        for _ in range(1 + TIMED_STEPS):
+            began = clock()
+            model.train_on_batch(batch)  # ends when the step has, because it returns the loss
+            seconds.append(clock() - began)
+        return round(1000 * statistics.median(seconds[1:]), 2)
+
+    without = median(make(False))
+    try:
+        compiled = median(make(True))
+    except tf.errors.OpError:  # an operation that it does not know, or too little memory
+        compiled = None
+    return {"on": compiled is not None and compiled < without, "with": compiled, "without": without}
+
+
 def scope(strategy):
     """The scope of a strategy, to build a model in; of None, one that does nothing."""
     return contextlib.nullcontext() if strategy is None else strategy.scope()
@@ -212,7 +259,8 @@ def _gpus(found: list[tuple[str, tuple[int, int]]], backend: str = "tensorflow",
         f"compute capability {capability[0]}.{capability[1]} {why}" if any(capability) else "unknown compute capability"
     )
     reason = f"{names}{how}{'; ' if several else ': '}{known}: {precision}"
-    reason += "" if mirrored or backend == "torch" else ", compiled by XLA"
+    timed = ", XLA on or off by the time of a few steps"
+    reason += "" if mirrored else {"tensorflow": timed, "jax": ", compiled by XLA"}.get(backend, "")
     reason = reason if backend == "tensorflow" else f"Keras on {backend}, {reason}"
     shared = tuple(f"GPU:{number}" for number in range(len(found))) if mirrored else ()
     return Devices(len(found), precision, reason, shared)

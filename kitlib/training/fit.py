@@ -1,23 +1,26 @@
 """One training: from packed scans to a run folder with the best weights and their score; interrupted, it resumes."""
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import keras
+import numpy as np
 import pandas as pd
 
-from kitlib import runs
+from kitlib import contest, runs
 from kitlib.data import folds, pipeline, scans
 from kitlib.data.inputs import InputSpec
 from kitlib.layers import monitors
 from kitlib.models.unet import check_keras
 from kitlib.training import initial, resume
 from kitlib.training.budget import Budget
-from kitlib.training.devices import Devices, scope, seed
+from kitlib.training.devices import Devices, cleared, scope, seed, time_xla
 from kitlib.training.epochs import EpochEnd, EpochLog
 from kitlib.training.evaluate import Evaluator
 from kitlib.training.recipes import Recipe
@@ -55,7 +58,8 @@ def fit_fold(
             its SHA-256. A run that resumes does not read it again. None is random weights.
         packed: scans that were packed before, to be shared between trainings; or a folder to pack them into, where the
             next call finds them. None packs them in memory.
-        devices: the result of `devices.detect`; None is the first device, in the precision that Keras is set to.
+        devices: the result of `devices.detect`; None is the first device, in the precision that Keras is set to. On a
+            GPU a few steps are timed, to train with XLA or without; run.json keeps the choice for when it resumes.
         deadline: the moment at which the call should have ended, as datetime or seconds of `time.time()`. Training
             stops when twice the longest epoch and its closing no longer fit, leaves a model with the best weights so
             far, and can be resumed. The last epoch before that has a host score, also between two that `score_every`
@@ -88,18 +92,19 @@ def fit_fold(
         if run.state == "finished":
             return run
         packed = packed if isinstance(packed, pipeline.Packed) else pipeline.pack(slices, spec, packed)
+        xla, found = _xla(run, recipe, spec, devices)
         seed(recipe.seed, recipe.deterministic)
         steps = pipeline.steps(train, recipe.batch_size)
         with scope(devices.strategy() if devices else None):
-            model = _compiled(build(spec.shape), recipe, steps, devices.xla if devices else "auto")
+            model = _compiled(build(spec.shape), recipe, steps, xla)
         evaluator = Evaluator(lambda: build(spec.shape), val, packed, recipe)
         budget = Budget(deadline, run.record.get("closing_seconds", 0.0))
         end = EpochEnd(folder, model.network, evaluator, recipe, budget, steps * recipe.batch_size)
         end.resume(model)
-        first, start = end.state.epoch, None
+        first = end.state.epoch
         if pretrained is not None and not first:
-            start = initial.load(model.network, pretrained, run.record["folds"]["held_out"])
-        run = resume.reopen(run, end.state.history, start)
+            found["pretrained"] = initial.load(model.network, pretrained, run.record["folds"]["held_out"])
+        run = resume.reopen(run, end.state.history, found)
         if not end.state.ended and (not first or budget.fits()):
             model.fit(
                 pipeline.dataset(
@@ -143,6 +148,35 @@ def _check(spec: InputSpec, recipe: Recipe, devices: Devices | None, deadline: f
             f"augment_on='cpu': keras.ops cannot run inside tf.data on the {keras.backend.backend()} backend of Keras; "
             "use augment_on='device', or set KERAS_BACKEND=tensorflow"
         )
+
+
+def _xla(run: runs.Run, recipe: Recipe, spec: InputSpec, devices: Devices | None) -> tuple[bool | str, dict]:
+    """Choose whether XLA compiles the step; return `jit_compile`, and the entry of run.json where steps are timed."""
+    if recipe.deterministic and keras.backend.backend() == "tensorflow":
+        return False, {}
+    begun = len(run.history()) > 0
+    if devices is None or not devices.times_xla or (begun and "xla" not in run.record):
+        return devices.xla if devices else "auto", {}
+    found = run.record.get("xla")
+    if found is None:
+        found = _timed(replace(recipe, seed=0).to_json(), spec.shape, keras.config.dtype_policy().name)
+        took = "cannot be compiled" if found["with"] is None else f"takes {found['with']:.1f} ms"
+        print(f"XLA {'on' if found['on'] else 'off'}: a step {took} with it, {found['without']:.1f} ms without")
+    return found["on"], {"xla": found}
+
+
+@functools.cache
+def _timed(recipe: str, shape: tuple[int, int, int], policy: str) -> dict:
+    """Time the steps of a recipe, once per process for all folds."""
+    made, size = Recipe.from_json(recipe), Recipe.from_json(recipe).batch_size
+    batch = {
+        "images": np.zeros((size, *shape), "float32"),
+        "masks": np.zeros((size, *shape[:2], len(contest.ORGANS)), "uint8"),
+        "seed": np.arange(size, dtype="int32"),
+        "weight": np.ones(size, "float32"),
+    }
+    with cleared():
+        return time_xla(lambda on: _compiled(made.builder()(shape), made, 1, on), batch)
 
 
 def _compiled(network: keras.Model, recipe: Recipe, steps: int, xla: bool | str) -> AugmentedModel:

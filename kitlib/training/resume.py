@@ -174,17 +174,16 @@ def runs_below(folder: Path) -> list[str]:
     return sorted({path.relative_to(folder).parts[0] for path in found})
 
 
-def reopen(run: runs.Run, history: Sequence[dict], start: dict | None = None) -> runs.Run:
+def reopen(run: runs.Run, history: Sequence[dict], found: dict) -> runs.Run:
     """Mark a run as running, and add the seconds of epochs that a killed call could not record.
 
     Args:
         run: as it was opened.
         history: rows of the epochs done.
-        start: the result of `initial.load` where weights have just been loaded.
+        found: more entries of run.json, such as the sum of the weights that were loaded.
     """
     spent = max(run.record["wall_seconds"], round(sum(row["seconds"] for row in history), 1))
-    loaded = {"pretrained": start} if start else {}
-    runs.write_record(run.folder, run.record | loaded | {"state": "running", "wall_seconds": spent})
+    runs.write_record(run.folder, run.record | found | {"state": "running", "wall_seconds": spent})
     return runs.read(run.folder)
 
 

@@ -28,7 +28,7 @@ def test_devices_say_what_was_chosen_and_why():
             "2 x Tesla T4: a fold per card; a single training",
         ),
         ([("Tesla T4", (7, 5))], "mixed_float16", "Tesla T4: compute capability 7.5"),
-        ([("Tesla T4", (7, 5))], "mixed_float16", "compiled by XLA"),
+        ([("Tesla T4", (7, 5))], "mixed_float16", "XLA on or off by the time of a few steps"),
         ([("Tesla P100", (6, 0))], "float32", "no 16-bit tensor cores"),
         ([("L4", (8, 9))], "mixed_bfloat16", "bfloat16"),
         ([("L4", (8, 9)), ("Tesla T4", (7, 5))], "mixed_float16", "L4 and Tesla T4: a fold per card"),
@@ -112,6 +112,52 @@ def test_one_device_needs_no_strategy():
 def test_devices_that_share_a_batch_go_without_xla(monkeypatch):
     monkeypatch.setattr(devices, "_mirrored", lambda names: names)
     assert devices.Devices(2, "float32", "two", ("GPU:0", "GPU:1")).xla is False
+
+
+class Stub:
+    """A model whose step takes some seconds, the first one longer, by a clock of its own."""
+
+    now = 0.0
+
+    def __init__(self, seconds):
+        self.seconds = [60.0, *seconds]
+
+    def train_on_batch(self, batch):
+        if isinstance(self.seconds[0], Exception):
+            raise self.seconds[0]
+        Stub.now += self.seconds.pop(0)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA is a choice on TensorFlow alone")
+@pytest.mark.parametrize(
+    ("without", "compiled", "expected"),
+    [
+        ([0.2, 0.2, 0.2, 0.2, 9.0], [0.1] * 5, {"on": True, "with": 100.0, "without": 200.0}),
+        ([0.1] * 5, [0.2, 0.05, 0.2, 0.05, 0.2], {"on": False, "with": 200.0, "without": 100.0}),
+        ([0.1] * 5, [0.1] * 5, {"on": False, "with": 100.0, "without": 100.0}),
+        ([0.1] * 5, None, {"on": False, "with": None, "without": 100.0}),
+    ],
+)
+def test_xla_is_on_where_the_median_step_is_faster_with_it(without, compiled, expected):
+    import tensorflow as tf
+
+    def make(on):
+        made = Stub(without if not on else compiled or [])
+        if on and compiled is None:
+            made.seconds = [tf.errors.UnimplementedError(None, None, "no such kernel")]
+        return made
+
+    assert devices.time_xla(make, {}, clock=lambda: Stub.now) == expected
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA is a choice on TensorFlow alone")
+def test_steps_are_timed_on_a_gpu_only(monkeypatch):
+    monkeypatch.setattr(devices, "_mirrored", lambda names: names)
+    assert devices.Devices(1, "float32", "one").times_xla
+    assert not devices.Devices(0, "float32", "none").times_xla
+    assert not devices.Devices(2, "float32", "two", ("GPU:0", "GPU:1")).times_xla
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert not devices.Devices(1, "float32", "one").times_xla
 
 
 def test_a_backend_that_errs_where_there_is_no_gpu_is_a_cpu(monkeypatch):

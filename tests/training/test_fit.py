@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kitlib import inference, postprocess, submission, training
+from kitlib import inference, postprocess, runs, submission, training
 from kitlib.data import folds, inputs, pipeline, scans
 from kitlib.layers import augment, losses
 from kitlib.scoring import metric
-from kitlib.training import recipes, resume
+from kitlib.training import devices, recipes, resume
+from kitlib.training import fit as fitting
 
 
 @pytest.fixture
@@ -187,6 +188,49 @@ def test_training_out_of_its_time_leaves_a_model_that_loads_and_a_run_that_resum
     assert ended.state == "finished"
     assert len(ended.history()) == 2
     assert ended.record["wall_seconds"] > stopped.record["wall_seconds"]
+
+
+CARD = devices.Devices(1, "float32", "a test")
+
+
+@pytest.fixture
+def timings(monkeypatch):
+    """The recipes whose steps were timed; XLA is slower for all."""
+    asked = []
+    monkeypatch.setattr(fitting, "_timed", lambda recipe, *_: asked.append(recipe) or SLOWER)
+    return asked
+
+
+SLOWER = {"on": False, "with": 20.0, "without": 10.0}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA is a choice on TensorFlow alone")
+def test_xla_is_chosen_once_said_kept_and_off_where_a_recipe_is_deterministic(small, spec, timings, tmp_path, capsys):
+    run = runs.Run(tmp_path, {})
+    assert fitting._xla(run, small, spec, CARD) == (False, {"xla": SLOWER})
+    assert capsys.readouterr().out == "XLA off: a step takes 20.0 ms with it, 10.0 ms without\n"
+    faster = {"on": True, "with": 5.0, "without": 10.0}
+    assert fitting._xla(runs.Run(tmp_path, {"xla": faster}), small, spec, CARD) == (True, {"xla": faster})
+    assert fitting._xla(run, replace(small, deterministic=True), spec, CARD) == (False, {})
+    assert fitting._xla(run, small, spec, None) == ("auto", {})
+    assert fitting._xla(run, small, spec, replace(CARD, accelerators=0)) == ("auto", {})
+    assert len(timings) == 1
+    runs.write_history(tmp_path, [{"epoch": 1, "seconds": 1.0}])  # begun before there was a choice
+    assert fitting._xla(run, small, spec, CARD) == ("auto", {})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA is a choice on TensorFlow alone")
+def test_the_timing_leaves_the_training_as_it_was(fit, small, run, tmp_path):
+    """True steps with and without XLA, on this machine."""
+    recipe = replace(small, network_options=small.network_options | {"base": 2, "levels": 1})
+    plain = fit(tmp_path / "plain", recipe=recipe)
+    fitting._timed.cache_clear()
+    timed = fit(tmp_path / "timed", recipe=recipe, devices=CARD)
+    found = timed.record["xla"]
+    assert found["on"] == (found["with"] < found["without"])
+    assert "xla" not in plain.record
+    np.testing.assert_allclose(timed.history()["loss"], plain.history()["loss"], rtol=1e-4)
 
 
 def test_pixels_and_masks_of_validation_scans_never_reach_the_training_set(slices, held_out, spec, tmp_path):
