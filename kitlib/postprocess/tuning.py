@@ -127,7 +127,7 @@ def tune(
         raise ValueError(f"folds={folds}: must be at least 2, because tuning holds out one group of cases at a time")
     plan = [*((*step, False) for step in _steps(values)), *((("threshold",), REFINE, k, True) for k in range(3))]
     if progress:
-        print(_forecast(scorer, start, plan))
+        print(_forecast(scorer, start, plan, folds))
     scorer.fill([start])
     before = scorer.totals(start)
     settings, steps = _search(scorer, start, plan, folds, confidence, "tuning" if progress else "")
@@ -257,11 +257,16 @@ def _values(plan: list[tuple]) -> int:
     return sum(len(entries) for _, entries, _, _ in plan)
 
 
-def _forecast(scorer: Rescorer, start: Settings, plan: list[tuple]) -> str:
-    """Say how long a search takes, from the time of one scan."""
+def _forecast(scorer: Rescorer, start: Settings, plan: list[tuple], folds: int) -> str:
+    """Say how long tuning takes, from the time of one scan.
+
+    The shortest is one search in which no step gains. Where steps do, the folds choose apart and each asks for its own
+    values, at most as often as there are folds.
+    """
     opening, scoring = scorer.pace(start)
     seconds = (len(plan) * opening + _values(plan) * scoring) * len(scorer.parts) / scorer.workers
+    longest = seconds * (1 + min(folds, len(scorer.cases)))
     return (
-        f"tuning: {_values(plan)} values on {len(scorer.parts)} scans, about {seconds / 60:.1f} minutes, and up to "
-        "the same again for the gain on held-out cases; less where the cache has them"
+        f"tuning: {_values(plan)} values on {len(scorer.parts)} scans, about {seconds / 60:.1f} to {longest / 60:.1f} "
+        "minutes: the more of them gain, the longer; less where the cache has their scores"
     )
