@@ -44,6 +44,7 @@ RUN = ""  # name of a new run, or of the run to resume; empty: the current date 
 PRESET = ""  # "paper", "paper_first", "strong", "short" or "encoder" (recipes); empty: paper on a GPU, else short
 ENCODER = ""  # pretrained encoder (kitlib.models.encoders); empty: with the preset encoder, one for this machine
 WEIGHTS = ""  # weight file of the encoder, or run folder, to start from; empty: the encoder's, searched for
+ROLE = ""  # "gate" (on which slices is an organ) or "segmenter" (its contours), both with one RUN; empty: one network
 HOURS = 0.0  # time limit for all trainings together; run the notebook again to continue; 0: 11 on Kaggle, else no limit
 EPOCHS = 0  # maximum number of epochs; 0: the preset's
 SIZE = 0  # the input's side in pixels, or (height, width); 0: 128, short 64, encoder (256, 384) or (128, 192) on a CPU
@@ -84,6 +85,7 @@ session.parameters(
     PRESET=lambda: ("", "encoder") if ENCODER else ("", "paper", "paper_first", "strong", "short", "encoder"),
     ENCODER=("", *encoders.NAMES),
     WEIGHTS="",
+    ROLE=("", "gate", "segmenter"),
     HOURS=0.0,
     EPOCHS=0,
     LEVELS=lambda: (0, 5) if ENCODER or PRESET == "encoder" else (0, range(1, 8)),
@@ -123,11 +125,13 @@ print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'
 # ## Recipe
 #
 # Which network is trained, why, and how? The parameters above change a ready-made recipe. The run folder stores the
-# complete recipe, and you can pass it to `training.fit_fold` in a script of your own.
+# complete recipe, and you can pass it to `training.fit_fold` in a script of your own. `ROLE` trains one network of a
+# pair that 03_inference combines: the gate learns from all slices, the segmenter from those with a mask.
 
 # %%
 preset = PRESET or ("encoder" if ENCODER else "paper" if machine.accelerators else "short")
 recipe = recipes.choose(preset, ENCODER, machine.accelerators)
+recipe = recipes.with_role(recipe, ROLE) if ROLE else recipe
 encoder = recipe.network_options.get("encoder")
 levels = {"levels": LEVELS} if LEVELS else {}
 options = recipe.network_options | levels | ({} if ATTENTION else unet.NO_ATTENTION)
@@ -145,7 +149,7 @@ print(f"preset {preset} ({why}): {f'{network}; starts from {WEIGHTS}' if WEIGHTS
 
 # %%
 short = 64 if preset == "short" else 128
-size = SIZE or (recipes.suited(machine.accelerators)[1] if encoder else short)
+size = SIZE or (recipes.suited(machine.accelerators, ROLE or "both")[1] if encoder else short)
 height, width = size if isinstance(size, list | tuple) else (size, size)
 box = boxes.box_for(slices) if BOX or (BOX is None and encoder) else None
 spec = inputs.InputSpec(height, width, box_mm=box)
@@ -278,9 +282,10 @@ layers.mirrored_border(image)
 # printed here.
 
 # %%
-folder = kept / (RUN or datetime.now().strftime("%Y%m%d-%H%M%S"))
+title = RUN or datetime.now().strftime("%Y%m%d-%H%M%S")
+folder = kept / title / ROLE
 wanted = range(FOLD, min(FOLD + (FOLDS_TO_TRAIN or max(1, machine.accelerators)), count))
-print(f"run folder: {folder.resolve()}; RUN = {folder.name!r} resumes it")
+print(f"run folder: {folder.resolve()}; RUN = {title!r} resumes it")
 to_train = [number for number in wanted if not runs.finished(folder / f"fold{number}")]
 stored = fold.isin(to_train).sum() + len(COMPARE) * held_out.sum()
 if not PACKED and jobs.trainings_at_once(machine, max(len(to_train), len(COMPARE))) > 1:
@@ -291,6 +296,9 @@ print(runs.check_disk(folder, int(stored), spec, session.disk_left(folder)))
 attached = contest.attached("run.json")  # on Kaggle: runs of an earlier session, to resume
 same = {"packed": PACKED or packed, "devices": machine, "earlier": attached}
 course = {"spec": spec, "recipe": recipe, "pretrained": pretrained}
+partner = folder.with_name("gate" if ROLE == "segmenter" else "segmenter")
+if ROLE and (partner / "folds.csv").is_file():
+    course["folds_of"] = partner  # other folds are an error
 trained = training.cross_validate(known, folder, count=count, only=wanted, deadline=ends, **course, **same)
 run = runs.read(folder / f"fold{FOLD}")
 runs.compare(folder)
@@ -312,8 +320,9 @@ figures_model.history(run.history())
 # %%
 others = {"plain": {"network_options": options | unet.NO_ATTENTION}, "unaugmented": {"augment": None}}
 place, begun = kept.with_name("comparisons"), run.record.get("pretrained", {}).get("file")
+label = f"{folder.parent.name}-{ROLE}" if ROLE else folder.name
 listed = [
-    training.Job(place / f"{folder.name}-{name}", held_out, spec, replace(recipe, **others[name]), name, begun)
+    training.Job(place / f"{label}-{name}", held_out, spec, replace(recipe, **others[name]), name, begun)
     for name in COMPARE
 ]
 at_once = jobs.trainings_at_once(machine, len(listed))
@@ -326,7 +335,8 @@ figures_model.gaps({name: run.history() for name, run in compared.items()})
 #
 # What is the host score of the validation scans? It is our estimate of the competition's score: 0.4 Dice + 0.6 (1 -
 # Hausdorff). It is a little too high here, because the same scans chose the epoch. The Dice in the curves is higher
-# because it pools all pixels at the network's input size.
+# because it pools all pixels at the network's input size. A segmenter is scored with the presence of the truth, as a
+# perfect gate would give it.
 
 # %%
 print(f"{run.folder}: {run.state}, {run.record['best_weights']}; 03_inference reads it")
