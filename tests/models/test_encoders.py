@@ -83,6 +83,8 @@ def test_maps_are_the_last_before_each_halving(name):
         assert tensor.shape == (None, 64 // stride, 96 // stride, count)
     assert not any(type(layer) is layers.Dropout for layer in model.layers)
     assert any(isinstance(layer, DropPath) for layer in model.layers)
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    assert {norm.momentum for norm in norms} == {0.9}  # statistics follow new pictures within tens of steps
 
 
 @pytest.mark.parametrize("name", LAST)
@@ -90,6 +92,7 @@ def test_maps_of_a_convnext_are_the_blocks_input_plus_its_branch(name):
     inputs = keras.Input((64, 64, 5))
     *none, four, eight, sixteen, last = encoders.down(name, inputs)
     assert none == [None, None]
+    assert not [type(layer) for layer in keras.Model(inputs, last).layers if "Batch" in type(layer).__name__]
     assert [maps.shape[1:] for maps in (four, eight, sixteen, last)] == [
         (64 // stride, 64 // stride, channels) for stride, channels in ((4, 96), (8, 192), (16, 384), (32, 768))
     ]

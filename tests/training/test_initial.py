@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -228,3 +229,49 @@ def test_weights_of_an_encoder_reach_the_network(spec):
     np.testing.assert_array_equal(kernel.numpy(), stored)
     assert np.abs(random - stored).max() > 0.01
     assert entry["sha256"] == weights.digest(encoders.find(LITE0))
+
+
+TWO = """
+import json
+import sys
+import keras
+import numpy as np
+import tensorflow as tf
+from kitlib.training import devices, initial, recipes, step
+from kitlib.training.fit import _compiled
+
+halves = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
+rng, found = np.random.default_rng(0), {}
+batch = {"images": rng.random((8, 32, 32, 5), np.float32), "masks": rng.integers(0, 2, (8, 32, 32, 3), np.uint8),
+         "seed": np.arange(8, dtype="int32"), "weight": np.ones(8, "float32")}
+for policy in ("float32", "mixed_float16"):
+    two = devices.use(devices.Devices(2, policy, "two halves of a CPU", ("CPU:0", "CPU:1")))
+    with devices.scope(two.strategy()):
+        recipe = recipes.encoder("efficientnet-lite0")
+        model = _compiled(recipe.builder()((32, 32, 5)), recipe, 2, two.xla)
+    initial.load(model.network, "efficientnet-lite0", [])
+    before = model.network.get_weights()
+    loss = model.fit(tf.data.Dataset.from_tensor_slices(batch).batch(4), epochs=1, verbose=0).history["loss"][0]
+    moved = [bool(np.any(one != other)) for one, other in zip(before, model.network.get_weights())]
+    averaged = step.averaged_weights(model, model.network)
+    found[policy] = {
+        "loss": loss,
+        "moved": np.mean(moved),
+        "finite": all(np.isfinite(array).all() for array in averaged),
+        "dtype": model.network.get_layer("block7a_project_conv").compute_dtype,
+        "scaled": hasattr(model.optimizer, "inner_optimizer"),
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="MirroredStrategy is TensorFlow's")
+def test_two_devices_train_an_encoder_from_its_weights():
+    found = json.loads(finish(start(TWO)).splitlines()[-1])
+    for policy, dtype in (("float32", "float32"), ("mixed_float16", "float16")):
+        assert 0 < found[policy]["loss"] < 10
+        assert found[policy]["moved"] > 0.95
+        assert found[policy]["finite"]
+        assert (found[policy]["dtype"], found[policy]["scaled"]) == (dtype, policy == "mixed_float16")
