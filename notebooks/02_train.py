@@ -11,9 +11,9 @@
 #
 # This notebook trains a 2.5D U-Net for large bowel, small bowel and stomach, and saves it in a run folder that
 # 03_inference reads. On a GPU it follows the paper: 128 x 128 pixels, BCE + 0.5 Dice, elastic augmentation, at most
-# 40 epochs. Without a GPU it uses a short preset for 64 x 64 pixels that takes a few minutes. For a higher score set
-# `PRESET = "encoder"`, which starts from weights learned on photographs. If training is interrupted, run the notebook
-# again with the same `RUN`: it continues after the last finished epoch.
+# 40 epochs; for a higher score set `PRESET = "encoder"`, which starts from weights learned on photographs. Without a
+# GPU it trains a small network of that kind in a few minutes. If training is interrupted, run the notebook again with
+# the same `RUN`: it continues after the last finished epoch.
 
 # %%
 import importlib.util
@@ -47,7 +47,7 @@ WEIGHTS = ""  # weight file of the encoder, or run folder, to start from; empty:
 ROLE = ""  # "gate" (on which slices is an organ) or "segmenter" (its contours), both with one RUN; empty: one network
 HOURS = 0.0  # time limit for all trainings together; run the notebook again to continue; 0: 11 on Kaggle, else no limit
 EPOCHS = 0  # maximum number of epochs; 0: the preset's
-SIZE = 0  # the input's side in pixels, or (height, width); 0: 128, short 64, encoder (256, 384) or (128, 192) on a CPU
+SIZE = 0  # the input's side in pixels, or (height, width); 0: the preset's (recipes.grid)
 BOX = None  # crop to the box in mm around all training masks; None: with an encoder
 PACKED = ""  # folder for the prepared scans, which the next call finds there; empty: in memory
 FOLDS = 5  # number of folds, the groups that the cases are split into
@@ -88,10 +88,10 @@ session.parameters(
     ROLE=("", "gate", "segmenter"),
     HOURS=0.0,
     EPOCHS=0,
-    LEVELS=lambda: (0, 5) if ENCODER or PRESET == "encoder" else (0, range(1, 8)),
+    LEVELS=lambda: (0, 5) if recipes.pretrained(PRESET, ENCODER) else (0, range(1, 8)),
     SIZE=lambda: (
         0,
-        sides := range(step := 2 ** max(5 if ENCODER or PRESET == "encoder" else 4, LEVELS), 2049, step),
+        sides := range(step := 2 ** max(5 if recipes.pretrained(PRESET, ENCODER) else 4, LEVELS), 2049, step),
         (sides, sides),
     ),
     BOX=(None, True, False),
@@ -103,7 +103,7 @@ session.parameters(
     CARDS=0,
     ATTENTION=(True, False),
     AUGMENT=("", "paper", "full", "none"),
-    COMPARE=lambda: ["unaugmented", *["plain"] * (not ENCODER and PRESET != "encoder")],
+    COMPARE=lambda: ["unaugmented", *["plain"] * (not recipes.pretrained(PRESET, ENCODER))],
     SEED=(0, range(2**31)),
 )
 
@@ -139,7 +139,13 @@ kinds = {"": recipe.augment, "paper": augment.paper(), "full": augment.Augment()
 changes = {"network_options": options, "augment": kinds[AUGMENT], "seed": SEED, "epochs": EPOCHS or recipe.epochs}
 recipe = replace(recipe, **changes)
 pretrained = WEIGHTS or encoder
-why = "chosen above" if PRESET or ENCODER else "the default on a GPU" if machine.accelerators else "fast on a CPU"
+why = (
+    "chosen above"
+    if PRESET or ENCODER
+    else "the default on a GPU"
+    if machine.accelerators
+    else "best in minutes on a CPU"
+)
 network = f"a U-Net with {encoder}, pretrained" if encoder else "the paper's U-Net, from random weights"
 print(f"preset {preset} ({why}): {f'{network}; starts from {WEIGHTS}' if WEIGHTS else network}")
 
@@ -148,8 +154,7 @@ print(f"preset {preset} ({why}): {f'{network}; starts from {WEIGHTS}' if WEIGHTS
 # arms and air, and inside a pixel has the same size on every scanner.
 
 # %%
-short = 64 if preset == "short" else 128
-size = SIZE or (recipes.suited(machine.accelerators, ROLE or "both")[1] if encoder else short)
+size = SIZE or recipes.grid(preset, machine.accelerators, ROLE or "both")
 height, width = size if isinstance(size, list | tuple) else (size, size)
 box = boxes.box_for(slices) if BOX or (BOX is None and encoder) else None
 spec = inputs.InputSpec(height, width, box_mm=box)

@@ -102,7 +102,7 @@ def pages(competition, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     execute = load("execute")
     given = {"DATA": str(competition), "RUNS": str(folder / "runs"), "OUTPUT": str(folder / "submission.csv")}
-    given |= {"PRESET": "short", "EPOCHS": 1, "SIZE": 32, "COMPARE": ("plain",)}
+    given |= {"PRESET": "short", "EPOCHS": 1, "SIZE": 32, "COMPARE": ("unaugmented",)}
     for name in ("02_train", "03_inference"):
         known = parameters(ROOT / "notebooks" / f"{name}.py")
         assert given.keys() & known.keys(), name
@@ -451,8 +451,9 @@ def names_of_rules():
     """What the rules of the parameters call by name."""
     from kitlib import session
     from kitlib.models import encoders
+    from kitlib.training import recipes
 
-    return {"session": session, "encoders": encoders}
+    return {"session": session, "encoders": encoders, "recipes": recipes}
 
 
 def check_of(script):
@@ -487,13 +488,13 @@ def test_parameters_are_all_checked_before_any_data_is_read(script, monkeypatch)
     [
         ({"PRESET": "encoder"}, ""),
         ({"PRESET": "encoder", "ENCODER": "convnext-tiny", "SIZE": (256, 384), "BOX": False, "LEVELS": 5}, ""),
-        ({"SIZE": (48, 80), "COMPARE": ("plain",)}, ""),
+        ({"PRESET": "paper", "SIZE": (48, 80), "COMPARE": ("plain",)}, ""),
         ({"ENCODER": "efficientnetv2-s", "PRESET": "strong"}, "PRESET"),
         ({"PRESET": "encoder", "SIZE": (48, 80)}, "SIZE"),
         ({"ENCODER": "efficientnetv2-s", "SIZE": 144}, "SIZE"),
         ({"ENCODER": "efficientnetv2-s", "LEVELS": 4}, "LEVELS"),
         ({"PRESET": "encoder", "COMPARE": ("plain",)}, "COMPARE"),
-        ({"LEVELS": 6, "SIZE": (32, 64)}, "SIZE"),
+        ({"PRESET": "paper", "LEVELS": 6, "SIZE": (32, 64)}, "SIZE"),
     ],
 )
 def test_the_training_refuses_parameters_that_do_not_go_together(monkeypatch, given, wrong):

@@ -68,7 +68,7 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
     if given.plain:
         recipe = replace(recipe, network_options=recipe.network_options | NO_ATTENTION)
     encoder = recipe.network_options.get("encoder")
-    size = given.size or (recipes.suited(machine.accelerators, given.role)[1] if encoder else (128, 128))
+    size = given.size or recipes.grid(preset, machine.accelerators, given.role)
     if encoder and any(side % 2**encoders.LEVELS for side in size):
         multiple = 2**encoders.LEVELS
         raise ValueError(f"--size {size[0]}x{size[1]}: {encoder} needs multiples of {multiple}, such as 256x384")

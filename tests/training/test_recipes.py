@@ -141,6 +141,7 @@ def test_a_choice_that_does_not_exist_is_named(arguments, words):
 def test_the_suggested_grids_have_the_proportions_of_the_box():
     for accelerators in (0, 1):
         name, (height, width) = recipes.suited(accelerators)
+        assert recipes.grid("encoder", accelerators) == (height, width)
         assert name in encoders.NAMES
         assert (height % 32, width % 32, width / height) == (0, 0, 1.5)
 
