@@ -186,16 +186,14 @@ def _runs_of(folder: Path, any_data: bool) -> list[runs.Run]:
 
 
 def _take(folder: Path, found: Sequence[runs.Run], target: Path) -> None:
-    """Copy a run, or a cross-validation with its folds."""
-    for run in found:
-        place = target / folder.name / run.folder.relative_to(folder)
-        place.mkdir(parents=True)
-        for name in TAKEN:
-            if (run.folder / name).is_file():
-                shutil.copy2(run.folder / name, place)
-    for name in ("folds.csv", "settings.json"):
-        if (folder / name).is_file():
-            shutil.copy2(folder / name, target / folder.name)
+    """Copy a run, or a cross-validation with its folds, or a folder that holds several."""
+    wanted = [run.folder / name for run in found for name in TAKEN]
+    above = {place for run in found for place in (folder, run.folder.parent) if place.is_relative_to(folder)}
+    wanted += [place / name for place in above for name in ("folds.csv", "settings.json")]
+    for path in filter(Path.is_file, wanted):
+        place = target / folder.name / path.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, place)
 
 
 def _take_encoder(name: str, target: Path) -> None:

@@ -179,24 +179,28 @@ def test_the_newest_cross_validation_keeps_the_settings_of_all_its_folds(cross_v
     assert f"left out: {cross_validation / 'fold0'} stopped within its first epoch" in capsys.readouterr().out
 
 
-def test_a_gate_and_its_segmenter_are_taken_together_without_presence_or_probabilities(tmp_path, bundle):
+@pytest.mark.parametrize("named", [False, True])
+def test_a_gate_and_its_segmenter_are_taken_together_without_presence_or_probabilities(tmp_path, bundle, named):
+    pair = tmp_path / "runs/pair"  # as 02_train lays them out
     for ended, name in enumerate(("gate", "segmenter")):
         for fold in (0, 1):
-            folder = tmp_path / name / f"fold{fold}"
+            folder = pair / name / f"fold{fold}"
             runs.write_record(folder, {"recipe": {"role": name}, "ended": str(ended)})
             (folder / "model.keras").write_bytes(b"weights")
             runs.write_probabilities(folder, "case1_day0", np.zeros((2, 1, 1, 3)))
             runs.write_presence(folder, "case1_day0", np.zeros((2, 3)))
-        (tmp_path / name / "folds.csv").write_text("case,fold\n1,0\n2,1\n", encoding="utf-8")
-    (tmp_path / "segmenter/settings.json").write_text('{"ends": "interval"}', encoding="utf-8")
-    assert bundle.newest(tmp_path) == [tmp_path / "gate", tmp_path / "segmenter"]
-    there = bundle.build(bundle.newest(tmp_path), "somebody", tmp_path / "bundle") / "dataset/runs"
-    chosen = runs.choose(there.parent, bundle=True)
-    assert [path.relative_to(there).as_posix() for path in chosen.folders] == [
-        f"{name}/fold{fold}" for name in ("gate", "segmenter") for fold in (0, 1)
-    ]
-    assert [runs.read(path).role for path in chosen.folders] == ["gate", "gate", "segmenter", "segmenter"]
-    assert runs.choose_settings(chosen.folders)[0].ends == "interval"
+        (pair / name / "folds.csv").write_text("case,fold\n1,0\n2,1\n", encoding="utf-8")
+    (pair / "segmenter/settings.json").write_text('{"ends": "interval"}', encoding="utf-8")
+    assert bundle.newest(tmp_path / "runs") == [pair / "gate", pair / "segmenter"]
+    chosen = [pair] if named else bundle.newest(tmp_path / "runs")
+    there = bundle.build(chosen, "somebody", tmp_path / "bundle") / "dataset/runs"
+    found = runs.choose(there.parent, bundle=True).folders
+    place = there / "pair" if named else there
+    names = [f"{name}/fold{fold}" for name in ("gate", "segmenter") for fold in (0, 1)]
+    assert [path.relative_to(place).as_posix() for path in found] == names
+    assert [runs.read(path).role for path in found] == ["gate", "gate", "segmenter", "segmenter"]
+    assert runs.choose_settings(found)[0].ends == "interval"
+    assert len(list(there.rglob("folds.csv"))) == 2
     assert not list(there.rglob("*.npy"))
 
 

@@ -165,7 +165,8 @@ def open_members(
             continue
         with faults.survive(folder, "this network is left out"):
             run = runs.read(folder)
-            members.append(Member(run.folder.name, run.spec, Engine(load(folder), batch_size), run.flipped, run.role))
+            name = run.folder.name if run.role == "both" else f"{run.folder.parent.name}/{run.folder.name}"
+            members.append(Member(name, run.spec, Engine(load(folder), batch_size), run.flipped, run.role))
     return members
 
 
@@ -176,11 +177,12 @@ def check_roles(members: Sequence[Member], faults: Faults) -> None:
         ValueError: when the faults are strict.
     """
     roles = {member.role for member in members}
+    way_out = "or set FAULTS = 'go on'"
     if roles == {"segmenter"}:
-        text = "all networks are segmenters, trained to go with a gate; add the run of a gate"
+        text = f"all networks are segmenters, trained to go with a gate; add the run of a gate, {way_out}"
         faults.meet("networks", text, "the segmenters also decide on which slices an organ is")
     if roles == {"gate"}:
-        text = "all networks are gates, trained to go with a segmenter; add the run of a segmenter"
+        text = f"all networks are gates, trained to go with a segmenter; add the run of a segmenter, {way_out}"
         faults.meet("networks", text, "the gates also draw the contours")
 
 

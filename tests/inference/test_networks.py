@@ -142,11 +142,12 @@ def test_a_role_that_no_network_plays_is_a_fault(roles, words):
 
 def test_the_role_of_a_run_is_that_of_its_member(tmp_path):
     saved = Path(__file__).parents[1] / "runs/saved-ae48e92"
-    run = Path(shutil.copytree(saved, tmp_path / "run"))
+    run = Path(shutil.copytree(saved, tmp_path / "pair/gate"))
     record = runs.read(saved).record
     record["recipe"] = record.pop("parameters") | {"role": "gate"}
     runs.write_record(run, record)
     both, gate = networks.open_members([saved, run], Faults(), batch_size=1)
     assert (both.role, both.gate, gate.role, gate.gate) == ("both", False, "gate", True)
-    assert str(gate).startswith("run: gate, ")
+    assert str(gate).startswith("pair/gate: gate, ")
+    assert both.name == saved.name
     assert "both" not in str(both)
