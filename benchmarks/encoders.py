@@ -76,6 +76,7 @@ STEMS = {
     stem: Contestant(f"stem {stem}", options={"encoder": ENCODER, "stem": stem})
     for stem in ("mean", "repeat", "adapter")
 } | {"random": Contestant("stem random", fresh_stem=True)}
+CURVES = tuple(name for name, contestant in FIELD.items() if contestant.curve)
 PAIRS = (("A", "B"), ("A2", "B2"), ("A", "D"), ("A", "C"), ("A", "paper"), ("B", "paper"))
 STEM_PAIRS = (("mean", "random"), ("mean", "repeat"), ("mean", "adapter"))
 
@@ -337,17 +338,16 @@ def part(folder: Path, name: str, contestant: Contestant, grid: tuple[int, int],
     truth, totals, scores = scans.rows(unseen), [], []
     for quarter, open_member in enumerate(found.pop("members")):
         last = quarter == QUARTERS - 1
-        if not last and not (contestant.curve and quarter + 1 != QUARTERS - 1):
+        if not last and not contestant.curve:
             continue
-        thresholds = THRESHOLDS if last else (0.5,)
-        lines = {threshold: [] for threshold in thresholds}
+        lines = {threshold: [] for threshold in THRESHOLDS}
         groups = dict(list(unseen.groupby("scan", sort=False)))
         for predicted in inference.predict([open_member()], unseen, inference.Faults(), flip=last, progress=False):
-            for threshold in thresholds:
+            for threshold in THRESHOLDS:
                 settings = replace(postprocess.DEFAULT, threshold=(threshold,) * 3)
                 masks = postprocess.masks(predicted.probabilities, settings)
                 lines[threshold].append(submission.encode(groups[predicted.scan], masks))
-        for threshold in thresholds:
+        for threshold in THRESHOLDS:
             path = place / f"quarter{quarter + 1}-{threshold}.csv"
             submission.write(path, pd.concat(lines[threshold]), submission.expected_rows(unseen))
             score = metric.score(truth, submission.read(path), unseen)
@@ -358,10 +358,10 @@ def part(folder: Path, name: str, contestant: Contestant, grid: tuple[int, int],
         file.write(json.dumps(found | {"name": contestant.text, "scores": scores, "totals": totals}, indent=1))
 
 
-def best(result: dict) -> tuple[dict, np.ndarray]:
-    """Return the score of the best threshold at the end, and the totals by case."""
-    ends = [index for index, line in enumerate(result["scores"]) if line["quarter"] == QUARTERS]
-    index = max(ends, key=lambda index: result["scores"][index]["score"])
+def best(result: dict, quarter: int = QUARTERS) -> tuple[dict, np.ndarray]:
+    """Return the score of the best threshold after a quarter of the training, and the totals by case."""
+    those = [index for index, line in enumerate(result["scores"]) if line["quarter"] == quarter]
+    index = max(those, key=lambda index: result["scores"][index]["score"])
     return result["scores"][index], np.array(result["totals"][index])
 
 
@@ -397,26 +397,29 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions}."
 
 
-def draw(results: dict[str, dict]) -> None:
+def picture(results: dict[str, dict]):
     """Draw the score over the minutes of training, with intervals."""
     from kitlib.figures import style
 
-    with style.applied():
-        figure, axes = style.subplots(1, 1, figsize=(7.2, 4.2))
-        for name in ("A", "C", "B", "D"):
+    @style.look
+    def drawn():
+        figure, ((axis,),) = style.canvas(4.2, width=7.2)
+        for name in CURVES:
             result = results[name]
-            plain = [i for i, line in enumerate(result["scores"]) if line["threshold"] == 0.5]
-            spans = [bootstrap.interval(np.array(result["totals"][index])) for index in plain]
-            values, lows, highs = np.array(spans).T
-            (curve,) = axes.plot(result["curve"], values, marker="o", label=result["name"])
-            axes.fill_between(result["curve"], lows, highs, color=curve.get_color(), alpha=0.12, linewidth=0)
-        axes.set(
+            quarters = sorted({line["quarter"] for line in result["scores"]})
+            minutes = [result["curve"][quarter - 1] for quarter in quarters]
+            values, lows, highs = np.transpose([bootstrap.interval(best(result, quarter)[1]) for quarter in quarters])
+            (curve,) = axis.plot(minutes, values, marker="o", label=result["name"])
+            axis.fill_between(minutes, lows, highs, color=curve.get_color(), alpha=0.12, linewidth=0)
+        axis.set(
             xlabel="minutes of training on two cores",
-            ylabel="host score of 20 unseen cases",
-            title="Score over minutes, with 95 % intervals over cases (phantom)",
+            ylabel=f"host score of {UNSEEN} unseen cases",
+            title="Score over minutes of training, with 95 % intervals over cases (phantom)",
         )
-        axes.legend(loc="lower right")
-        figure.savefig(PICTURE, dpi=110)
+        axis.legend(loc="lower right")
+        return figure
+
+    return drawn()
 
 
 def main() -> None:
@@ -463,8 +466,11 @@ def main() -> None:
     if given.save:
         with files.replacing(RESULTS / f"{home.name}.md") as file:
             file.write(text)
-        if not given.stems:
-            draw(results)
+        for name, result in results.items():  # totals by case, from which the table follows
+            with files.replacing(RESULTS / home.name / f"{name}.json") as file:
+                file.write(json.dumps(result))
+        if not given.stems and all(name in results for name in CURVES):
+            picture(results).savefig(PICTURE, dpi=110)
 
 
 if __name__ == "__main__":
