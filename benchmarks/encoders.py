@@ -51,6 +51,7 @@ class Contestant:
         pretrained: whether the encoder starts from ImageNet.
         fresh_stem: whether its first convolution starts from random numbers all the same.
         curve: whether it is also scored on the way.
+        role: "both", or of a pair "gate" or "segmenter".
     """
 
     text: str
@@ -61,6 +62,7 @@ class Contestant:
     pretrained: bool = True
     fresh_stem: bool = False
     curve: bool = False
+    role: str = "both"
 
 
 FIELD = {
@@ -118,7 +120,7 @@ def recipe_for(contestant: Contestant, epochs: int, empty_share: float = EMPTY_S
     """Make the course: that of `recipes.strong`, cut to a few minutes; only the last epoch is scored."""
     from kitlib.training import recipes
 
-    return replace(
+    recipe = replace(
         recipes.strong(),
         network_options=contestant.options,
         learning_rate=contestant.rate,
@@ -132,6 +134,9 @@ def recipe_for(contestant: Contestant, epochs: int, empty_share: float = EMPTY_S
         seed=contestant.seed,
         leave_out=(),
     )
+    if contestant.role == "both":
+        return recipe
+    return replace(recipes.with_role(recipe, contestant.role), epochs=epochs, patience=epochs)
 
 
 def train_kit(
@@ -183,7 +188,7 @@ def train_kit(
                 callbacks=[watch],
             )
 
-    train, _ = folds.split(learned, held_out, (), empty_share, contestant.seed)
+    train, _ = folds.split(learned, held_out, (), recipe_for(contestant, 1, empty_share).empty_share, contestant.seed)
     trial = Watch(WARM + TIMED, trial=True)
     fit(folder / "trial", 1, trial)
     seconds = (trial.times[-1] - trial.times[WARM - 1]) / TIMED * 60
