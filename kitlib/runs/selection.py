@@ -17,7 +17,8 @@ import pandas as pd
 
 from kitlib import contest
 from kitlib.data.inputs import InputSpec
-from kitlib.postprocess.cleaning import DEFAULT, Settings
+from kitlib.postprocess import cleaning
+from kitlib.postprocess.cleaning import Settings
 from kitlib.runs import folder, manifest
 
 ARCHIVES = ("*.zip", "*.tar", "*.tar.gz", "*.tgz")
@@ -82,14 +83,15 @@ def choose_settings(run_folders: Sequence[str | os.PathLike]) -> tuple[Settings,
     Settings are tuned together and therefore never mixed. Several runs take the settings in their common folder, where
     a cross-validation is tuned on all its folds; without those, and where the runs disagree, the settings of the run
     with the best score. A single run's own settings come before those of its folder. Settings for a gate and a
-    segmenter are stored with the segmenter, so that a gate's own count only without one. DEFAULT is for runs never
-    tuned.
+    segmenter are stored with the segmenter; a gate's own are used only if there is no segmenter. Runs never tuned get
+    `cleaning.default`.
 
     Returns:
         The settings, and (path, problem) pairs for settings that cannot be read.
     """
-    folders = [Path(path) for path in run_folders]
-    folders = [path for path in folders if _role(path) != "gate"] or folders
+    every = [Path(path) for path in run_folders]
+    folders = [path for path in every if _role(path) != "gate"] or every
+    default = cleaning.default(gate=len(folders) < len(every))
     common = {path.parent for path in folders}
     damaged = {path for root in {*common, *(path.parent for path in common)} for path in manifest.check(root)}
     found, problems = {}, []
@@ -105,9 +107,9 @@ def choose_settings(run_folders: Sequence[str | os.PathLike]) -> tuple[Settings,
     for where in common:
         if where in found:
             return found[where], problems
-    own = {path: found.get(path, DEFAULT) for path in folders}
+    own = {path: found.get(path, default) for path in folders}
     best = max(folders, key=_score, default=None) if len(set(own.values())) > 1 else next(iter(folders), None)
-    return own.get(best, DEFAULT), problems
+    return own.get(best, default), problems
 
 
 class HeldOut:
