@@ -45,7 +45,7 @@ def choose(root: str | os.PathLike, name: str = "", kind: str = folder.UNKNOWN, 
     Args:
         root: a folder of runs. Where it holds a manifest (`make bundle` writes one), every run in the manifest is
             chosen; elsewhere the run that ended last, with the other folds of its cross-validation. A segmenter comes
-            with the newest gate of the same folds, and a gate with the newest segmenter.
+            with a gate of the same folds, the one in the same folder before a newer one, and a gate with a segmenter.
         name: a run, or a cross-validation with all its folds, by its path below the root; or a folder that holds
             several, such as a gate and a segmenter. Empty chooses.
         kind: kind of the data to predict, as `scans.describe` gives it; runs trained on another kind are left out.
@@ -176,7 +176,7 @@ def choose_held_out(
 ) -> tuple[HeldOut | None, list[tuple[Path, str]]]:
     """Choose the runs to score below a folder; the folds of one cross-validation go together.
 
-    Segmenters come with the presence of the newest gate of the same folds.
+    Segmenters come with the presence of a gate of the same folds, as in `choose`.
 
     Args:
         root: folder of runs.
@@ -274,7 +274,9 @@ def _newest(found: list[folder.Run], kind: str, problems: list[tuple[Path, str]]
     """
     for newest in sorted(found, key=folder.age, reverse=True):
         if not newest.foreign(kind):
-            families = {_family(run) for run in (newest, *_partners(newest, found, kind))}
+            served = (run for run in _partners(newest, found, kind) if run.role == "segmenter")
+            first = next(served, newest)  # a gate's segmenter may have a gate beside it, with which it was tuned
+            families = {_family(run) for run in (first, *_partners(first, found, kind))}
             return [run for run in found if _family(run) in families]
         problems.append((newest.folder, _foreign(newest, kind)))
     return []
@@ -294,15 +296,19 @@ def _folds(run: folder.Run) -> list[str]:
 
 
 def _partners(run: folder.Run, found: Sequence[folder.Run], kind: str = folder.UNKNOWN) -> list[folder.Run]:
-    """Find the newest runs of the other role with the same folds; none for a run that plays both."""
+    """Find the runs of the other role with the same folds: those in the same folder first, then the newest.
+
+    A gate serves a segmenter; only where there is none, a run that plays both. That run itself asks for no gate.
+    """
+    others = {"gate": ("segmenter", "both"), "segmenter": ("gate",)}.get(run.role, ())
     fitting = [
-        other
-        for other in sorted(found, key=folder.age)
-        if (other.role == "gate") != (run.role == "gate") and not other.foreign(kind) and _folds(other) == _folds(run)
+        other for other in found if other.role in others and not other.foreign(kind) and _folds(other) == _folds(run)
     ]
-    if run.role == "both" or not fitting:
+    if not fitting:
         return []
-    return [other for other in fitting if _family(other) == _family(fitting[-1])]
+    beside = _family(run).parent
+    best = max(fitting, key=lambda other: (other.role != "both", _family(other).parent == beside, folder.age(other)))
+    return [other for other in fitting if _family(other) == _family(best)]
 
 
 def _role(path: Path) -> str:

@@ -284,13 +284,25 @@ def test_runs_of_two_roles_with_other_folds_are_never_mixed(pair, newest):
     assert names(pair) == [f"{newest}/fold0", f"{newest}/fold1"]
 
 
-def test_a_run_that_plays_both_is_chosen_without_a_gate_and_serves_a_newer_one(pair):
+def test_a_run_that_plays_both_has_no_gate_and_serves_one_only_without_a_segmenter(pair):
     predictor(pair, "alone/fold0", "4", **role("both"))
     table(pair / "alone")
     assert names(pair) == ["alone/fold0"]
     predictor(pair, "newer/fold0", "5", **role("gate"))
     table(pair / "newer")
+    assert names(pair) == ["newer/fold0", *PAIR[2:]]
+    shutil.rmtree(pair / "segmenter")
     assert names(pair) == ["alone/fold0", "newer/fold0"]
+
+
+@pytest.mark.parametrize("newest", ["pair1/segmenter", "pair1/gate", "pair2/gate"])
+def test_a_segmenter_keeps_the_gate_beside_it_whichever_run_is_the_newest(tmp_path, newest):
+    for place in ("pair1/gate", "pair1/segmenter", "pair2/gate"):
+        predictor(tmp_path, f"{place}/fold0", "9" if place == newest else place[4], **role(place[6:]))
+        table(tmp_path / place)
+    assert names(tmp_path) == ["pair1/gate/fold0", "pair1/segmenter/fold0"]
+    shutil.rmtree(tmp_path / "pair1/gate")
+    assert names(tmp_path) == ["pair1/segmenter/fold0", "pair2/gate/fold0"]
 
 
 def test_single_runs_of_two_roles_belong_together_by_the_scans_they_held_out(tmp_path):
