@@ -40,7 +40,7 @@ print(session.versions())
 # %% tags=["parameters"]
 DATA = ""  # folder of the competition; empty: searched for as kitlib.data.scans.find_root describes
 RUNS = ""  # folder of the run folders; empty: runs/ of the checkout, or runs/ here and attached runs on Kaggle
-RUN = ""  # a run, or a cross-validation with all its folds; empty: the newest that held out at least two cases
+RUN = ""  # a run, all folds of a cross-validation, or a folder of gate and segmenter; empty: newest with two cases
 SCANS = 12  # maximum number of scans to score and tune on, at least 2; 0: all
 GRID = "full"  # values tried per setting: "full", or "short" for a quick look
 FOLDS = 4  # groups of cases; tuning holds out one group at a time

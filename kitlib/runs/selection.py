@@ -118,11 +118,13 @@ class HeldOut:
     Args:
         found: the runs.
         scans: names of the scans that count, such as those that the data hold; None is all.
-        gates: runs of gates of the same folds; those among the runs count too.
+        gates: runs of gates of the same folds; those among the runs count too. Gates that lack the presence of a scan
+            are left out.
 
     Attributes:
         runs: the runs.
-        gates: the gates.
+        gates: the gates; none, or those that hold the presence of every scan.
+        lacking: names of the scans whose presence the gates that were left out lack.
         scans: names of the scans, run by run.
         cases: names of their cases.
         folder: where files that belong to all the runs are kept: the run's own folder, or the one that holds them.
@@ -135,7 +137,6 @@ class HeldOut:
         self, found: Sequence[folder.Run], scans: Collection[str] | None = None, gates: Sequence[folder.Run] = ()
     ):
         self.runs, self._owner = list(found), {}
-        self.gates = [*gates, *(run for run in self.runs if run.role == "gate")]
         for run in self.runs:
             for scan in run.scans:
                 other = self._owner.setdefault(scan, run)
@@ -144,6 +145,10 @@ class HeldOut:
                         f"{scan} is held out by {other.folder} and by {run.folder}; name one of the two runs"
                     )
         self.scans = [scan for scan in self._owner if scans is None or scan in scans]
+        self._given = [*gates, *(run for run in self.runs if run.role == "gate")]
+        present = {scan for gate in self._given for scan in _present(gate)}
+        self.lacking = [scan for scan in self.scans if scan not in present] if self._given else []
+        self.gates = [] if self.lacking else self._given
         self.cases = list(dict.fromkeys(contest.case_of(scan) for scan in self.scans))
         first = self.runs[0].folder
         self.folder = first if len(self.runs) == 1 else first.parent
@@ -162,8 +167,12 @@ class HeldOut:
 
     def __str__(self) -> str:
         many = f", {len(self.runs)} folds" if len(self.runs) > 1 else ""
-        gates = sorted({_family(gate).name for gate in self.gates} - {self.folder.name})
-        many += f", with the gate {', '.join(gates)}" if gates else ""
+        others = {"/".join(_family(gate).parts[-2:]) for gate in self._given if gate not in self.runs}
+        gates = f"the gate {', '.join(sorted(others))}" if others else "its presence"
+        if self.lacking:
+            many += f", without {gates} (missing for {len(self.lacking)} of the scans, such as {self.lacking[0]})"
+        elif others:
+            many += f", with {gates}"
         return f"{self.folder.name}{many}: {len(self.scans)} scans of {len(self.cases)} cases held out"
 
 
@@ -180,8 +189,9 @@ def choose_held_out(
 
     Args:
         root: folder of runs.
-        name: folder of a run, or of a cross-validation (the one that holds its folds.csv); empty is the newest that
-            has held out two cases or more, and of a gate and its segmenter the segmenter.
+        name: folder of a run, or of a cross-validation (the one that holds its folds.csv), or the folder that holds a
+            gate and its segmenter, for the segmenter; empty is the newest that has held out two cases or more, and of a
+            gate and its segmenter the segmenter.
         scans: names of the scans that the data hold; None is any.
         kind: kind of the data, as `scans.describe` gives it; runs trained on another kind are left out.
         attached: run folders elsewhere to choose from too; on Kaggle, `contest.attached("run.json")`.
@@ -204,10 +214,11 @@ def choose_held_out(
     choices = _choices(root, whole, None if scans is None else set(scans))
     enough = {key: choice for key, choice in choices.items() if len(choice.cases) > 1}
     if not name:
-        served = {gate.folder for choice in enough.values() if choice.runs[0].role != "gate" for gate in choice.gates}
-        free = [choice for choice in enough.values() if choice.runs[0].folder not in served]
+        scored = [choice.runs[0] for choice in enough.values() if choice.runs[0].role != "gate"]
+        free = [choice for choice in enough.values() if not _serves(choice.runs[0], scored)]
         return (free[-1] if free else None), problems
     named = [key for key in choices if name in (key, key.rsplit("/", 1)[-1])]
+    named = named or [key for key in _paired(choices) if name in (key.rpartition("/")[0], *key.split("/")[-2:-1])]
     if named and named[-1] in enough:
         return enough[named[-1]], problems
     fault = "is not available"
@@ -311,6 +322,11 @@ def _partners(run: folder.Run, found: Sequence[folder.Run], kind: str = folder.U
     return [other for other in fitting if _family(other) == _family(best)]
 
 
+def _serves(run: folder.Run, others: Sequence[folder.Run]) -> bool:
+    """Whether a run is a gate for one of the segmenters among the others."""
+    return run.role == "gate" and any(other.role == "segmenter" for other in _partners(run, others))
+
+
 def _role(path: Path) -> str:
     """Read the role of a run; "both" where its record cannot be read."""
     try:
@@ -333,12 +349,34 @@ def _choices(root: Path, trained: Sequence[folder.Run], scans: Collection[str] |
         if (run.folder.parent / "folds.csv").is_file():
             key = below.parent.as_posix()
             found[key] = [*found.pop(key, []), run]
-    return {key: HeldOut(group, scans, _gates(group, trained)) for key, group in found.items()}
+    return {key: HeldOut(group, scans, _gates(group, trained, scans)) for key, group in found.items()}
 
 
-def _gates(group: Sequence[folder.Run], trained: Sequence[folder.Run]) -> list[folder.Run]:
-    """Find the gates of some segmenters."""
-    return _partners(group[0], trained) if group[0].role == "segmenter" else []
+def _paired(choices: dict[str, HeldOut]) -> list[str]:
+    """List the segmenters that lie beside their gate."""
+    gates = {key.rpartition("/")[0] for key, choice in choices.items() if choice.runs[0].role == "gate"}
+    segmenters = [key for key, choice in choices.items() if choice.runs[0].role == "segmenter"]
+    return [key for key in segmenters if key.rpartition("/")[0] in gates]
+
+
+def _gates(
+    group: Sequence[folder.Run], trained: Sequence[folder.Run], scans: Collection[str] | None
+) -> list[folder.Run]:
+    """Find the gates of some segmenters: with the presence of all their scans, or if there are none, without."""
+    if group[0].role != "segmenter":
+        return []
+    held_out = {scan for run in group for scan in run.scans if scans is None or scan in scans}
+    present: dict[Path, set[str]] = {}
+    for gate in trained:
+        if gate.role == "gate":
+            present.setdefault(_family(gate), set()).update(_present(gate))
+    whole = [gate for gate in trained if held_out <= present.get(_family(gate), set())]
+    return _partners(group[0], whole) or _partners(group[0], trained)
+
+
+def _present(gate: folder.Run) -> list[str]:
+    """List the scans with the presence of a gate."""
+    return [path.stem for path in (gate.folder / "presence").glob("*.npy")]
 
 
 def _score(path: Path) -> float:

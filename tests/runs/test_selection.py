@@ -339,7 +339,7 @@ def test_held_out_scans_of_a_segmenter_come_with_the_presence_of_its_gate(pair):
         for name, level in (("gate", 0.25), ("other", 0.75)):
             runs.write_presence(pair / f"{name}/fold{fold}", scan, np.full((2, 3), level + fold / 8))
     found = held_out(pair)
-    assert str(found) == "segmenter, 2 folds, with the gate gate: 2 scans of 2 cases held out"
+    assert str(found) == f"segmenter, 2 folds, with the gate {pair.name}/gate: 2 scans of 2 cases held out"
     assert [found.presence(scan)[0, 0] for scan in found.scans] == [0.25, 0.375]
     assert found.presence("case3_day0") is None
     for fold in (0, 1):
@@ -348,6 +348,55 @@ def test_held_out_scans_of_a_segmenter_come_with_the_presence_of_its_gate(pair):
     alone = held_out(pair, "other")
     assert str(alone) == "other, 2 folds: 2 scans of 2 cases held out"
     assert alone.presence("case2_day0")[0, 0] == 0.875
+
+
+def two_scans(root, place, name, ended="1", present=()):
+    """A cross-validation of two folds that each held out a scan; the presence of some, as 0.25."""
+    for fold, scan in enumerate(["case1_day0", "case2_day0"]):
+        predictor(root, f"{place}/fold{fold}", ended, **role(name))
+        runs.write_probabilities(root / f"{place}/fold{fold}", scan, np.zeros((2, 1, 1, 3)))
+        if scan in present:
+            runs.write_presence(root / f"{place}/fold{fold}", scan, np.full((2, 3), 0.25))
+    table(root / place)
+
+
+BOTH_SCANS = ("case1_day0", "case2_day0")
+
+
+def test_a_gate_that_lacks_the_presence_of_a_scan_is_left_out_and_said(tmp_path):
+    two_scans(tmp_path, "pair/segmenter", "segmenter")
+    two_scans(tmp_path, "pair/gate", "gate", "2", present=BOTH_SCANS[:1])
+    found = held_out(tmp_path)
+    text = "without the gate pair/gate (missing for 1 of the scans, such as case2_day0)"
+    assert str(found) == f"segmenter, 2 folds, {text}: 2 scans of 2 cases held out"
+    assert found.gates == []
+    assert [found.presence(scan) for scan in found.scans] == [None, None]
+    assert held_out(tmp_path, "pair/gate").lacking == ["case2_day0"]
+    two_scans(tmp_path, "older/gate", "gate", "0", present=BOTH_SCANS)
+    assert "with the gate older/gate:" in str(held_out(tmp_path))
+
+
+def test_a_gate_attached_twice_is_read_where_its_presence_is(tmp_path):
+    two_scans(tmp_path, "output/pair/segmenter", "segmenter")
+    for place, present in (("output/pair/gate", BOTH_SCANS), ("uwm-kit-bundle/pair/gate", ())):
+        two_scans(tmp_path, place, "gate", present=present)
+    shutil.copytree(tmp_path / "output/pair/segmenter", tmp_path / "uwm-kit-bundle/pair/segmenter")
+    for segmenter in ("output/pair/segmenter", "uwm-kit-bundle/pair/segmenter"):
+        found = held_out(tmp_path, segmenter)
+        assert {gate.folder.parent for gate in found.gates} == {tmp_path / "output/pair/gate"}
+
+
+@pytest.mark.parametrize("name", ["deep/pair", "pair"])
+def test_a_folder_of_a_gate_and_a_segmenter_means_the_segmenter(tmp_path, name):
+    for role_of in ("segmenter", "gate"):
+        two_scans(tmp_path, f"deep/pair/{role_of}", role_of, present=BOTH_SCANS)
+    two_scans(tmp_path, "newer", "both", "9")
+    found = held_out(tmp_path, name)
+    assert found.folder == tmp_path / "deep/pair/segmenter"
+    assert len(found.gates) == 2
+    shutil.rmtree(tmp_path / "deep/pair/gate")
+    with pytest.raises(ValueError, match=f"run '{name}' is not available"):
+        held_out(tmp_path, name)
 
 
 def test_runs_without_a_gate_have_no_presence(root):
