@@ -74,7 +74,7 @@ from kitlib.data import boxes, folds, inputs, pipeline, scans
 from kitlib.figures import training as figures_model, layers
 from kitlib.layers import augment, elastic
 from kitlib.models import encoders, unet
-from kitlib.training import devices, evaluate, jobs, recipes
+from kitlib.training import devices, evaluate, initial, jobs, recipes
 
 # %%
 session.parameters(
@@ -88,10 +88,10 @@ session.parameters(
     ROLE=("", "gate", "segmenter"),
     HOURS=0.0,
     EPOCHS=0,
-    LEVELS=lambda: (0, 5) if recipes.pretrained(PRESET, ENCODER) else (0, range(1, 8)),
+    LEVELS=lambda: (0, 5) if recipes.has_encoder(PRESET, ENCODER) else (0, range(1, 8)),
     SIZE=lambda: (
         0,
-        sides := range(step := 2 ** max(5 if recipes.pretrained(PRESET, ENCODER) else 4, LEVELS), 2049, step),
+        sides := range(step := 2 ** max(5 if recipes.has_encoder(PRESET, ENCODER) else 4, LEVELS), 2049, step),
         (sides, sides),
     ),
     BOX=(None, True, False),
@@ -103,7 +103,7 @@ session.parameters(
     CARDS=0,
     ATTENTION=(True, False),
     AUGMENT=("", "paper", "full", "none"),
-    COMPARE=lambda: ["unaugmented", *["plain"] * (not recipes.pretrained(PRESET, ENCODER))],
+    COMPARE=lambda: ["unaugmented", *["plain"] * (not recipes.has_encoder(PRESET, ENCODER))],
     SEED=(0, range(2**31)),
 )
 
@@ -129,12 +129,11 @@ print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'
 # pair that 03_inference combines: the gate learns from all slices, the segmenter from those with a mask.
 
 # %%
-preset = PRESET or ("encoder" if ENCODER else "paper" if machine.accelerators else "short")
+preset = recipes.preset_for(PRESET, ENCODER, machine.accelerators)
 recipe = recipes.choose(preset, ENCODER, machine.accelerators)
 recipe = recipes.with_role(recipe, ROLE) if ROLE else recipe
 encoder = recipe.network_options.get("encoder")
-levels = {"levels": LEVELS} if LEVELS else {}
-options = recipe.network_options | levels | ({} if ATTENTION else unet.NO_ATTENTION)
+options = recipe.network_options | ({"levels": LEVELS} if LEVELS else {}) | ({} if ATTENTION else unet.NO_ATTENTION)
 kinds = {"": recipe.augment, "paper": augment.paper(), "full": augment.Augment(), "none": None}
 changes = {"network_options": options, "augment": kinds[AUGMENT], "seed": SEED, "epochs": EPOCHS or recipe.epochs}
 recipe = replace(recipe, **changes)
@@ -150,16 +149,19 @@ network = f"a U-Net with {encoder}, pretrained" if encoder else "the paper's U-N
 print(f"preset {preset} ({why}): {f'{network}; starts from {WEIGHTS}' if WEIGHTS else network}")
 
 # %% [markdown]
-# What does the network see? With an encoder it is a box in mm around the organs of all training scans: outside are
-# arms and air, and inside a pixel has the same size on every scanner.
+# Where does the run go, and where does it start? Weights that are missing stop the notebook here, before the scans are
+# prepared. A run that is resumed needs them no more.
 
 # %%
-size = SIZE or recipes.grid(preset, machine.accelerators, ROLE or "both")
-height, width = size if isinstance(size, list | tuple) else (size, size)
-box = boxes.box_for(slices) if BOX or (BOX is None and encoder) else None
-spec = inputs.InputSpec(height, width, box_mm=box)
-print(f"{height} x {width} pixels for {f'the box {box} mm from the centre' if box else 'whole slices'}")
-print(f"at most {recipe.epochs} epochs of batches of {recipe.batch_size}")
+title = RUN or datetime.now().strftime("%Y%m%d-%H%M%S")
+folder = kept / title / ROLE
+attached = contest.attached("run.json")  # on Kaggle: runs of an earlier session, to resume
+print(f"run folder: {folder.resolve()}; RUN = {title!r} resumes it")
+initial.check(pretrained, recipe)
+begun = (folder / f"fold{FOLD}/run.json").is_file()
+begun = begun or any((path / part).is_dir() for path in attached for part in ("checkpoint", "oof"))  # not of a bundle
+if pretrained and not begun:
+    print("starts from", initial.find(jobs.start_of(pretrained, FOLD)))
 
 # %% [markdown]
 # ## Folds
@@ -191,6 +193,18 @@ shared = set(known.loc[held_out, "case"]) & set(known.loc[~held_out, "case"])
 assert not shared, f"cases {sorted(shared)} are in the training and the validation set; split with folds.by_case"
 print("validation: cases", ", ".join(map(str, known.loc[held_out, "case"].unique())))
 print("unseen:", f"{unseen.sum():,} slices of {slices.loc[unseen, 'scan'].nunique()} scans" if unseen.any() else "none")
+
+# %% [markdown]
+# What does the network see? With an encoder it is a box in mm around the organs of all scans that are not kept
+# unseen: outside are arms and air, and inside a pixel has the same size on every scanner.
+
+# %%
+size = SIZE or recipes.grid(preset, machine.accelerators, ROLE or "both")
+height, width = size if isinstance(size, list | tuple) else (size, size)
+box = boxes.box_for(known) if BOX or (BOX is None and encoder) else None
+spec = inputs.InputSpec(height, width, box_mm=box)
+print(f"{height} x {width} pixels for {f'the box {box} mm from the centre' if box else 'whole slices'}")
+print(f"at most {recipe.epochs} epochs of batches of {recipe.batch_size}")
 
 # %% [markdown]
 # ## The network's input
@@ -284,13 +298,10 @@ layers.mirrored_border(image)
 #
 # Does the validation score still rise? It is the host score of whole scans, measured after every epoch; a star marks
 # the best epoch so far, whose weights are kept. If training stops early, run the notebook again with the `RUN`
-# printed here.
+# printed above.
 
 # %%
-title = RUN or datetime.now().strftime("%Y%m%d-%H%M%S")
-folder = kept / title / ROLE
-wanted = range(FOLD, min(FOLD + (FOLDS_TO_TRAIN or max(1, machine.accelerators)), count))
-print(f"run folder: {folder.resolve()}; RUN = {title!r} resumes it")
+wanted = range(FOLD, min(FOLD + (FOLDS_TO_TRAIN or jobs.trainings_at_once(machine, count)), count))
 to_train = [number for number in wanted if not runs.finished(folder / f"fold{number}")]
 stored = fold.isin(to_train).sum() + len(COMPARE) * held_out.sum()
 if not PACKED and jobs.trainings_at_once(machine, max(len(to_train), len(COMPARE))) > 1:
@@ -298,13 +309,20 @@ if not PACKED and jobs.trainings_at_once(machine, max(len(to_train), len(COMPARE
 print(runs.check_disk(folder, int(stored), spec, session.disk_left(folder)))
 
 # %%
-attached = contest.attached("run.json")  # on Kaggle: runs of an earlier session, to resume
 same = {"packed": PACKED or packed, "devices": machine, "earlier": attached}
-course = {"spec": spec, "recipe": recipe, "pretrained": pretrained}
 partner = folder.with_name("gate" if ROLE == "segmenter" else "segmenter")
-if ROLE and (partner / "folds.csv").is_file():
-    course["folds_of"] = partner  # other folds are an error
-trained = training.cross_validate(known, folder, count=count, only=wanted, deadline=ends, **course, **same)
+trained = training.cross_validate(
+    known,
+    folder,
+    count=count,
+    only=wanted,
+    spec=spec,
+    recipe=recipe,
+    pretrained=pretrained,
+    folds_of=partner if ROLE and (partner / "folds.csv").is_file() else None,  # other folds are an error
+    deadline=ends,
+    **same,
+)
 run = runs.read(folder / f"fold{FOLD}")
 runs.compare(folder)
 
@@ -324,10 +342,10 @@ figures_model.history(run.history())
 
 # %%
 others = {"plain": {"network_options": options | unet.NO_ATTENTION}, "unaugmented": {"augment": None}}
-place, begun = kept.with_name("comparisons"), run.record.get("pretrained", {}).get("file")
+place, start = kept.with_name("comparisons"), run.record.get("pretrained", {}).get("file")
 label = f"{folder.parent.name}-{ROLE}" if ROLE else folder.name
 listed = [
-    training.Job(place / f"{label}-{name}", held_out, spec, replace(recipe, **others[name]), name, begun)
+    training.Job(place / f"{label}-{name}", held_out, spec, replace(recipe, **others[name]), name, start)
     for name in COMPARE
 ]
 at_once = jobs.trainings_at_once(machine, len(listed))

@@ -511,6 +511,33 @@ def test_the_training_refuses_parameters_that_do_not_go_together(monkeypatch, gi
         assert eval(check, names) == []
 
 
+@pytest.mark.parametrize(
+    ("attached", "own", "looks"),
+    [((), False, True), (("run.json",), False, True), (("run.json", "oof"), False, False), ((), True, False)],
+    ids=["nothing", "a bundle", "an earlier output", "its own record"],
+)
+def test_weights_to_start_from_are_looked_for_before_scans_are_packed(tmp_path, monkeypatch, attached, own, looks):
+    from kitlib import contest
+    from kitlib.training import initial, jobs, recipes
+
+    code = [source for kind, source in cells(ROOT / "notebooks/02_train.py") if kind == "code"]
+    (number,) = [number for number, source in enumerate(code) if "initial.find(" in source]
+    assert not any("pipeline.pack(" in source for source in code[: number + 1])
+    monkeypatch.setattr(contest, "attached", lambda marker: [tmp_path / "input"] * bool(attached))
+    for part in attached:
+        (tmp_path / "input" / part).mkdir(parents=True)
+    if own:
+        (tmp_path / "runs/mine/fold0").mkdir(parents=True)
+        (tmp_path / "runs/mine/fold0/run.json").touch()
+    names = {"kept": tmp_path / "runs", "RUN": "mine", "ROLE": "", "FOLD": 0, "pretrained": str(tmp_path / "gone.h5")}
+    names |= {"contest": contest, "initial": initial, "jobs": jobs, "recipe": recipes.short()}
+    if looks:
+        with pytest.raises(FileNotFoundError, match=r"gone\.h5': no such weight file"):
+            exec(code[number], names)
+    else:
+        exec(code[number], names)
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_value_that_a_comment_explains_is_taken(script, monkeypatch):
     """Such as `SCANS = 12  # most scans, at least 2; 0: all`."""

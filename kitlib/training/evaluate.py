@@ -150,7 +150,7 @@ def _panel(truth: pd.DataFrame, rows: pd.DataFrame, slices: pd.DataFrame) -> dic
 
 
 def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
-    """Score a run on scans that were in neither its training set nor its validation set; written into score.json.
+    """Score a run on scans that had no part in its training, its validation or its start; written into score.json.
 
     The epoch kept is the best one on the validation scans, so that their score is a little too high; nothing was chosen
     on these. A segmenter is scored with the presence of the truth here too.
@@ -165,10 +165,16 @@ def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
     Raises:
         ValueError: names a scan that the run has seen.
     """
+    start = run.record.get("pretrained", {})
     seen = set(slices["scan"]) & {scan for side in run.record["folds"].values() for scan in side}
     if seen:
         raise ValueError(
             f"{min(seen)} is in the training or validation set of {run.folder}; give scans that the run has not seen"
+        )
+    if seen := set(slices["scan"]) & set(start.get("trained_on", ())):
+        raise ValueError(
+            f"{min(seen)} is in the training set of {start['file']}, which {run.folder} started from; give scans that "
+            "neither has seen"
         )
     settings, segments, lines = run.settings, run.role == "segmenter", []
     for scan, probabilities, presence in inference.predict([run.folder], slices, inference.Faults()):

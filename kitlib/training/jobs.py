@@ -174,7 +174,7 @@ def cross_validate(
 
     Raises:
         ValueError: when the folder is a run folder or a folder of other runs, or its folds.csv does not fit the slices,
-            or differs from that of `folds_of`.
+            or differs from that of `folds_of`; or when that of `pretrained` does.
         FloatingPointError: of the first fold that diverged, when the others are done; it names the fold's folder.
     """
     initial.check(pretrained, recipe)
@@ -184,12 +184,15 @@ def cross_validate(
     others = resume.runs_below(folder)
     if others and not (folder / "folds.csv").is_file():
         raise ValueError(f"{folder} is a folder of runs ({', '.join(others[:5])}); choose a new folder below it")
-    if folds_of is None and _has_folds(pretrained):
-        folds_of = pretrained
+    if _has_folds(pretrained):
+        if folds_of is None:
+            folds_of = pretrained
+        else:
+            folds.check_same(*(Path(other).expanduser() / "folds.csv" for other in (pretrained, folds_of)))
     table = fold_table(slices, folder / "folds.csv", count, earlier, folds_of)
     folders = [folder / f"fold{fold}" for fold in range(count)]
     chosen = range(count) if only is None else only
-    starts = {fold: Path(pretrained) / f"fold{fold}" if _has_folds(pretrained) else pretrained for fold in chosen}
+    starts = {fold: start_of(pretrained, fold) for fold in chosen}
     jobs = [Job(folders[fold], table == fold, spec, recipe, pretrained=starts[fold]) for fold in chosen]
     at_once = trainings_at_once(devices, len(jobs)) if at_once is None else at_once
     outcomes = run(
@@ -206,6 +209,11 @@ def cross_validate(
         if outcome.error:
             raise outcome.error
     return [runs.read(path) for path in folders if (path / "run.json").is_file()]
+
+
+def start_of(pretrained: str | os.PathLike | None, fold: int) -> str | os.PathLike | None:
+    """Return what a fold starts from: of the folder of a cross-validation its own fold, otherwise the same for all."""
+    return Path(pretrained) / f"fold{fold}" if _has_folds(pretrained) else pretrained
 
 
 def _has_folds(pretrained: str | os.PathLike | None) -> bool:

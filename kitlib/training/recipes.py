@@ -17,7 +17,7 @@ from kitlib import contest, runs
 from kitlib.layers import augment as augmentation
 from kitlib.layers import losses
 from kitlib.models import encoders
-from kitlib.training.devices import listed
+from kitlib.training.devices import detect
 
 MONITORS = {"score": 1.0, "val_dice": 1.0, "val_iou": 1.0, "val_loss": -1.0}  # the sign that makes higher better
 CHOICES = {
@@ -355,18 +355,32 @@ def grid(preset: str, accelerators: int, role: str = "both") -> tuple[int, int]:
 PRESETS = {function.__name__: function for function in (paper, paper_first, strong, short, encoder)}
 
 
+def preset_for(preset: str, name: str, accelerators: int) -> str:
+    """Return the preset, or if it is empty the default: `encoder` if one is named, `paper` on a GPU, `short` on a CPU.
+
+    >>> preset_for("", "", accelerators=2)
+    'paper'
+    """
+    return preset or ("encoder" if name else "paper" if accelerators else "short")
+
+
+def has_encoder(preset: str, name: str) -> bool:
+    """Tell whether `choose` gives a network with a pretrained encoder on this machine; of wrong names, no."""
+    return preset_for(preset, name, detect().accelerators) in ("encoder", "short")
+
+
 def choose(preset: str = "", name: str = "", accelerators: int = 0) -> Recipe:
-    """Choose a ready-made recipe for a machine: on a GPU `paper`, on a CPU `short`, and `encoder` where one is named.
+    """Choose a ready-made recipe for a machine.
 
     Args:
-        preset: one of `PRESETS`, or empty.
+        preset: one of `PRESETS`, or empty: see `preset_for`.
         name: of an encoder, or empty: the one that is `suited`.
         accelerators: how many the machine has.
 
     Raises:
         ValueError: an unknown preset or encoder, or an encoder with another preset.
     """
-    preset = preset or ("encoder" if name else "paper" if accelerators else "short")
+    preset = preset_for(preset, name, accelerators)
     if preset not in PRESETS:
         raise ValueError(f"preset is {preset!r}; choose one of {', '.join(PRESETS)}")
     if preset == "encoder":
@@ -374,12 +388,6 @@ def choose(preset: str = "", name: str = "", accelerators: int = 0) -> Recipe:
     if name:
         raise ValueError(f"encoder is {name!r}, but the preset is {preset!r}; leave one of them out")
     return PRESETS[preset]()
-
-
-def pretrained(preset: str, name: str) -> bool:
-    """Tell whether `choose` gives a network with a pretrained encoder on this machine; of wrong names, no."""
-    default = "paper" if listed("gpu") or listed("tpu") else "short"
-    return bool(name) or (preset or default) in ("encoder", "short")
 
 
 def _checked(item, value):

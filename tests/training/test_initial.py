@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from kitlib import inference, runs, training
 from kitlib.models import encoders, unet, weights
-from kitlib.training import initial, jobs
+from kitlib.training import evaluate, initial, jobs
 from tests.training.test_resume_killed import figures, finish, saved, start
 
 LITE0 = "efficientnet-lite0"
@@ -45,7 +46,21 @@ def test_a_training_starts_from_another_runs_network(fit, run, tmp_path, monkeyp
     recipe = replace(fit.keywords["recipe"], learning_rate=0.0)
     started = fit(tmp_path / "run", recipe=recipe, pretrained=run.folder)
     equal(started, run)
-    assert started.record["pretrained"] == {"file": str(run.folder), "sha256": weights.digest(run.model_path)}
+    entry = {"file": str(run.folder), "sha256": weights.digest(run.model_path)}
+    assert started.record["pretrained"] == entry | {"trained_on": run.record["folds"]["train"]}
+
+
+def test_scans_that_the_start_was_trained_on_are_kept_along_a_chain_and_are_not_unseen(run, slices, tmp_path):
+    seen = slices["scan"].iloc[0]
+    first = run.record | {"pretrained": {"file": "earlier", "sha256": None, "trained_on": [seen]}}
+    first["folds"] = {"train": ["case7_day1"], "held_out": ["case8_day1"]}
+    begun = shutil.copytree(run.folder, tmp_path / "begun")
+    runs.write_record(begun, first)
+    entry = initial.load(inference.load(run.folder), begun, [])
+    assert entry["trained_on"] == sorted([seen, "case7_day1"])
+    record = run.record | {"pretrained": entry, "folds": {"train": [], "held_out": []}}
+    with pytest.raises(ValueError, match=f"{seen} is in the training set of {begun}, which {run.folder} started from"):
+        evaluate.score_unseen(runs.Run(run.folder, record), slices[slices["scan"] == seen].reset_index(drop=True))
 
 
 def test_without_pretrained_weights_the_record_says_nothing_of_them(run):
@@ -148,6 +163,36 @@ def test_each_fold_starts_from_its_own_fold_of_a_cross_validation(slices, spec, 
     for pretrained in (tmp_path / "gates", run.folder, None):
         training.cross_validate(slices, tmp_path / "folds", count=2, pretrained=pretrained)
     assert asked == [tmp_path / "gates/fold0", tmp_path / "gates/fold1", run.folder, run.folder, None, None]
+
+
+def test_folds_of_another_table_than_the_starts_are_refused(slices, tmp_path):
+    jobs.fold_table(slices, tmp_path / "gates/folds.csv", 2)
+    jobs.fold_table(slices, tmp_path / "others/folds.csv", 3)
+    with pytest.raises(ValueError, match=r"of .*gates/folds\.csv and .* of .*others/folds\.csv"):
+        training.cross_validate(
+            slices, tmp_path / "own", count=3, pretrained=tmp_path / "gates", folds_of=tmp_path / "others"
+        )
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_weights_of_a_name_that_are_not_there_say_what_needs_none(kind, tmp_path, monkeypatch):
+    for name in ("KITLIB_ENCODERS", "KERAS_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr(encoders, "_installed", list)
+    with pytest.raises(FileNotFoundError, match=r'no weights for efficientnet-lite0.*PRESET = "paper" .*needs no'):
+        initial.find(kind(LITE0))
+    with pytest.raises(ValueError, match="but the recipe's encoder is None"):
+        initial.check(kind(LITE0), training.Recipe())
+
+
+def test_the_same_name_is_the_same_start_after_its_run_went_on():
+    one = {"file": "runs/one", "sha256": "a"}
+    assert initial.same(one, {"file": "runs/one", "sha256": "b", "trained_on": []})
+    assert initial.same(one, {"file": "copied", "sha256": "a"})
+    assert not initial.same(one, {"file": "other", "sha256": "b"})
+    assert not initial.same({"file": "x", "sha256": None}, {"file": "y", "sha256": None})
+    assert not initial.same(one, None)
 
 
 @pytest.mark.slow
