@@ -54,7 +54,7 @@ from IPython.display import FileLink, display
 from kitlib import contest, files, postprocess, runs
 from kitlib.data import scans
 from kitlib.figures import scoring, viewer
-from kitlib.postprocess import intervals, rescoring, tuning
+from kitlib.postprocess import cleaning, rescoring, tuning
 from kitlib.runs import selection
 from kitlib.scoring import __main__ as command
 from kitlib.scoring import borders, ledger, metric
@@ -184,9 +184,9 @@ scoring.worst(truth, plain, slices, worst[worst["hausdorff"] < 1].head(3))
 
 # %%
 def presence(scan):
-    """Read the presence of a scan, or measure it on the probabilities, for the curve beside the slices."""
+    """Read the presence of a scan, or measure it as tuning does, for the curve beside the slices."""
     given = held_out.presence(scan)
-    return intervals.presence(held_out(scan)) if given is None else given
+    return rescoring.measure_presence(held_out, scan, slices[slices["scan"] == scan]) if given is None else given
 
 
 page = viewer.write(
@@ -224,16 +224,19 @@ command.main([*paths, "--data", str(root), "--worst", "3"])
 # %% [markdown]
 # ## Tuning
 #
-# How much do better settings gain? The search starts from the default settings and changes one setting at a time. Each
-# group of cases is scored with the value chosen on the others. A change is kept only if the whole interval of its gain
-# is above zero. The probabilities include the mirrored slices where inference adds them. They are those of one fold's
-# network, while inference averages all folds. The first line is a forecast of the time.
+# How much do better settings gain? The search starts from the default settings, which with a gate give each organ one
+# run of slices, and changes one setting at a time. Each group of cases is scored with the value chosen on the others.
+# A change is kept only if the whole interval of its gain is above zero. The probabilities include the mirrored slices
+# where inference adds them. They are those of one fold's network, while inference averages all folds. The first line
+# is a forecast of the time.
 
 # %%
+start = cleaning.default(gate=len(held_out.folders) > len(held_out.runs))
 tuned = tuning.tune(
     held_out,
     truth,
     slices,
+    start=start,
     values=tuning.FULL if GRID == "full" else tuning.SHORT,
     folds=FOLDS,
     cache=place / "tuning.jsonl",
@@ -255,13 +258,16 @@ scoring.tuning_steps(tuned.steps)
 
 # %%
 display(tuned.scores.round(4))
-settings = tuned.settings if tuned.helps else postprocess.DEFAULT
+stored, problems = runs.choose_settings(held_out.folders)
+print("".join(f"left out: {path} {problem}\n" for path, problem in problems), end="")
+settings = tuned.settings if tuned.helps else stored
 print(f"{tuned.evaluated} settings tried; chosen on all cases: {tuned.settings}")
-print("the tuned settings gain" if tuned.helps else "no gain is certain: inference keeps the default settings")
+keeps = "the default settings" if stored == start else f"the settings stored with the runs, {stored}"
+print("the tuned settings gain" if tuned.helps else f"no gain is certain: inference keeps {keeps}")
 
 # %% [markdown]
-# Does the score rise in every convention? The settings were chosen for `host` on these scans; a loss in another
-# convention would be a warning.
+# Does the score rise in every convention? `now` has the settings of 03_inference. They were chosen for `host` on these
+# scans; a loss in another convention would be a warning.
 
 # %%
 lines = rescoring.rows(held_out, slices, settings, held_out.presence)
@@ -275,13 +281,15 @@ display(pd.DataFrame({"threshold 0.5": panel["value"], "now": after, "gain": aft
 
 # %%
 kept = [run.folder for run in held_out.runs] if place == held_out.folder else [place]
+if (place / "settings.json").is_file() and place not in kept:
+    kept.append(place)  # 03_inference reads the file of a cross-validation before those of its folds
 for path in [folder / "settings.json" for folder in kept]:
     if tuned.helps:
         with files.replacing(path) as file:
             file.write(settings.to_json())
         print(path)
     elif path.is_file():
-        print(f"{path} of an earlier search is still used; remove it to return to the default settings")
+        print(f"{path} is left as it was; remove it to return to the default settings")
 
 # %% [markdown]
 # ## The border

@@ -286,19 +286,19 @@ def test_score_and_tuning_read_all_folds_of_a_cross_validation(competition, tmp_
 
 
 @pytest.mark.slow
-def test_score_and_tuning_keep_the_default_where_no_gain_is_certain(competition, tmp_path):
+def test_score_and_tuning_keep_the_stored_settings_where_no_gain_is_certain(competition, tmp_path):
     from phantom.standin import StandIn
 
     folder = cross_validation(competition, tmp_path / "runs", lambda rows: StandIn(rows)(rows["scan"].iloc[0]))
-    (folder / "cv/fold1/settings.json").write_text("{}", encoding="utf-8")
+    (folder / "cv/settings.json").write_text("{}", encoding="utf-8")
     given = {"DATA": str(competition), "RUNS": str(folder), "SCANS": 1, "GRID": "short", "FOLDS": 2}
     load("execute").execute("04_score", given, tmp_path)
     text = printed(tmp_path / "04_score.ipynb")
     assert "2 scans of 2 cases" in text
-    assert "inference keeps the default settings" in text
-    assert "fold1/settings.json of an earlier search is still used" in text
-    assert not (folder / "cv/fold0/settings.json").exists()
-    assert (folder / "cv/fold1/settings.json").read_text(encoding="utf-8") == "{}"
+    assert "inference keeps the settings stored with the runs, Settings(threshold=(0.5, 0.5, 0.5), seed=(0.0" in text
+    assert "cv/settings.json is left as it was; remove it" in text
+    assert not list(folder.glob("cv/fold*/settings.json"))
+    assert (folder / "cv/settings.json").read_text(encoding="utf-8") == "{}"
 
 
 @pytest.mark.slow

@@ -201,6 +201,20 @@ def rows(
     return pd.concat(lines, ignore_index=True)
 
 
+def measure_presence(probabilities: Source, scan: str, part: pd.DataFrame) -> np.ndarray:
+    """Measure the presence of the organs of a scan as `Rescorer` and `cleaning.masks` do: at the size of its slices.
+
+    Args:
+        probabilities: as `Rescorer`.
+        scan: its name.
+        part: the scan's rows of the table of slices.
+
+    Returns:
+        (D, organs) in [0, 1].
+    """
+    return _measured(opened(probabilities, scan, len(part)), _restoring(probabilities.spec_of(scan), part))
+
+
 def bias_by_threshold(
     probabilities: Source,
     truth: pd.DataFrame,

@@ -160,6 +160,11 @@ class HeldOut:
         """Return the spec of the run that held a scan out: the grid and box of its probabilities."""
         return self._owner[scan].spec
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders that predict together: those of the runs and of their gates, also of gates that are left out."""
+        return list(dict.fromkeys(run.folder for run in [*self.runs, *self._given]))
+
     def presence(self, scan: str) -> np.ndarray | None:
         """Read a gate's presence of the organs on a scan, (D, organs) float32; None without a gate that held it out."""
         found = (gate.presence(scan) for gate in self.gates)

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from kitlib import contest, rle
 from kitlib.data.inputs import InputSpec
-from kitlib.postprocess import cleaning, rescoring
+from kitlib.postprocess import cleaning, intervals, rescoring
 from kitlib.postprocess.cleaning import Settings
 from kitlib.scoring import metric
 from tests.scoring.volumes import tables
@@ -170,6 +170,16 @@ def test_the_offset_of_one_bowel_reaches_both_and_not_the_stomach(blots):
         known = set(scorer.cache.known)
     scorer.fill([Settings(offset=(1.0, 1.0, 1.0)), Settings()])  # without ends, offsets change nothing
     assert len(set(scorer.cache.known) - known) == 6
+
+
+def test_presence_is_measured_at_the_size_of_the_slices_as_the_masks_do(blots):
+    grids, _, slices = blots
+    source, each = on_grid(grids), Settings(ends="interval", offset=(0.4, 0.4, 0.4))
+    groups = dict(list(slices.groupby("scan")))
+    measured = {scan: rescoring.measure_presence(source, scan, part) for scan, part in groups.items()}
+    rows = rescoring.rows(source, slices, each, measured.__getitem__)
+    assert rows.equals(rescoring.rows(source, slices, each))
+    assert all(np.abs(measured[scan] - intervals.presence(grids[scan])).max() > 0.01 for scan in grids)
 
 
 def test_a_presence_of_another_shape_is_refused_by_the_name_of_its_scan(blots):
