@@ -176,7 +176,7 @@ def test_a_gate_and_a_segmenter_are_trained_under_one_name_and_predict_together(
 
     execute = load("execute")
     given = {"DATA": str(competition), "RUNS": str(tmp_path / "runs"), "OUTPUT": str(tmp_path / "submission.csv")}
-    given |= {"PRESET": "short", "EPOCHS": 1, "SIZE": 32, "ATTENTION": False, "RUN": "pair"}
+    given |= {"PRESET": "paper", "EPOCHS": 1, "SIZE": 32, "ATTENTION": False, "RUN": "pair"}
     for role in ("segmenter", "gate"):
         execute.execute("02_train", given | {"ROLE": role}, tmp_path)
     gate, segmenter = (tmp_path / "runs/pair" / role for role in ("gate", "segmenter"))
