@@ -159,14 +159,13 @@ def test_the_comparison_trains_what_it_names(pages):
 
     (run,) = runs.find(pages / "runs")
     (other,) = runs.find(pages / "comparisons")
-    assert other.folder.name == f"{run.folder.parent.name}-plain"
-    one, plain = run.parameters, other.parameters
-    assert {name: value for name, value in plain.items() if value != one.get(name)} == {
-        "window_stages": [],
-        "external_bottleneck": False,
-    }
+    assert other.folder.name == f"{run.folder.parent.name}-unaugmented"
+    recipes = [each.record["recipe"] for each in (run, other)]
+    assert {name for name, value in recipes[1].items() if value != recipes[0].get(name)} == {"augment"}
+    assert recipes[1]["augment"] is None
     assert other.record["folds"] == run.record["folds"]
-    assert re.search(r"this run +plain\nscore", printed(pages / "02_train.ipynb"))
+    assert other.record["pretrained"]["sha256"] == run.record["pretrained"]["sha256"]
+    assert re.search(r"this run +unaugmented\nscore", printed(pages / "02_train.ipynb"))
 
 
 @pytest.mark.slow

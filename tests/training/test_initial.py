@@ -287,6 +287,7 @@ from kitlib.training.fit import _compiled
 
 halves = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
+keras.utils.set_random_seed(0)
 rng, found = np.random.default_rng(0), {}
 batch = {"images": rng.random((8, 32, 32, 5), np.float32), "masks": rng.integers(0, 2, (8, 32, 32, 3), np.uint8),
          "seed": np.arange(8, dtype="int32"), "weight": np.ones(8, "float32")}

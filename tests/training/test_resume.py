@@ -170,10 +170,11 @@ def test_run_that_goes_on_is_running_and_counts_the_time_of_killed_calls(slices,
     record = describe(slices, held_out) | {"state": "stopped", "wall_seconds": 70.0}
     runs.write_record(tmp_path, record)
     rows = [{"seconds": 30.0}, {"seconds": 20.0}]
-    again = resume.reopen(runs.read(tmp_path), rows)
+    again = resume.reopen(runs.read(tmp_path), rows, {"xla": {"on": False}})
     assert (again.state, again.record["wall_seconds"]) == ("running", 70.0)
+    assert again.record["xla"] == {"on": False}
     assert runs.read(tmp_path).record == again.record
-    assert resume.reopen(again, [*rows, {"seconds": 40.0}]).record["wall_seconds"] == 90.0
+    assert resume.reopen(again, [*rows, {"seconds": 40.0}], {}).record["wall_seconds"] == 90.0
 
 
 def test_interrupted_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
