@@ -365,7 +365,7 @@ def preset_for(preset: str, name: str, accelerators: int) -> str:
 
 
 def has_encoder(preset: str, name: str) -> bool:
-    """Tell whether `choose` gives a network with a pretrained encoder on this machine; of wrong names, no."""
+    """Tell whether `choose` would give a network with a pretrained encoder on this machine."""
     return preset_for(preset, name, detect().accelerators) in ("encoder", "short")
 
 
