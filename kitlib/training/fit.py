@@ -181,7 +181,7 @@ def _timed(recipe: str, shape: tuple[int, int, int], policy: str) -> dict:
 
 def _compiled(network: keras.Model, recipe: Recipe, steps: int, xla: bool | str) -> AugmentedModel:
     """Put a network and its augmentation into one compiled model, with its optimizer built."""
-    model = AugmentedModel(network, recipe.made("augment") if recipe.augment_on == "device" else None)
+    model = AugmentedModel(network, recipe.made("augment") if recipe.augment_on == "device" else None, recipe.average)
     metrics = [monitors.Dice(name="dice"), monitors.IoU(name="iou")]
     model.compile(recipe.make_optimizer(steps), recipe.made("loss"), weighted_metrics=metrics, jit_compile=xla)
     model.built = True

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+STATISTICS = ("moving_mean", "moving_variance")  # of batch norms
+
 
 class AugmentedModel(keras.Model):
     """A network and the augmentation of its input in one training step.
@@ -24,23 +26,40 @@ class AugmentedModel(keras.Model):
     Args:
         network: from images to probabilities.
         augment: called with images, masks, seeds and `training`, such as `augment.Augment`; None for none.
+        average: share of the old value that a moving average keeps at each step; 0 for none. The optimizer averages
+            the weights that it trains, and this model the statistics of batch norms, which belong to them: without it,
+            averaged weights would be evaluated with the statistics of the weights of the moment. Both averages begin
+            with the first step; that of statistics keeps n / (n + 9) after n steps, until this reaches the share.
     """
 
-    def __init__(self, network: keras.Model, augment: keras.layers.Layer | None = None):
+    def __init__(self, network: keras.Model, augment: keras.layers.Layer | None = None, average: float = 0.0):
         super().__init__(autocast=False)
         self.network = network
         self.augment = augment
+        self.average = average
+        self.statistics = [weight for weight in network.non_trainable_weights if average and weight.name in STATISTICS]
+        self.averages = [
+            self.add_weight(weight.shape, "zeros", weight.dtype, trainable=False, aggregation="mean")
+            for weight in self.statistics
+        ]
+        self.steps = self.add_weight((), "zeros", "float32", trainable=False, aggregation="only_first_replica")
 
     def call(self, batch, training=None):
         images, masks = batch["images"], batch["masks"]
         if self.augment is not None:
             masks = keras.ops.cast(masks, "float16")  # TensorFlow gathers no 8-bit integers on a GPU
             images, masks = self.augment(images, masks, batch["seed"], training=training)
-        return {
-            "probabilities": self.network(images, training=training),
-            "masks": masks,
-            "weight": batch["weight"],
-        }
+        probabilities = self.network(images, training=training)
+        if training and self.statistics:
+            self._average()
+        return {"probabilities": probabilities, "masks": masks, "weight": batch["weight"]}
+
+    def _average(self) -> None:
+        """Bring the averages of the statistics up to date."""
+        kept = keras.ops.minimum(self.average, self.steps / (self.steps + 9.0))
+        for average, now in zip(self.averages, self.statistics, strict=True):
+            average.assign(kept * average + (1.0 - kept) * now)
+        self.steps.assign(self.steps + 1.0)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return super().compute_loss(x, y_pred["masks"], y_pred["probabilities"], y_pred["weight"], training)
@@ -50,26 +69,20 @@ class AugmentedModel(keras.Model):
 
 
 def averaged_weights(model: keras.Model, network: keras.Model) -> list[np.ndarray]:
-    """Read the weights to evaluate: the optimizer's moving average where it keeps one, else the weights themselves.
-
-    The optimizer averages what it trains; batch norms keep statistics (over some ten steps, at the network's momentum
-    of 0.9) for the weights of the moment. An average over a thousand steps (0.999, in `recipes.strong`) is thus
-    evaluated with statistics that are not its own, which counts against it while the rate is high; under a cosine both
-    come together towards the end. Estimating them anew would take a pass over training batches before each evaluation;
-    what that would gain has not been measured.
+    """Read the weights to evaluate: their moving averages where the model keeps some, else the weights themselves.
 
     Args:
         model: the compiled model.
-        network: the part of it to read.
+        network: its network, or another whose weights are a part of that network's.
 
     Returns:
         Arrays in the order of `network.weights`.
     """
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # below the loss scaling
-    averages = {}
+    averages = {id(now): average for now, average in zip(model.statistics, model.averages, strict=True)}
     if optimizer.use_ema:
         pairs = zip(model.trainable_variables, optimizer._model_variables_moving_average, strict=True)
-        averages = {id(variable): average for variable, average in pairs if average is not None}
+        averages |= {id(variable): average for variable, average in pairs if average is not None}
     return [keras.ops.convert_to_numpy(averages.get(id(variable), variable)) for variable in network.weights]
 
 

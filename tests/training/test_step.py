@@ -255,22 +255,46 @@ def test_masks_are_gathered_in_a_type_that_has_a_gpu_kernel(spec, small, layer):
     assert gathered <= {tf.float16, tf.float32, tf.int32, tf.int64}
 
 
-def test_moving_average_is_read_from_the_optimizer_and_statistics_from_the_network():
-    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization()])
-    network.compile(Recipe(learning_rate=0.1, average=0.75).make_optimizer(1), "mse")
-    expected = None
-    for number in range(4):
-        network.train_on_batch(np.full((8, 4), number + 1.0), np.ones((8, 3)))
-        now = [weight.numpy() for weight in network.trainable_variables]
-        expected = now if expected is None else [0.75 * a + 0.25 * b for a, b in zip(expected, now, strict=True)]
-    paths = [weight.path for weight in network.weights]
-    found = dict(zip(paths, step.averaged_weights(network, network), strict=True))
-    for weight, array in zip(network.trainable_variables, expected, strict=True):
-        np.testing.assert_allclose(found[weight.path], array, rtol=1e-5, atol=1e-6)
-        assert np.abs(array - weight.numpy()).max() > 1e-3
-    for weight in network.non_trainable_variables:
-        if weight.path in found:
-            np.testing.assert_array_equal(found[weight.path], weight.numpy())
+def test_weights_and_statistics_are_averaged_together(tmp_path):
+    def built():
+        layers = keras.layers
+        inner = [layers.Conv2D(3, 1), layers.BatchNormalization(momentum=0.5), layers.Activation("sigmoid")]
+        network = keras.Sequential([keras.Input((4, 4, 2)), *inner])
+        model = step.AugmentedModel(network, average=0.75)
+        model.compile(Recipe(learning_rate=0.1, average=0.75).make_optimizer(1), Recipe().made("loss"))
+        model.built = True
+        model.optimizer.build(model.trainable_variables)
+        return model, network
+
+    model, network = built()
+    batch = {"masks": np.ones((8, 4, 4, 3)), "seed": np.zeros(8, "int32"), "weight": np.ones(8)}
+    expected, steps = None, 40
+    for number in range(steps):
+        images = np.random.default_rng(number).random((8, 4, 4, 2), dtype=np.float32) + number
+        model.train_on_batch(batch | {"images": images})
+        now = [weight.numpy() for weight in network.weights]
+        shares = [0.75 * (number > 0)] * 4 + [min(0.75, number / (number + 9))] * 2
+        expected = now if expected is None else expected
+        expected = [s * old + (1 - s) * new for s, old, new in zip(shares, expected, now, strict=True)]
+    found = step.averaged_weights(model, network)
+    for array, weight, now in zip(expected, found, network.weights, strict=True):
+        np.testing.assert_allclose(array, weight, rtol=1e-5, atol=1e-6)
+        assert np.abs(weight - now.numpy()).max() > 1e-4
+    model.save_weights(tmp_path / "model.weights.h5")
+    again, copy = built()
+    again.load_weights(tmp_path / "model.weights.h5")
+    for array, other in zip(found, step.averaged_weights(again, copy), strict=True):
+        np.testing.assert_array_equal(array, other)
+    assert float(again.steps) == steps
+
+
+def test_without_an_average_the_weights_themselves_are_read():
+    network = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.BatchNormalization()])
+    model = step.AugmentedModel(network)
+    model.compile("sgd", "mse")
+    assert not model.statistics
+    for array, weight in zip(step.averaged_weights(model, network), network.weights, strict=True):
+        np.testing.assert_array_equal(array, weight.numpy())
 
 
 def test_mean_of_epochs_is_their_mean():
