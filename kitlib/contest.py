@@ -15,6 +15,7 @@ SLUG = "uw-madison-gi-tract-image-segmentation"
 KAGGLE_INPUT = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))  # kaggle/check.py sets the variable
 
 ORGANS = ("large_bowel", "small_bowel", "stomach")  # the order of train.csv and of every mask channel
+BOWELS = ORGANS[:2]  # outlined down to one common slice
 
 DICE_WEIGHT = 0.4
 HAUSDORFF_WEIGHT = 0.6

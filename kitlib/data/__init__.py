@@ -2,6 +2,7 @@
 
     scans      find the competition, and read it as one table with a row per slice
     folds      training and validation splits
+    earlier    the earlier day of a scan: the same patient, already annotated
     inputs     `InputSpec`: stack depth, grid and scale; read images and bring them to the network's grid and back
     boxes      the part of the slices around the organs, in mm, measured from the masks
     pipeline   pack scans in memory or on disk, and batch them with tf.data

@@ -7,10 +7,8 @@ Every function takes the slice table of `scans.read`, before or after `areas.mea
 import numpy as np
 import pandas as pd
 
-from kitlib.contest import ORGANS, SLICE_THICKNESS_MM, SUSPECT_SCANS
+from kitlib.contest import BOWELS, ORGANS, SLICE_THICKNESS_MM, SUSPECT_SCANS
 from kitlib.eda.statistics import annotated, measured, relative_position
-
-BOWELS = ORGANS[:2]
 
 
 def extents(slices: pd.DataFrame) -> pd.DataFrame:

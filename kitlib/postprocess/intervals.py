@@ -11,7 +11,7 @@ import numpy as np
 
 from kitlib import contest
 
-BOWELS = (contest.ORGANS.index("large_bowel"), contest.ORGANS.index("small_bowel"))
+BOWELS = tuple(map(contest.ORGANS.index, contest.BOWELS))
 PIXELS = 12  # a slice holds an organ if this many of its pixels reach the threshold
 LIMIT = 12.0  # of |l|, so that one certain slice cannot outweigh all others
 
