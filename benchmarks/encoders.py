@@ -189,10 +189,10 @@ def train_kit(
             )
 
     train, _ = folds.split(learned, held_out, (), recipe_for(contestant, 1, empty_share).empty_share, contestant.seed)
-    trial = Watch(WARM + TIMED, trial=True)
-    fit(folder / "trial", 1, trial)
-    seconds = (trial.times[-1] - trial.times[WARM - 1]) / TIMED * 60
     steps = pipeline.steps(train, BATCH)
+    trial = Watch(WARM + TIMED, trial=True)
+    fit(folder / "trial", -(-(WARM + TIMED) // steps), trial)
+    seconds = (trial.times[-1] - trial.times[WARM - 1]) / TIMED * 60
     epochs = max(1, round(minutes * 60 / seconds / steps))
     watch = Watch(epochs * steps)
     run = fit(folder / "run", epochs, watch)

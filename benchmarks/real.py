@@ -6,7 +6,6 @@ KITLIB_REAL_DATA). Two patients allow no interval: every number is shown.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -16,15 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+sys.path.append(str(Path(__file__).parent))
+import encoders
+
 from kitlib import files, runs
 from kitlib.data import boxes, inputs, pipeline, scans
 from kitlib.scoring import host
-
-path = Path(__file__).with_name("encoders.py")  # not imported by name: kitlib.models has an `encoders`, too
-specification = importlib.util.spec_from_file_location("benchmark_encoders", path)
-encoders = importlib.util.module_from_spec(specification)
-sys.modules[specification.name] = encoders
-specification.loader.exec_module(encoders)
 
 RESULTS = Path(__file__).parent / "results" / "real.md"
 SEEDS = (0, 1, 2)

@@ -3,8 +3,9 @@
 `python benchmarks/roles.py FOLDER [--minutes 7] [--seeds 2] [--save]`. The phantom, its 20 unseen cases, the network,
 the course and the clock are those of encoders.py. One network trains for the minutes given. Its opponents share them:
 the gate takes a third, on a coarser grid, and the segmenter the rest. Both teams predict the unseen scans with mirrored
-slices, their masks are made with each way to find the ends, and the csv files are scored. Every training runs in a
-process of its own, and what is done is not done again, so an interrupted call goes on.
+slices, their masks are made with each way to find the ends, and the csv files are scored. Then each team's settings
+are tuned, on half of the unseen cases at a time, and scored on the other half. Every training runs in a process of its
+own, and what is done is not done again, so an interrupted call goes on.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import encoders
 
 from kitlib import files, inference, postprocess, submission
 from kitlib.data import boxes, inputs, pipeline, scans
+from kitlib.postprocess import tuning
 from kitlib.scoring import bootstrap, host, metric
 
 RESULTS = Path(__file__).parent / "results" / "roles.md"
@@ -79,7 +81,9 @@ def score(folder: Path, team: str, seed: int) -> None:
     _, unseen = encoders.data(folder)
     members = [folder / "roles" / f"{role}{seed}" / "run" for role in TEAMS[team]]
     groups, lines = dict(list(unseen.groupby("scan", sort=False))), {}
+    kept = Kept(place)
     for scan, probabilities, presence in inference.predict(members, unseen, inference.Faults()):
+        kept.write(scan, probabilities, presence)
         for ends, changes in ENDS.items():
             for threshold in THRESHOLDS:
                 settings = replace(postprocess.DEFAULT, threshold=(threshold,) * 3, **changes)
@@ -94,6 +98,53 @@ def score(folder: Path, team: str, seed: int) -> None:
         scores.append({"ends": ends, "threshold": threshold, "totals": totals})
     with files.replacing(place / "scores.json") as file:
         file.write(json.dumps(scores, indent=1))
+
+
+class Kept:
+    """Predictions of a team, a file for each scan, as `tuning.tune` reads them."""
+
+    def __init__(self, place: Path):
+        self.place = place
+
+    def write(self, scan: str, probabilities: np.ndarray, presence: np.ndarray | None) -> None:
+        """Keep a scan's probabilities, in 255ths at the size of its files, and its presence."""
+        arrays = {"probabilities": np.rint(probabilities * 255).astype(np.uint8)}
+        np.savez_compressed(
+            self.place / f"{scan}.npz", **arrays, **({} if presence is None else {"presence": presence})
+        )
+
+    def __call__(self, scan: str) -> np.ndarray:
+        """Return the probabilities of a scan."""
+        with np.load(self.place / f"{scan}.npz") as found:
+            return found["probabilities"]
+
+    def spec_of(self, scan: str) -> inputs.InputSpec:
+        """Return a grid of the files' size."""
+        return inputs.InputSpec(*self(scan).shape[1:3])
+
+    def presence(self, scan: str) -> np.ndarray | None:
+        """Return the gate's presence."""
+        with np.load(self.place / f"{scan}.npz") as found:
+            return found.get("presence")
+
+
+def tune(folder: Path, team: str, seed: int) -> None:
+    """Tune a team's settings on one half of the unseen cases for the other, and leave the scores in tuned.json."""
+    place = folder / "roles" / f"{team}{seed}"
+    _, unseen = encoders.data(folder)
+    kept, start = Kept(place), postprocess.default(gate=team == "pair")
+    found = tuning.tune(
+        kept,
+        scans.rows(unseen),
+        unseen,
+        start,
+        tuning.SHORT,
+        folds=2,
+        cache=place / "tuning.jsonl",
+        presence=kept.presence,
+    )
+    with files.replacing(place / "tuned.json") as file:
+        file.write(json.dumps({"scores": found.scores.to_dict("index"), "steps": int(found.steps["kept"].sum())}))
 
 
 def combine(folder: Path, team: str, ends: str, seeds: int) -> tuple[float, np.ndarray]:
@@ -145,6 +196,20 @@ def report(folder: Path, minutes: float, seeds: int) -> str:
         gain = bootstrap.gain(found[before][1], found[after][1])
         name = " - ".join(f"{team}, {ends}" for team, ends in (after, before))
         lines.append(f"| {name} | {gain.value:+.4f} | {gain.low:+.4f} to {gain.high:+.4f} |")
+    lines += [
+        "\nTuning starts from the default, of the pair with runs of slices. The settings for each half of the cases "
+        "are tuned on the other half.\n",
+        "| team | settings | score | 95 % interval | gain over the start | 95 % interval |",
+        "|--|--|--|--|--|--|",
+    ]
+    for team in TEAMS:
+        for seed in range(seeds):
+            tuned = json.loads((folder / "roles" / f"{team}{seed}" / "tuned.json").read_text(encoding="utf-8"))
+            for name, row in tuned["scores"].items():
+                lines.append(
+                    f"| {team}, seed {seed} | {name} | {row['score']:.4f} | {row['low']:.4f} to {row['high']:.4f} "
+                    f"| {row['gain']:+.4f} | {row['gain low']:+.4f} to {row['gain high']:+.4f} |"
+                )
     return "\n".join(lines) + "\n"
 
 
@@ -155,23 +220,24 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=7, help="of training, for each team and seed (default: 7)")
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each network (default: 2)")
     parser.add_argument("--save", action="store_true", help="write the tables into results/")
-    parser.add_argument("--part", nargs=2, metavar=("ROLE|TEAM", "SEED"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", nargs=3, metavar=("WHAT", "ROLE|TEAM", "SEED"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if given.part:
-        name, seed = given.part[0], int(given.part[1])
-        if name in TEAMS:
-            score(given.folder, name, seed)
+        what, name, seed = given.part
+        if what == "train":
+            train(given.folder, name, int(seed), given.minutes)
         else:
-            train(given.folder, name, seed, given.minutes)
+            {"score": score, "tune": tune}[what](given.folder, name, int(seed))
         return
     encoders.data(given.folder)
+    parts = [("train", role, "result.json") for role in GRIDS]
+    parts += [(what, team, done) for team in TEAMS for what, done in (("score", "scores.json"), ("tune", "tuned.json"))]
     for seed in range(given.seeds):
-        for name in (*GRIDS, *TEAMS):
-            done = "scores.json" if name in TEAMS else "result.json"
+        for what, name, done in parts:
             if not (given.folder / "roles" / f"{name}{seed}" / done).is_file():
                 command = [sys.executable, "-P", __file__, str(given.folder), "--minutes", str(given.minutes)]
-                subprocess.run([*command, "--part", name, str(seed)], check=True)
+                subprocess.run([*command, "--part", what, name, str(seed)], check=True)
     text = report(given.folder, given.minutes, given.seeds)
     print("\n" + text)
     if given.save:
