@@ -104,7 +104,7 @@ def build_unet(
         maps = ResumableDropout(dropout, name="bottom_dropout")(maps)
     for stage in reversed(range(levels)):
         maps = blocks.up(maps, skips[stage], widths[stage], stage, skip_border(stage, levels))
-    output = _head(maps, organs, activation)
+    output = head(maps, organs, activation)
     if mirror_border:
         output = _crop_to(input_shape, output)
     return keras.Model(images, output, name=name)
@@ -228,13 +228,14 @@ class _Blocks:
         return [self.windows(maps, stage) for stage, maps in enumerate(stages)]
 
 
-def _head(maps, organs, activation):
-    """Map to one channel per organ by a 1x1 convolution."""
+def head(maps, organs: int, activation: str | None):
+    """Map (B, H, W, C), or volumes (B, H, W, D, C), to one channel per organ by a convolution of size 1."""
     compute = keras.config.dtype_policy().compute_dtype
     dtype = compute if compute == "float64" else "float32"
     # An organ covers some 5 % of a slice: starting at that probability saves the steps that would learn it.
     prior = keras.initializers.Constant(-3.0)
-    return layers.Conv2D(organs, 1, activation=activation, bias_initializer=prior, dtype=dtype, name="head")(maps)
+    convolution = layers.Conv2D if len(maps.shape) == 4 else layers.Conv3D
+    return convolution(organs, 1, activation=activation, bias_initializer=prior, dtype=dtype, name="head")(maps)
 
 
 def _crop_to(shape, maps):
