@@ -1,6 +1,7 @@
 """Inference: from trained runs to submission.csv, within a time limit and despite damaged test files.
 
 prediction   scan by scan: read, predict, average, post-process, write
+windows      a sliding window in n dimensions, for networks that label volumes
 networks     load the networks of some runs and make them ready to predict
 clock        forecast the time of the run, and drop passes to meet the deadline
 rescue       repair what can be repaired: unreadable images, damaged sample files, memory limits
