@@ -16,6 +16,7 @@ KAGGLE_INPUT = Path(os.environ.get("KITLIB_KAGGLE_INPUT", "/kaggle/input"))  # k
 
 ORGANS = ("large_bowel", "small_bowel", "stomach")  # the order of train.csv and of every mask channel
 BOWELS = ORGANS[:2]  # outlined down to one common slice
+PRIOR_CHANNELS = len(ORGANS) + 1  # of a network's input: masks of another day, and where there are any
 
 DICE_WEIGHT = 0.4
 HAUSDORFF_WEIGHT = 0.6

@@ -25,6 +25,7 @@ from kitlib import contest
 from kitlib.layers.dropout import DropPath
 from kitlib.models import weights
 from kitlib.models.padding import SizeCheck
+from kitlib.models.prior import Channels
 
 LEVELS = 5  # an encoder halves the side five times
 STEMS = ("mean", "repeat", "adapter")
@@ -183,18 +184,19 @@ class EncoderPixels(layers.Rescaling):
         return {**super().get_config(), "encoder": self.encoder, "stem": self.stem}
 
 
-def down(name: str, images, stem: str = "mean") -> list:
+def down(name: str, images, stem: str = "mean", depth: int | None = None) -> list:
     """Build an encoder on images with the kit's pixels; return its maps from full size to stride 32.
 
     Its layers join the model of `images` one by one under their own names. Weights are random until `load`.
 
-    Shapes: images (B, H, W, depth) in [0, 2] with the 99th percentile at 1, the tensor of a `keras.Input`; result six
+    Shapes: images (B, H, W, C) in [0, 2] with the 99th percentile at 1, the tensor of a `keras.Input`; result six
         entries, (B, H / 2**k, W / 2**k, channels), or None where the encoder has no map.
 
     Args:
         name: one of `NAMES`.
         images: input of the network.
         stem: one of `STEMS`.
+        depth: channels that the encoder sees, the first ones; None is all.
 
     Raises:
         ValueError: an unknown name or stem, sides that are no multiples of 32, or images that are no input.
@@ -204,9 +206,11 @@ def down(name: str, images, stem: str = "mean") -> list:
         raise ValueError(f"stem is {stem!r}; choose one of {', '.join(STEMS)}")
     inputs = keras.Input(images.shape[1:])
     maps = SizeCheck(LEVELS, (), 1, "same", name="encoder_size")(inputs)
+    if depth is not None:
+        maps = Channels(0, depth, name="encoder_channels")(maps)
     maps = EncoderPixels(encoder.scale, encoder.offset, name, stem, name="encoder_pixels")(maps)
     if stem == "adapter":
-        mean = keras.initializers.Constant(1 / images.shape[-1])
+        mean = keras.initializers.Constant(1 / maps.shape[-1])
         maps = layers.Conv2D(3, 1, kernel_initializer=mean, name="encoder_adapter")(maps)
     whole = encoder.build(inputs, maps)
     taps = [_tap(whole, tap) for tap in encoder.taps if tap]

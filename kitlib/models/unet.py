@@ -11,6 +11,7 @@ from kitlib.layers.attention import ChannelNormalization, ExternalAttention, Loc
 from kitlib.layers.dropout import ResumableDropout
 from kitlib.models import encoders
 from kitlib.models.padding import MirrorBorder, SizeCheck, check_size, mirrored_border, skip_border
+from kitlib.models.prior import Channels, depth_of, pyramid
 
 HEAD_SIZE = 8  # channels per head of the window attention; times expansion 4 that is 32 in the external one
 NO_ATTENTION = {"window_stages": (), "external_bottleneck": False}  # options that leave a plain U-Net
@@ -32,6 +33,7 @@ def build_unet(
     activation: str | None = "sigmoid",
     encoder: str | Callable | None = None,
     stem: str = "mean",
+    prior: bool = False,
     name: str = "unet",
 ) -> keras.Model:
     """Build the network from images (B, H, W, C) to probabilities (B, H, W, organs).
@@ -48,6 +50,9 @@ def build_unet(
 
     With `encoder` the way down is a pretrained network (`models.encoders`): 5 levels, no attention unless asked for,
     and pixels scaled inside. The decoder stays; its full-size stage has no skip.
+
+    With `prior` the masks of another day follow the slices in the input, see `models.prior`. They never enter the way
+    down: averaged over 2x2 pixels stage by stage, they are joined to each skip.
 
     The original U-Net (Ronneberger et al., 2015; the paper's Figure 1) is `padding="valid", base=64, cap=1024,
     window_stages=(), external_bottleneck=False, batch_norm=False`: 572 in, 388 out, 23 convolutions.
@@ -72,6 +77,7 @@ def build_unet(
         encoder: another way down: one of `encoders.NAMES`, or a callable from images to a list of levels + 1 maps,
             each half the side of the one before, None for no skip.
         stem: how the encoder's kernel for colours takes slices, one of `encoders.STEMS`.
+        prior: whether the last four channels are the masks of another day.
         name: of the model.
 
     Raises:
@@ -86,24 +92,28 @@ def build_unet(
     if external_bottleneck is None:
         external_bottleneck = encoder is None
     stages = tuple(window_stages)
-    _check_arguments(levels, stages, padding, mirror_border, encoder)
+    _check_arguments(levels, stages, padding, mirror_border, encoder, prior)
     blocks = _Blocks(padding, batch_norm, stages, window)
     widths = [min(base * 2**stage, cap) for stage in range(levels + 1)]
     images = maps = keras.Input(input_shape, name="images")
     if mirror_border:
         maps = MirrorBorder(*mirrored_border(input_shape[:2], levels, stages, window), name="mirror_border")(images)
     check_size(maps.shape[1:3], levels, stages, window, padding)  # Keras buries what the layer says
+    depth = depth_of(images.shape[-1]) if prior else None
+    priors = pyramid(images, levels) if prior else [None] * levels
     if encoder is None:
         maps = SizeCheck(levels, stages, window, padding, name="size_check")(maps)
+        if prior:
+            maps = Channels(0, depth, name="slices")(maps)
         *skips, maps = blocks.down(maps, widths)
     else:
-        *skips, maps = blocks.foreign(images, encoder, levels, stem)
+        *skips, maps = blocks.foreign(images, encoder, levels, stem, depth)
     if external_bottleneck:
         maps = blocks.residual(maps, ExternalAttention(max(1, maps.shape[-1] // HEAD_SIZE), name="bottom_external"))
     if dropout:
         maps = ResumableDropout(dropout, name="bottom_dropout")(maps)
     for stage in reversed(range(levels)):
-        maps = blocks.up(maps, skips[stage], widths[stage], stage, skip_border(stage, levels))
+        maps = blocks.up(maps, skips[stage], widths[stage], stage, skip_border(stage, levels), priors[stage])
     output = head(maps, organs, activation)
     if mirror_border:
         output = _crop_to(input_shape, output)
@@ -145,13 +155,15 @@ def receptive_field(levels: int) -> dict[str, list[int]]:
     return fields
 
 
-def _check_arguments(levels, stages, padding, mirror_border, encoder):
+def _check_arguments(levels, stages, padding, mirror_border, encoder, prior):
     if padding not in ("same", "valid"):
         raise ValueError(f"padding is {padding!r}; choose 'same' or 'valid'")
     if mirror_border and padding != "valid":
         raise ValueError("mirror_border needs padding='valid'; with 'same' the output has the image's size without it")
     if encoder is not None and padding != "same":
         raise ValueError("padding is 'valid', but an encoder needs padding='same', because its skips cannot be cropped")
+    if prior and padding != "same":
+        raise ValueError("padding is 'valid', but a prior needs padding='same', because it is not cropped as skips are")
     if isinstance(encoder, str) and levels != encoders.LEVELS:
         raise ValueError(f"levels is {levels}; encoder {encoder!r} has {encoders.LEVELS}, so leave levels out")
     if levels < 1:
@@ -197,18 +209,22 @@ class _Blocks:
             stages.append(maps)
         return stages
 
-    def up(self, maps, skip, width: int, stage: int, border: int):
-        """Double the size, concatenate the skip, apply two convolutions."""
+    def up(self, maps, skip, width: int, stage: int, border: int, prior=None):
+        """Double the size, concatenate the skip and the prior, apply two convolutions."""
         maps = layers.Conv2DTranspose(width, 2, strides=2, name=f"up{stage}_grow")(maps)
-        if skip is not None:
-            if self.padding == "valid":
-                skip = layers.Cropping2D(border, name=f"up{stage}_crop")(skip)
-            maps = layers.Concatenate(name=f"up{stage}_skip")([skip, maps])
+        if skip is not None and self.padding == "valid":
+            skip = layers.Cropping2D(border, name=f"up{stage}_crop")(skip)
+        parts = [part for part in (skip, maps, prior) if part is not None]
+        if len(parts) > 1:
+            maps = layers.Concatenate(name=f"up{stage}_skip")(parts)
         return self.convolutions(maps, width, f"up{stage}")
 
-    def foreign(self, images, encoder: str | Callable, levels: int, stem: str) -> list:
-        """Build another way down; check its maps and put the attention on them."""
-        stages = encoders.down(encoder, images, stem) if isinstance(encoder, str) else list(encoder(images))
+    def foreign(self, images, encoder: str | Callable, levels: int, stem: str, depth: int | None = None) -> list:
+        """Build another way down on the first `depth` channels; check its maps and put the attention on them."""
+        if isinstance(encoder, str):
+            stages = encoders.down(encoder, images, stem, depth)
+        else:
+            stages = list(encoder(images if depth is None else Channels(0, depth, name="slices")(images)))
         if len(stages) != levels + 1 or stages[-1] is None:
             last = ", the last one None" if stages and stages[-1] is None else ""
             raise ValueError(
