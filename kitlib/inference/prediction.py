@@ -215,8 +215,11 @@ class _Mean:
 
     def probabilities(self, shape: tuple[int, int], spacing_mm: float | None) -> np.ndarray:
         """Bring the mean to the size of the files: (D, H, W, organs)."""
-        total = sum(self.weights.values())
-        return sum(inputs.restore(part / total, shape, grid, spacing_mm) for grid, part in self.sums.items())
+        total, mean = sum(self.weights.values()), None
+        for grid, part in self.sums.items():
+            restored = inputs.restore(part / total, shape, grid, spacing_mm)
+            mean = restored if mean is None else np.add(mean, restored, out=mean)
+        return mean
 
     def presence(self) -> np.ndarray:
         """Measure presence on each grid, and average: (D, organs)."""

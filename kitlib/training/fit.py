@@ -24,7 +24,7 @@ from kitlib.training.devices import Devices, cleared, scope, seed, time_xla
 from kitlib.training.epochs import EpochEnd, EpochLog
 from kitlib.training.evaluate import Evaluator
 from kitlib.training.recipes import Recipe
-from kitlib.training.step import AugmentedModel
+from kitlib.training.step import AugmentedModel, LossScaling
 
 
 def fit_fold(
@@ -183,7 +183,10 @@ def _compiled(network: keras.Model, recipe: Recipe, steps: int, xla: bool | str)
     """Put a network and its augmentation into one compiled model, with its optimizer built."""
     model = AugmentedModel(network, recipe.made("augment") if recipe.augment_on == "device" else None, recipe.average)
     metrics = [monitors.Dice(name="dice"), monitors.IoU(name="iou")]
-    model.compile(recipe.make_optimizer(steps), recipe.made("loss"), weighted_metrics=metrics, jit_compile=xla)
+    optimizer = recipe.make_optimizer(steps)
+    if keras.config.dtype_policy().name == "mixed_float16":
+        optimizer = LossScaling(optimizer)
+    model.compile(optimizer, recipe.made("loss"), weighted_metrics=metrics, jit_compile=xla)
     model.built = True
     model.optimizer.build(model.trainable_variables)  # under float16 the loss scaling, which holds the optimizer
     return model

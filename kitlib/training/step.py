@@ -68,6 +68,25 @@ class AugmentedModel(keras.Model):
         return super().compute_metrics(x, y_pred["masks"], y_pred["probabilities"], y_pred["weight"])
 
 
+class LossScaling(keras.optimizers.LossScaleOptimizer):
+    """Keras' loss scaling, which skips a step when the gradients of any replica are not finite.
+
+    Keras 3.13 to 3.15 asks the first replica alone, before the gradients are summed: an overflow on the second would
+    leave weights that are not finite for good.
+    """
+
+    def check_finite(self, grads):
+        finite = super().check_finite(grads)
+        if keras.backend.backend() != "tensorflow":
+            return finite
+        import tensorflow as tf
+
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return finite
+        faults = tf.distribute.get_replica_context().all_reduce("sum", keras.ops.cast(~finite, "float32"))
+        return faults == 0
+
+
 def averaged_weights(model: keras.Model, network: keras.Model) -> list[np.ndarray]:
     """Read the weights to evaluate: their moving averages where the model keeps some, else the weights themselves.
 
