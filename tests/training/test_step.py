@@ -98,6 +98,21 @@ found["dice"] = twice(losses.Dice())
 with two.scope():
     for policy in ("mixed_float16", "mixed_bfloat16"):
         fits(policy, augment.Augment())
+
+def overflows(scaling):
+    '''A step whose gradients are not finite on the second device: are the weights, and how far did the scale fall.'''
+    keras.config.set_dtype_policy("mixed_float16")
+    with two.scope():
+        made = model(losses.BCE(), optimizer=scaling(keras.optimizers.SGD(1.0)), batch_norm=False)
+    keras.config.set_dtype_policy("float32")
+    made.optimizer.build(made.trainable_variables)
+    before, batch = float(made.optimizer.dynamic_scale), data(8)
+    batch["weight"][:], batch["images"][4:] = 1, np.inf
+    made.fit(feed(batch, 8), epochs=1, verbose=0)
+    finite = all(np.isfinite(weight).all() for weight in made.network.get_weights())
+    return [finite, float(made.optimizer.dynamic_scale) / before]
+
+found["overflow"] = [overflows(kind) for kind in (steps.LossScaling, keras.optimizers.LossScaleOptimizer)]
 print(json.dumps(found))
 """
 )
@@ -167,6 +182,12 @@ def test_two_devices_train_with_augmentation_in_half_precision(on_two_devices, p
     history = on_two_devices[policy]
     assert sorted(history) == ["dice", "loss", "val_dice", "val_loss"]
     assert all(0 <= value < 10 for value in history.values())
+
+
+def test_an_overflow_on_the_second_device_skips_the_step(on_two_devices):
+    ours, kerass = on_two_devices["overflow"]
+    assert ours == [True, 0.5]
+    assert kerass == [False, 1.0]  # if this fails, Keras asks all devices, and LossScaling can go
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
