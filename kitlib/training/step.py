@@ -38,11 +38,12 @@ class AugmentedModel(keras.Model):
         self.augment = augment
         self.average = average
         self.statistics = [weight for weight in network.non_trainable_weights if average and weight.name in STATISTICS]
+        options = {"trainable": False, "autocast": False}  # float32 also where the network computes in 16 bits
         self.averages = [
-            self.add_weight(weight.shape, "zeros", weight.dtype, trainable=False, aggregation="mean")
+            self.add_weight(weight.shape, "zeros", "float32", aggregation="mean", **options)
             for weight in self.statistics
         ]
-        self.steps = self.add_weight((), "zeros", "float32", trainable=False, aggregation="only_first_replica")
+        self.steps = self.add_weight((), "zeros", "float32", aggregation="only_first_replica", **options)
 
     def call(self, batch, training=None):
         images, masks = batch["images"], batch["masks"]
