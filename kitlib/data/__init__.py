@@ -4,6 +4,7 @@
     folds      training and validation splits
     earlier    the earlier day of a scan: the same patient, already annotated
     inputs     `InputSpec`: stack depth, grid and scale; read images and bring them to the network's grid and back
+    alignment  how far two scans of a patient lie apart, by normalised cross-correlation
     boxes      the part of the slices around the organs, in mm, measured from the masks
     pipeline   pack scans in memory or on disk, and batch them with tf.data
 
