@@ -9,7 +9,7 @@ the data, the host score after each epoch and the first compilation come on top.
 
 import math
 
-from kitlib.training import recipes
+from kitlib.training import presets, recipes
 
 ENCODERS = ("efficientnet-lite0", "efficientnetv2-b0", "efficientnetv2-s", "efficientnetv2-m")
 DEPTH, FOLDS = 5, 5
@@ -32,7 +32,7 @@ def macs(network) -> int:
 def hours(role: str, encoder: str) -> tuple[float, float]:
     """Estimate the hours of one fold of five on one T4: at the higher rate, and at the lower one."""
     make, slices = ROLES[role]
-    recipe, (_, grid) = make(encoder), recipes.suited(accelerators=1, role=role)
+    recipe, (_, grid) = make(encoder), presets.suited(accelerators=1, role=role)
     passes = recipe.epochs * (3 * slices * (FOLDS - 1) + SLICES) / FOLDS
     work = passes * 2 * macs(recipe.builder()((*grid, DEPTH)))
     return work / max(RATES) / 3600, work / min(RATES) / 3600

@@ -47,7 +47,7 @@ WEIGHTS = ""  # weight file of the encoder, or run folder, to start from; empty:
 ROLE = ""  # "gate" (on which slices is an organ) or "segmenter" (its contours), both with one RUN; empty: one network
 HOURS = 0.0  # time limit for all trainings together; run the notebook again to continue; 0: 11 on Kaggle, else no limit
 EPOCHS = 0  # maximum number of epochs; 0: the preset's
-SIZE = 0  # the input's side in pixels, or (height, width); 0: the preset's (recipes.grid)
+SIZE = 0  # the input's side in pixels, or (height, width); 0: the preset's (presets.grid)
 BOX = None  # crop to the box in mm around all training masks; None: with an encoder
 PACKED = ""  # folder for the prepared scans, which the next call finds there; empty: in memory
 FOLDS = 5  # number of folds, the groups that the cases are split into
@@ -74,7 +74,7 @@ from kitlib.data import boxes, folds, inputs, pipeline, scans
 from kitlib.figures import training as figures_model, layers
 from kitlib.layers import augment, elastic
 from kitlib.models import encoders, unet
-from kitlib.training import devices, evaluate, initial, jobs, recipes
+from kitlib.training import devices, evaluate, initial, jobs, presets, recipes
 
 # %%
 session.parameters(
@@ -88,10 +88,10 @@ session.parameters(
     ROLE=("", "gate", "segmenter"),
     HOURS=0.0,
     EPOCHS=0,
-    LEVELS=lambda: (0, 5) if recipes.has_encoder(PRESET, ENCODER) else (0, range(1, 8)),
+    LEVELS=lambda: (0, 5) if presets.has_encoder(PRESET, ENCODER) else (0, range(1, 8)),
     SIZE=lambda: (
         0,
-        sides := range(step := 2 ** max(5 if recipes.has_encoder(PRESET, ENCODER) else 4, LEVELS), 2049, step),
+        sides := range(step := 2 ** max(5 if presets.has_encoder(PRESET, ENCODER) else 4, LEVELS), 2049, step),
         (sides, sides),
     ),
     BOX=(None, True, False),
@@ -103,7 +103,7 @@ session.parameters(
     CARDS=0,
     ATTENTION=(True, False),
     AUGMENT=("", "paper", "full", "none"),
-    COMPARE=lambda: ["unaugmented", *["plain"] * (not recipes.has_encoder(PRESET, ENCODER))],
+    COMPARE=lambda: ["unaugmented", *["plain"] * (not presets.has_encoder(PRESET, ENCODER))],
     SEED=(0, range(2**31)),
 )
 
@@ -129,8 +129,8 @@ print(f"{len(slices):,} slices, {slices['scan'].nunique()} scans, {slices['case'
 # pair that 03_inference combines: the gate learns from all slices, the segmenter from those with a mask.
 
 # %%
-preset = recipes.preset_for(PRESET, ENCODER, machine.accelerators)
-recipe = recipes.choose(preset, ENCODER, machine.accelerators)
+preset = presets.preset_for(PRESET, ENCODER, machine.accelerators)
+recipe = presets.choose(preset, ENCODER, machine.accelerators)
 recipe = recipes.with_role(recipe, ROLE) if ROLE else recipe
 encoder = recipe.network_options.get("encoder")
 options = recipe.network_options | ({"levels": LEVELS} if LEVELS else {}) | ({} if ATTENTION else unet.NO_ATTENTION)
@@ -199,7 +199,7 @@ print("unseen:", f"{unseen.sum():,} slices of {slices.loc[unseen, 'scan'].nuniqu
 # unseen: outside are arms and air, and inside a pixel has the same size on every scanner.
 
 # %%
-size = SIZE or recipes.grid(preset, machine.accelerators, ROLE or "both")
+size = SIZE or presets.grid(preset, machine.accelerators, ROLE or "both")
 height, width = size if isinstance(size, list | tuple) else (size, size)
 box = boxes.box_for(known) if BOX or (BOX is None and encoder) else None
 spec = inputs.InputSpec(height, width, box_mm=box)

@@ -1,8 +1,10 @@
 """Train/validation splits. A case is on one side only, except for its later days."""
 
+import contextlib
 import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -71,6 +73,62 @@ def check_same(one: str | os.PathLike, other: str | os.PathLike) -> None:
         places = ("no fold" if pd.isna(fold) else f"fold {fold:.0f}" for fold in apart.iloc[0])
         found = " and ".join(f"in {place} of {path}" for place, path in zip(places, (one, other), strict=True))
         raise ValueError(f"case {apart.index[0]} is {found}; choose a new folder, which takes the other's folds")
+
+
+def table(
+    slices: pd.DataFrame,
+    path: Path,
+    count: int,
+    earlier: Sequence[str | os.PathLike] = (),
+    folds_of: str | os.PathLike | None = None,
+) -> pd.Series:
+    """Return the fold of each row, from the saved table of folds; the first call draws or copies it.
+
+    Args:
+        slices: table of slices.
+        path: the table, folds.csv.
+        count: folds.
+        earlier: run folders; where there is no table yet, one beside them that fits the cases is copied.
+        folds_of: folder with the table that this one must equal; None is any.
+
+    Raises:
+        FileNotFoundError: when `folds_of` has no table.
+        ValueError: when the table has another number of folds, lacks a case, or differs from that of `folds_of`.
+    """
+    partner = None if folds_of is None else Path(folds_of).expanduser() / "folds.csv"
+    if partner is not None and not partner.is_file():
+        raise FileNotFoundError(f"{partner} does not exist; folds_of takes the folder of a cross-validation")
+    if path.is_file():
+        where, kept = path, read(path)
+        if partner is not None:
+            check_same(path, partner)
+    elif partner is not None:
+        where, kept = partner, read(partner)
+    else:
+        where, kept = path, _earlier_table(slices, count, earlier)
+        if kept is None:
+            drawn = slices[["case"]].assign(fold=by_case(slices, count)).drop_duplicates()
+            kept = drawn.set_index("case")["fold"]
+    missing = set(slices["case"]) - set(kept.index)
+    if missing or kept.nunique() != count:
+        what = (
+            f"has {kept.nunique()} folds, not {count}" if kept.nunique() != count else f"lacks cases {sorted(missing)}"
+        )
+        raise ValueError(f"{where} {what}; choose another folder")
+    if not path.is_file():
+        with files.replacing(path) as file:
+            file.write(kept.reset_index().to_csv(index=False))
+    return slices["case"].map(kept)
+
+
+def _earlier_table(slices: pd.DataFrame, count: int, earlier: Sequence[str | os.PathLike]) -> pd.Series | None:
+    """Read a table beside earlier run folders that fits the cases; None without one."""
+    for folder in dict.fromkeys(Path(run).parent for run in earlier):
+        with contextlib.suppress(OSError, ValueError):  # no table, or somebody else's
+            found = read(folder / "folds.csv")
+            if set(found.index) == set(slices["case"]) and found.nunique() == count:
+                return found
+    return None
 
 
 def later_days(slices: pd.DataFrame, every: int = 5) -> pd.Series:

@@ -1,6 +1,7 @@
 """From packed scans to run folders.
 
     recipes    `Recipe`: network, loss, augmentation, optimizer, schedule, epochs, patience; ready-made recipes
+    presets    which recipe, encoder and grid suit a machine
     fit        `fit_fold` trains one network into a run folder, or resumes it
     initial    pretrained weights, or another run's network, to start from
     jobs       lists of trainings: cross-validation, experiments, a process per GPU

@@ -16,7 +16,7 @@ from kitlib import inference, postprocess, runs, submission
 from kitlib.data import boxes, folds, inputs, scans
 from kitlib.models import encoders
 from kitlib.models.unet import NO_ATTENTION
-from kitlib.training import devices, fit, jobs, recipes
+from kitlib.training import devices, fit, jobs, presets, recipes
 
 CHANGES = ("epochs", "batch_size", "seed")
 
@@ -61,14 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machine: devices.Devices) -> list[runs.Run]:
     """Train one network, or one per fold."""
     preset = given.preset or ("encoder" if given.encoder else "paper")
-    recipe = recipes.choose(preset, given.encoder, machine.accelerators)
+    recipe = presets.choose(preset, given.encoder, machine.accelerators)
     if given.role != "both":
         recipe = recipes.with_role(recipe, given.role)
     recipe = replace(recipe, **{name: getattr(given, name) for name in CHANGES if getattr(given, name) is not None})
     if given.plain:
         recipe = replace(recipe, network_options=recipe.network_options | NO_ATTENTION)
     encoder = recipe.network_options.get("encoder")
-    size = given.size or recipes.grid(preset, machine.accelerators, given.role)
+    size = given.size or presets.grid(preset, machine.accelerators, given.role)
     if encoder and any(side % 2**encoders.LEVELS for side in size):
         multiple = 2**encoders.LEVELS
         raise ValueError(f"--size {size[0]}x{size[1]}: {encoder} needs multiples of {multiple}, such as 256x384")
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     which.add_argument("--folds", type=_folds, help="train a cross-validation with this many folds")
     parser.add_argument(
-        "--preset", choices=recipes.PRESETS, help="recipe (default: encoder with --encoder, else paper)"
+        "--preset", choices=presets.PRESETS, help="recipe (default: encoder with --encoder, else paper)"
     )
     parser.add_argument(
         "--encoder", choices=encoders.NAMES, default="", help="pretrained encoder of the U-Net (default: by machine)"

@@ -4,7 +4,6 @@ Cross-validation, experiments and comparisons are such lists. Processes exchange
 """
 
 import concurrent.futures
-import contextlib
 import multiprocessing
 import os
 import shutil
@@ -189,7 +188,7 @@ def cross_validate(
             folds_of = pretrained
         else:
             folds.check_same(*(Path(other).expanduser() / "folds.csv" for other in (pretrained, folds_of)))
-    table = fold_table(slices, folder / "folds.csv", count, earlier, folds_of)
+    table = folds.table(slices, folder / "folds.csv", count, earlier, folds_of)
     folders = [folder / f"fold{fold}" for fold in range(count)]
     chosen = range(count) if only is None else only
     starts = {fold: start_of(pretrained, fold) for fold in chosen}
@@ -219,62 +218,6 @@ def start_of(pretrained: str | os.PathLike | None, fold: int) -> str | os.PathLi
 def _has_folds(pretrained: str | os.PathLike | None) -> bool:
     """Tell whether it is the folder of a cross-validation."""
     return pretrained is not None and (Path(pretrained).expanduser() / "folds.csv").is_file()
-
-
-def fold_table(
-    slices: pd.DataFrame,
-    path: Path,
-    count: int,
-    earlier: Sequence[str | os.PathLike] = (),
-    folds_of: str | os.PathLike | None = None,
-) -> pd.Series:
-    """Return the fold of each row, from the saved table of folds; the first call draws or copies it.
-
-    Args:
-        slices: table of slices.
-        path: the table, folds.csv.
-        count: folds.
-        earlier: run folders; where there is no table yet, one beside them that fits the cases is copied.
-        folds_of: folder with the table that this one must equal; None is any.
-
-    Raises:
-        FileNotFoundError: when `folds_of` has no table.
-        ValueError: when the table has another number of folds, lacks a case, or differs from that of `folds_of`.
-    """
-    partner = None if folds_of is None else Path(folds_of).expanduser() / "folds.csv"
-    if partner is not None and not partner.is_file():
-        raise FileNotFoundError(f"{partner} does not exist; folds_of takes the folder of a cross-validation")
-    if path.is_file():
-        where, kept = path, folds.read(path)
-        if partner is not None:
-            folds.check_same(path, partner)
-    elif partner is not None:
-        where, kept = partner, folds.read(partner)
-    else:
-        where, kept = path, _earlier_table(slices, count, earlier)
-        if kept is None:
-            drawn = slices[["case"]].assign(fold=folds.by_case(slices, count)).drop_duplicates()
-            kept = drawn.set_index("case")["fold"]
-    missing = set(slices["case"]) - set(kept.index)
-    if missing or kept.nunique() != count:
-        what = (
-            f"has {kept.nunique()} folds, not {count}" if kept.nunique() != count else f"lacks cases {sorted(missing)}"
-        )
-        raise ValueError(f"{where} {what}; choose another folder")
-    if not path.is_file():
-        with runs.replacing(path) as file:
-            file.write(kept.reset_index().to_csv(index=False))
-    return slices["case"].map(kept)
-
-
-def _earlier_table(slices: pd.DataFrame, count: int, earlier: Sequence[str | os.PathLike]) -> pd.Series | None:
-    """Read a table beside earlier run folders that fits the cases; None without one."""
-    for folder in dict.fromkeys(Path(run).parent for run in earlier):
-        with contextlib.suppress(OSError, ValueError):  # no table, or somebody else's
-            found = folds.read(folder / "folds.csv")
-            if set(found.index) == set(slices["case"]) and found.nunique() == count:
-                return found
-    return None
 
 
 def train(

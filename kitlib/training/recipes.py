@@ -17,7 +17,6 @@ from kitlib import contest, runs
 from kitlib.layers import augment as augmentation
 from kitlib.layers import losses
 from kitlib.models import encoders
-from kitlib.training.devices import detect
 
 MONITORS = {"score": 1.0, "val_dice": 1.0, "val_iou": 1.0, "val_loss": -1.0}  # the sign that makes higher better
 CHOICES = {
@@ -282,7 +281,7 @@ def encoder(name: str = "efficientnetv2-s") -> Recipe:
 
     AdamW at 4e-4 with one epoch of warm-up and a cosine; a moving average of the weights, and the mean of the last six
     epochs; CutMix and MixUp for a third of the samples each; no attention. All layers learn at one rate from the first
-    step. Give the weights to `fit_fold(pretrained=name)`, and see `suited` for a grid.
+    step. Give the weights to `fit_fold(pretrained=name)`, and see `presets.suited` for a grid.
 
     Source: write-ups of the competition's winners, who report +.004 on the private leaderboard for averaged weights and
     name CutMix and MixUp; none froze layers or split rates. The exact numbers are the kit's choice.
@@ -325,69 +324,6 @@ def segmenter(name: str = "efficientnetv2-s") -> Recipe:
     40
     """
     return with_role(encoder(name), "segmenter")
-
-
-def suited(accelerators: int, role: str = "both") -> tuple[str, tuple[int, int]]:
-    """Suggest an encoder and a grid (height, width), which has the proportions of the box around all masks.
-
-    On a GPU 256 x 384, about 1 mm a pixel: 16 slices take about 3 GB of a T4's 15; 192 x 288 for a gate, which needs no
-    sharp contours. On a CPU 128 x 192, at a tenth of the operations.
-
-    >>> suited(accelerators=0)
-    ('efficientnet-lite0', (128, 192))
-    """
-    if not accelerators:
-        return "efficientnet-lite0", (128, 192)
-    return "efficientnetv2-s", (192, 288) if role == "gate" else (256, 384)
-
-
-def grid(preset: str, accelerators: int, role: str = "both") -> tuple[int, int]:
-    """Return the grid (height, width) that a preset is meant for: the paper's 128 x 128 without an encoder.
-
-    >>> grid("short", accelerators=0)
-    (64, 96)
-    """
-    if preset == "short":
-        return 64, 96
-    return suited(accelerators, role)[1] if preset == "encoder" else (128, 128)
-
-
-PRESETS = {function.__name__: function for function in (paper, paper_first, strong, short, encoder)}
-
-
-def preset_for(preset: str, name: str, accelerators: int) -> str:
-    """Return the preset, or if it is empty the default: `encoder` if one is named, `paper` on a GPU, `short` on a CPU.
-
-    >>> preset_for("", "", accelerators=2)
-    'paper'
-    """
-    return preset or ("encoder" if name else "paper" if accelerators else "short")
-
-
-def has_encoder(preset: str, name: str) -> bool:
-    """Tell whether `choose` would give a network with a pretrained encoder on this machine."""
-    return preset_for(preset, name, detect().accelerators) in ("encoder", "short")
-
-
-def choose(preset: str = "", name: str = "", accelerators: int = 0) -> Recipe:
-    """Choose a ready-made recipe for a machine.
-
-    Args:
-        preset: one of `PRESETS`, or empty: see `preset_for`.
-        name: of an encoder, or empty: the one that is `suited`.
-        accelerators: how many the machine has.
-
-    Raises:
-        ValueError: an unknown preset or encoder, or an encoder with another preset.
-    """
-    preset = preset_for(preset, name, accelerators)
-    if preset not in PRESETS:
-        raise ValueError(f"preset is {preset!r}; choose one of {', '.join(PRESETS)}")
-    if preset == "encoder":
-        return encoder(name or suited(accelerators)[0])
-    if name:
-        raise ValueError(f"encoder is {name!r}, but the preset is {preset!r}; leave one of them out")
-    return PRESETS[preset]()
 
 
 def _checked(item, value):

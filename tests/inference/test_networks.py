@@ -12,7 +12,7 @@ from kitlib.data import inputs
 from kitlib.inference import networks
 from kitlib.inference.faults import Faults
 from kitlib.models import unet
-from kitlib.training import recipes
+from kitlib.training import presets
 
 
 def network(**options):
@@ -112,9 +112,9 @@ def test_the_module_of_a_network_is_imported_to_register_its_layers(tmp_path, mo
     assert ("own_network_for_this_test" in sys.modules) == network.startswith("own")
 
 
-@pytest.mark.parametrize("preset", recipes.PRESETS)
+@pytest.mark.parametrize("preset", presets.PRESETS)
 def test_a_network_is_flipped_as_its_recipe_was(preset):
-    recipe = recipes.PRESETS[preset]()
+    recipe = presets.PRESETS[preset]()
     assert runs.Run(Path(), {"recipe": json.loads(recipe.to_json())}).flipped == recipe.flips
 
 

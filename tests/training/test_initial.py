@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from kitlib import inference, runs, training
+from kitlib.data import folds
 from kitlib.models import encoders, unet, weights
 from kitlib.training import evaluate, initial, jobs
 from tests.training.test_resume_killed import figures, finish, saved, start
@@ -157,7 +158,7 @@ def test_another_start_is_another_setting_and_the_same_weights_elsewhere_are_not
 
 
 def test_each_fold_starts_from_its_own_fold_of_a_cross_validation(slices, spec, small, run, tmp_path, monkeypatch):
-    jobs.fold_table(slices, tmp_path / "gates/folds.csv", 2)
+    folds.table(slices, tmp_path / "gates/folds.csv", 2)
     asked = []
     monkeypatch.setattr(jobs, "run", lambda slices, listed, **_: asked.extend(job.pretrained for job in listed) or [])
     for pretrained in (tmp_path / "gates", run.folder, None):
@@ -166,8 +167,8 @@ def test_each_fold_starts_from_its_own_fold_of_a_cross_validation(slices, spec, 
 
 
 def test_folds_of_another_table_than_the_starts_are_refused(slices, tmp_path):
-    jobs.fold_table(slices, tmp_path / "gates/folds.csv", 2)
-    jobs.fold_table(slices, tmp_path / "others/folds.csv", 3)
+    folds.table(slices, tmp_path / "gates/folds.csv", 2)
+    folds.table(slices, tmp_path / "others/folds.csv", 3)
     with pytest.raises(ValueError, match=r"of .*gates/folds\.csv and .* of .*others/folds\.csv"):
         training.cross_validate(
             slices, tmp_path / "own", count=3, pretrained=tmp_path / "gates", folds_of=tmp_path / "others"

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from kitlib import runs, training
+from kitlib.data import folds
 from kitlib.training import Job, devices, jobs, resume
 from tests.training.test_resume_killed import start
 
@@ -311,7 +312,7 @@ def test_several_cards_train_a_fold_each_unless_they_share_each_batch(
     asked = []
     monkeypatch.setattr(jobs, "run", lambda slices, jobs, *, at_once, **_: asked.append(at_once) or [])
     machine = devices.Devices(gpus, "float32", "a test", shared)
-    monkeypatch.setattr(jobs, "fold_table", lambda *_: pd.Series(0, index=slices.index))
+    monkeypatch.setattr(folds, "table", lambda *_: pd.Series(0, index=slices.index))
     training.cross_validate(slices, tmp_path, count=5, spec=spec, devices=machine)
     assert asked == [expected]
 

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from kitlib.layers import augment, losses, monitors
-from kitlib.models import encoders
-from kitlib.training import Recipe, recipes
+from kitlib.training import Recipe, presets, recipes
 
 
-@pytest.mark.parametrize("name", recipes.PRESETS)
+@pytest.mark.parametrize("name", presets.PRESETS)
 def test_a_recipe_survives_json(name):
-    recipe = recipes.PRESETS[name]()
+    recipe = presets.PRESETS[name]()
     assert Recipe.from_json(recipe.to_json()) == recipe
-    assert recipe == recipes.PRESETS[name]()
+    assert recipe == presets.PRESETS[name]()
 
 
 def test_json_is_the_same_in_another_process_and_after_use():
@@ -105,45 +104,6 @@ def test_paper_recipes_are_those_of_the_paper():
     assert paper.made("augment").ranges["noise"] > 0
     assert first.augment is None
     assert isinstance(first.made("loss"), losses.BCE)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({}, recipes.short()),
-        ({"accelerators": 2}, recipes.paper()),
-        ({"preset": "strong"}, recipes.strong()),
-        ({"preset": "encoder"}, recipes.encoder("efficientnet-lite0")),
-        ({"preset": "encoder", "accelerators": 1}, recipes.encoder("efficientnetv2-s")),
-        ({"name": "convnext-tiny", "accelerators": 1}, recipes.encoder("convnext-tiny")),
-    ],
-)
-def test_a_machine_or_an_encoder_chooses_the_recipe(arguments, expected):
-    assert recipes.choose(**arguments) == expected
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"preset": "encoders"}, "preset is 'encoders'; choose one of paper, .*encoder"),
-        ({"name": "resnet"}, "encoder is 'resnet'; choose one of efficientnet-lite0, "),
-        (
-            {"preset": "short", "name": "efficientnet-lite0"},
-            "encoder is 'efficientnet-lite0', but the preset is 'short'",
-        ),
-    ],
-)
-def test_a_choice_that_does_not_exist_is_named(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        recipes.choose(**arguments)
-
-
-def test_the_suggested_grids_have_the_proportions_of_the_box():
-    for accelerators in (0, 1):
-        name, (height, width) = recipes.suited(accelerators)
-        assert recipes.grid("encoder", accelerators) == (height, width)
-        assert name in encoders.NAMES
-        assert (height % 32, width % 32, width / height) == (0, 0, 1.5)
 
 
 def rates(steps, **changes):

@@ -20,7 +20,7 @@ from kitlib.data import folds
 from kitlib.data.inputs import InputSpec
 from kitlib.layers import augment, losses
 from kitlib.models import unet
-from kitlib.training import budget, jobs, resume
+from kitlib.training import budget, resume
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -147,7 +147,7 @@ def test_a_start_from_nothing_says_what_the_nearest_earlier_run_lacks(trained, t
 
 
 def test_attached_table_of_folds_is_kept(slices, tmp_path):
-    dealt = jobs.fold_table(slices, tmp_path / "old/folds.csv", 2)
+    dealt = folds.table(slices, tmp_path / "old/folds.csv", 2)
     turned = (
         (tmp_path / "old/folds.csv")
         .read_text(encoding="utf-8")
@@ -163,7 +163,7 @@ def test_attached_table_of_folds_is_kept(slices, tmp_path):
     with runs.replacing(tmp_path / "empty/folds.csv") as file:
         file.write("")
     earlier = [tmp_path / place / "fold0" for place in ("none", "empty", "strange", "another", "old")]
-    assert (jobs.fold_table(slices, tmp_path / "new/folds.csv", 2, earlier) == 1 - dealt).all()
+    assert (folds.table(slices, tmp_path / "new/folds.csv", 2, earlier) == 1 - dealt).all()
 
 
 def test_run_that_goes_on_is_running_and_counts_the_time_of_killed_calls(slices, held_out, tmp_path):

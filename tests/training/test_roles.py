@@ -13,7 +13,7 @@ from kitlib.data import inputs, scans
 from kitlib.layers import augment, losses
 from kitlib.postprocess import intervals
 from kitlib.scoring import metric
-from kitlib.training import Recipe, evaluate, recipes, resume
+from kitlib.training import Recipe, evaluate, presets, recipes, resume
 
 SAYS = "presence of the truth"
 
@@ -90,9 +90,9 @@ def test_the_ready_made_pair_has_its_epochs_and_grids():
         assert recipe.made("augment").chances == {"flip": 0.5, "cutmix": mixing, "mixup": mixing}
         same = {name: getattr(base, name) for name in ("role", "epochs", "patience", "loss", "augment", "empty_share")}
         assert replace(recipe, **same) == base
-    grids = {role: recipes.suited(1, role)[1] for role in ("both", "gate", "segmenter")}
+    grids = {role: presets.suited(1, role)[1] for role in ("both", "gate", "segmenter")}
     assert grids == {"both": (256, 384), "gate": (192, 288), "segmenter": (256, 384)}
-    assert recipes.suited(0, "gate") == recipes.suited(0)
+    assert presets.suited(0, "gate") == presets.suited(0)
 
 
 def test_a_recipe_without_a_role_is_that_of_one_network():
