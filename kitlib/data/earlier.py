@@ -9,13 +9,18 @@ Its contract:
 - Masks come from `known`, a slice table with masks: in training and tuning the table of the training set, also for
   scans that are held out; in inference the training set of the competition.
 
-The masks are `scans.masks(known[known["scan"] == name])`, in the earlier scan's own frame.
+The masks are `scans.masks(known[known["scan"] == name])`, in the earlier scan's own frame; `alignment.register` finds
+how far the patient has moved since. `stop_lines` puts both together for the slice on which the bowels end.
 """
 
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
 import pandas as pd
 
 from kitlib import contest
-from kitlib.data import scans
+from kitlib.data import alignment, inputs, scans
 
 
 def days(slices: pd.DataFrame, known: pd.DataFrame | None = None) -> dict[str, str]:
@@ -67,6 +72,57 @@ def last_bowel_slice(rows: pd.DataFrame) -> int | None:
     """
     filled = (rows[list(contest.BOWELS)] != "").any(axis=1).to_numpy().nonzero()[0]
     return int(filled[-1]) if len(filled) else None
+
+
+def stop_line(later: np.ndarray, before: np.ndarray, rows: pd.DataFrame) -> int | None:
+    """Predict on which slice of a scan both bowels end: where they ended on the earlier day, moved with the patient.
+
+    Args:
+        later: (D, height, width), the scan in question, prepared with `alignment.SPEC`.
+        before: (D, height, width), the earlier day, prepared alike.
+        rows: the earlier day's rows of a slice table with masks.
+
+    Returns:
+        The position of the slice among those of `later`, from 0; it may lie outside. None where the earlier day has no
+        bowel.
+
+    Cost: 0.1 s.
+    """
+    last = last_bowel_slice(rows)
+    return None if last is None else last + alignment.register(later, before)[0]
+
+
+def stop_lines(slices: pd.DataFrame, known: pd.DataFrame | None = None) -> Callable[[str], int | None]:
+    """Make the function that predicts the stop line of a scan by its name, for `rescoring` and `tuning`.
+
+    Args:
+        slices: slice table of the scans in question, with images.
+        known: slice table with masks and images, as for `days`.
+
+    Returns:
+        Function of the scan's name: `stop_line`, or None for a scan without an earlier day. Both days are read and
+        registered when a scan is first asked for, which takes half a second; the result is kept.
+
+    Raises:
+        ValueError: as `days`; the function names an image that cannot be read.
+    """
+    known = slices if known is None else known
+    before = days(slices, known)
+    places, known_places = (table.groupby("scan", sort=False).indices for table in (slices, known))
+
+    @cache
+    def line(scan: str) -> int | None:
+        if scan not in before:
+            return None
+        rows = known.iloc[known_places[before[scan]]]
+        return stop_line(_prepared(slices.iloc[places[scan]]), _prepared(rows), rows)
+
+    return line
+
+
+def _prepared(rows: pd.DataFrame) -> np.ndarray:
+    """Read a scan for registration."""
+    return inputs.prepare(inputs.load(rows["path"].tolist()), alignment.SPEC, scans.spacing_mm(rows))
 
 
 def _scans(slices: pd.DataFrame) -> pd.DataFrame:

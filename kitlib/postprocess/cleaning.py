@@ -9,7 +9,8 @@ whole distance, 1.
 
 Which slices an organ covers is decided by these steps, or with `ends="interval"` by `intervals.runs` alone: the organ
 is cut to its run of slices, the islands are removed, and slices of the run without a mask are filled. Only then can an
-organ become empty: when no slice has evidence of it, or no voxel reaches the threshold.
+organ become empty: when no slice has evidence of it, or no voxel reaches the threshold. Where an earlier day of the
+case predicts on which slice the bowels end (`earlier.stop_lines`), `line_weight` draws their end towards it.
 """
 
 import itertools
@@ -28,6 +29,7 @@ from kitlib.postprocess import intervals
 STOPS = ("", "earlier", "mean", "later")
 ENDS = ("", "interval")
 REPLACED = ("gate_pixels", "presence", "smoothing", "gap", "stop")  # settings that ends="interval" takes the place of
+FOR_ALL = ("stop", "ends", "line_weight")  # settings with one value, not one per organ
 _ENTRIES = (  # fields, and the type and range of their entries
     (("threshold", "seed", "gate_level", "presence"), numbers.Real, 0, 1, "a probability in [0, 1]"),
     (("gate_pixels", "island", "island_3d", "smoothing", "gap"), numbers.Integral, 0, np.inf, "a count of 0 or more"),
@@ -57,6 +59,8 @@ class Settings:
         ends: "interval" gives each organ one run of slices by its presence, the bowels with a common end, see
             `intervals.runs`; the settings in REPLACED must then be off. Empty is off.
         offset: logit of the presence that counts as neutral for `ends`; larger makes runs shorter.
+        line_weight: logits that the common end of the bowels loses for each slice between it and the line that an
+            earlier day predicts, see `intervals.line_bonus`; only with `ends`. 0 is off.
     """
 
     threshold: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -72,10 +76,11 @@ class Settings:
     stop: str = ""
     ends: str = ""
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    line_weight: float = 0.0
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if name not in ("stop", "ends") and (not isinstance(value, tuple) or len(value) != len(contest.ORGANS)):
+            if name not in FOR_ALL and (not isinstance(value, tuple) or len(value) != len(contest.ORGANS)):
                 raise ValueError(f"Settings {name}={value!r}: expected a tuple with one entry per organ")
         for names, kind, least, most, what in _ENTRIES:
             for name in names:
@@ -86,6 +91,11 @@ class Settings:
             raise ValueError(f"Settings stop={self.stop!r}: expected one of {STOPS}")
         if self.ends not in ENDS:
             raise ValueError(f"Settings ends={self.ends!r}: expected one of {ENDS}")
+        weight = self.line_weight
+        if not isinstance(weight, numbers.Real) or isinstance(weight, bool) or not 0 <= weight < np.inf:
+            raise ValueError(f"Settings line_weight={weight!r}: expected a finite number of 0 or more")
+        if weight and not self.ends:
+            raise ValueError(f'Settings line_weight={weight!r} needs ends="interval", whose end it moves; set both')
         apart = [name for name in REPLACED if self.ends and np.any(getattr(self, name))]
         if apart:
             given = ", ".join(f"{name}={getattr(self, name)!r}" for name in apart)
@@ -129,7 +139,9 @@ def default(gate: bool) -> Settings:
     return replace(DEFAULT, ends="interval") if gate else DEFAULT
 
 
-def masks(probabilities: np.ndarray, settings: Settings, presence: np.ndarray | None = None) -> np.ndarray:
+def masks(
+    probabilities: np.ndarray, settings: Settings, presence: np.ndarray | None = None, line: int | None = None
+) -> np.ndarray:
     """Turn the probabilities of one scan into masks.
 
     Args:
@@ -137,6 +149,8 @@ def masks(probabilities: np.ndarray, settings: Settings, presence: np.ndarray | 
         settings: DEFAULT, PLAIN, or the tuned settings of a run.
         presence: (D, organs), probability that an organ is on a slice, such as a gate's. Without it, where the settings
             need one, `intervals.presence` measures it on the probabilities themselves.
+        line: the slice on which both bowels are expected to end, from 0, for `line_weight`; None without an earlier
+            day, and then `line_weight` changes nothing.
 
     Returns:
         (D, H, W, organs) bool.
@@ -150,7 +164,7 @@ def masks(probabilities: np.ndarray, settings: Settings, presence: np.ndarray | 
         raise ValueError(f"presence has shape {np.shape(presence)}; expected ({len(probabilities)}, {organs})")
     if presence is None and needs_presence(settings):
         presence = intervals.presence(probabilities)
-    found, allowed = np.empty(probabilities.shape, bool), allowed_slices(presence, settings)
+    found, allowed = np.empty(probabilities.shape, bool), allowed_slices(presence, settings, line)
     for organ in range(organs):
         found[..., organ] = organ_mask(probabilities[..., organ], settings, organ, allowed[organ])
     if settings.stop:
@@ -164,15 +178,19 @@ def needs_presence(settings: Settings) -> bool:
     return bool(settings.ends) or any(settings.presence)
 
 
-def allowed_slices(presence: np.ndarray | None, settings: Settings) -> list[np.ndarray | None]:
+def allowed_slices(presence: np.ndarray | None, settings: Settings, line: int | None = None) -> list[np.ndarray | None]:
     """Find the slices that each organ may be on, by its presence (D, organs): its run, or those from a threshold on.
+
+    Args: as `masks`.
 
     Returns:
         For each organ (D,) bool, or None where the settings allow every slice.
     """
     if settings.ends:
-        index = np.arange(len(presence))
-        return [(first <= index) & (index <= last) for first, last in intervals.runs(presence, settings.offset)]
+        index, bonus = np.arange(len(presence)), None
+        if line is not None and settings.line_weight:
+            bonus = intervals.line_bonus(len(presence), line, settings.line_weight)
+        return [(first <= index) & (index <= last) for first, last in intervals.runs(presence, settings.offset, bonus)]
     return [np.asarray(presence)[:, k] >= level if level else None for k, level in enumerate(settings.presence)]
 
 

@@ -1,10 +1,10 @@
 """Score many post-processing settings on the same probabilities, without computing anything twice.
 
 The totals of one organ on one scan depend only on that organ's settings (on both bowels' when they share a stop line,
-and on both bowels' offsets when they share the end of their runs). They are computed once, by `scoring.host`, and
-cached. A cache file has one line per volume and setting, so that an interrupted search resumes where it stopped. The
-key includes the data: other probabilities, another presence, another truth or other sizes are scored anew, and so is
-everything after a change of `_VERSION`.
+and on both bowels' offsets and the line of an earlier day when they share the end of their runs). They are computed
+once, by `scoring.host`, and cached. A cache file has one line per volume and setting, so that an interrupted search
+resumes where it stopped. The key includes the data: other probabilities, another presence, another truth or other sizes
+are scored anew, and so is everything after a change of `_VERSION`.
 """
 
 import copy
@@ -28,11 +28,12 @@ from kitlib.postprocess.cleaning import Settings
 from kitlib.postprocess.intervals import BOWELS
 from kitlib.scoring import borders, host
 
-_PER_ORGAN = [field.name for field in fields(Settings) if field.name not in ("stop", "ends", "offset")]
+_PER_ORGAN = [field.name for field in fields(Settings) if field.name not in (*cleaning.FOR_ALL, "offset")]
 _VERSION = 5  # raise it whenever the same settings give other masks or another score than before
 
 Totals = tuple[float, float, float, float]  # of `host.totals`
 Presence = Callable[[str], np.ndarray | None]
+Lines = Callable[[str], int | None]
 
 
 class Source(Protocol):
@@ -72,6 +73,8 @@ class Rescorer:
         workers: number of scans scored in parallel.
         presence: function that returns a scan's (D, organs) by its name, such as a gate's, or None where there is none.
             Then, and without a function, it is measured on the probabilities, as `cleaning.masks` does.
+        lines: function that returns the slice on which the bowels of a scan are expected to end by its name, or None,
+            such as `earlier.stop_lines`. It is called only for settings with `line_weight`, possibly often.
     """
 
     def __init__(
@@ -82,9 +85,11 @@ class Rescorer:
         cache: str | Path | None = None,
         workers: int = 2,
         presence: Presence | None = None,
+        lines: Lines | None = None,
     ):
         self.probabilities, self.cache, self.workers = probabilities, _Cache(cache), workers
         self.presence = presence or (lambda scan: None)
+        self.lines = lines or (lambda scan: None)
         known = set(truth["id"])
         lost = slices.loc[~slices["id"].isin(known), "scan"].unique()
         if len(lost):
@@ -148,8 +153,15 @@ class Rescorer:
         """Return all that the totals depend on: scan, its data, organ, and the settings that affect that organ."""
         together = BOWELS if organ in BOWELS else [organ]
         values = [[getattr(settings, name)[k] for name in _PER_ORGAN] for k in (together if settings.stop else [organ])]
-        offsets = [float(settings.offset[k]) for k in together] if settings.ends else []
-        return json.dumps([scan, self.marks[scan], organ, values, settings.stop * (len(together) > 1), offsets])
+        ends = [float(settings.offset[k]) for k in together] if settings.ends else []
+        line = self._line(scan, [settings]) if organ in BOWELS else None
+        if line is not None:
+            ends += [float(settings.line_weight), int(line)]
+        return json.dumps([scan, self.marks[scan], organ, values, settings.stop * (len(together) > 1), ends])
+
+    def _line(self, scan: str, wanted: Iterable[Settings]) -> int | None:
+        """Return the scan's line, if one of the settings looks at it."""
+        return self.lines(scan) if any(settings.line_weight for settings in wanted) else None
 
     def _score(self, scan: str, wanted: list[Settings]) -> dict[str, Totals]:
         """Score one scan. It is read only when totals are missing, and each organ only once."""
@@ -184,21 +196,28 @@ class Rescorer:
         restore = _restoring(self.probabilities.spec_of(scan), part)
         if self.tables[scan] is None and any(map(cleaning.needs_presence, wanted)):
             self.tables[scan] = _measured(probabilities, restore)
-        return _Volumes(probabilities, scans.masks(part), min(map(_least, wanted)), self.tables[scan], restore)
+        table, line = self.tables[scan], self._line(scan, wanted)
+        return _Volumes(probabilities, scans.masks(part), min(map(_least, wanted)), table, line, restore)
 
 
 def rows(
-    probabilities: Source, slices: pd.DataFrame, settings: Settings, presence: Presence | None = None
+    probabilities: Source,
+    slices: pd.DataFrame,
+    settings: Settings,
+    presence: Presence | None = None,
+    lines: Lines | None = None,
 ) -> pd.DataFrame:
     """Turn the probabilities of all scans into rows `id class predicted` of a submission.
 
     Args: as `Rescorer`.
     """
-    lines = []
+    encoded = []
     for scan, part in slices.groupby("scan", sort=False):
         given = presence(scan) if presence else None
-        lines.append(submission.encode(part, cleaning.masks(_restored(probabilities, scan, part), settings, given)))
-    return pd.concat(lines, ignore_index=True)
+        line = lines(scan) if lines and settings.line_weight else None
+        found = cleaning.masks(_restored(probabilities, scan, part), settings, given, line)
+        encoded.append(submission.encode(part, found))
+    return pd.concat(encoded, ignore_index=True)
 
 
 def measure_presence(probabilities: Source, scan: str, part: pd.DataFrame) -> np.ndarray:
@@ -300,10 +319,11 @@ class _Volumes:
         truth: np.ndarray,
         least: float,
         presence: np.ndarray | None,
+        line: int | None,
         restore: Callable[[np.ndarray], np.ndarray],
     ):
         self.probabilities, self.truth, self.least, self.cuts = probabilities, truth, least, {}
-        self.presence, self.restore = presence, restore
+        self.presence, self.line, self.restore = presence, line, restore
 
     def score(self, organ: int, settings: Settings) -> Totals:
         """Post-process one organ and score it."""
@@ -314,7 +334,7 @@ class _Volumes:
         return tuple(host.totals(self._cut(organ)[1], mask, self.truth.shape[:3]).tolist())
 
     def _mask(self, organ: int, settings: Settings) -> np.ndarray:
-        allowed = cleaning.allowed_slices(self.presence, settings)[organ]
+        allowed = cleaning.allowed_slices(self.presence, settings, self.line)[organ]
         return cleaning.organ_mask(self._cut(organ)[0], settings, organ, allowed)
 
     def _cut(self, organ: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,14 +24,16 @@ from tqdm import tqdm
 from kitlib import contest
 from kitlib.postprocess import cleaning
 from kitlib.postprocess.cleaning import Settings
-from kitlib.postprocess.rescoring import Presence, Rescorer, Source
+from kitlib.postprocess.rescoring import Lines, Presence, Rescorer, Source
 from kitlib.scoring import bootstrap
 
-# Coordinates and their values; fields that belong together share a coordinate. A text or an offset beside "ends" is for
-# all organs at once. The threshold comes once more at the end, in finer steps around the value found.
+LINE = ("line_weight",)  # tried where an earlier day predicts the end of the bowels
+# Coordinates and their values; fields that belong together share a coordinate. Those of _TOGETHER are for several
+# organs at once. The threshold comes once more at the end, in finer steps around the value found.
 FULL: tuple[tuple[tuple[str, ...], tuple], ...] = (
     (("ends", "offset"), (("", 0.0), *(("interval", float(offset)) for offset in range(-3, 4)))),
     (("offset",), tuple((step / 2,) for step in range(-6, 7))),
+    (LINE, ((0.0,), (0.125,), (0.25,), (0.5,), (1.0,), (2.0,), (4.0,))),
     (("threshold",), tuple((step / 20,) for step in range(1, 20))),
     (("seed",), ((0.0,), (0.6,), (0.7,), (0.8,), (0.85,), (0.9,), (0.95,), (0.98,))),
     (
@@ -49,12 +51,13 @@ FULL: tuple[tuple[tuple[str, ...], tuple], ...] = (
 SHORT = (
     (("ends", "offset"), (("", 0.0), ("interval", -1.0), ("interval", 0.0), ("interval", 1.0))),
     (("offset",), ((-1.0,), (0.0,), (1.0,))),
+    (LINE, ((0.0,), (0.5,), (2.0,))),
     (("threshold",), ((0.3,), (0.4,), (0.5,), (0.6,))),
     (("island_3d",), ((0,), (300,))),
     (("stop",), (("",), ("earlier",))),
 )
 _COLUMNS = ["score", "low", "high", "gain", "gain low", "gain high"]
-_TOGETHER = {("ends", "offset"): "all organs", ("stop",): "bowels"}
+_TOGETHER = {("ends", "offset"): "all organs", ("stop",): "bowels", LINE: "bowels"}
 REFINE = (-0.04, -0.03, -0.02, -0.01, 0.0, 0.01, 0.02, 0.03, 0.04)
 
 
@@ -101,6 +104,7 @@ def tune(
     workers: int = 2,
     progress: bool = True,
     presence: Presence | None = None,
+    lines: Lines | None = None,
 ) -> Tuning:
     """Search settings that raise the host score.
 
@@ -116,15 +120,18 @@ def tune(
         workers: number of scans scored in parallel.
         progress: print a forecast of the time, and show a bar.
         presence: function that returns the presence of a scan by its name, as for `rescoring.Rescorer`.
+        lines: function that returns the line of a scan by its name, such as `earlier.stop_lines`; without it
+            `line_weight` is not tried.
 
     Raises:
         ValueError: for fewer than two cases or folds.
     """
-    scorer = Rescorer(probabilities, truth, slices, cache, workers, presence)
+    scorer = Rescorer(probabilities, truth, slices, cache, workers, presence, lines)
     if len(scorer.cases) < 2:
         raise ValueError(f"tuning needs at least two cases, got {len(scorer.cases)} ({scorer.cases}); add another case")
     if folds < 2:
         raise ValueError(f"folds={folds}: must be at least 2, because tuning holds out one group of cases at a time")
+    values = [step for step in values if lines or step[0] != LINE]
     plan = [*((*step, False) for step in _steps(values)), *((("threshold",), REFINE, k, True) for k in range(3))]
     if progress:
         print(_forecast(scorer, start, plan, folds))
@@ -228,9 +235,9 @@ def _candidates(state: Settings, names: tuple, entries: Sequence, organ: int | N
     """List the settings of a step, the present ones first so that a tie changes nothing.
 
     An interval resets the settings that it takes the place of, and from then on their steps have nothing to try; so
-    have those of the offset without an interval.
+    have those of the offset and the line without an interval.
     """
-    if names == ("offset",) if not state.ends else set(names) & set(cleaning.REPLACED):
+    if names in (("offset",), LINE) if not state.ends else set(names) & set(cleaning.REPLACED):
         return [state]
     if finer:
         entries = [(round(min(0.99, max(0.01, state.threshold[organ] + shift)), 3),) for shift in entries]
@@ -239,17 +246,20 @@ def _candidates(state: Settings, names: tuple, entries: Sequence, organ: int | N
         new = {}
         for name, part in zip(names, value, strict=True):
             old = getattr(state, name)
-            if isinstance(old, str):
+            if name in cleaning.FOR_ALL:
                 new[name] = part
             else:
                 new[name] = (part,) * len(old) if organ is None else (*old[:organ], part, *old[organ + 1 :])
-        changed.append(with_runs(state, new["offset"]) if new.get("ends") else replace(state, **new))
+        if new.get("ends"):
+            changed.append(with_runs(state, new["offset"]))
+        else:
+            changed.append(replace(state, **new, **({"line_weight": 0.0} if "ends" in new else {})))
     return list(dict.fromkeys(changed))
 
 
 def _get(settings: Settings, name: str, organ: int | None):
     value = getattr(settings, name)
-    return value if organ is None or isinstance(value, str) else value[organ]
+    return value if organ is None or name in cleaning.FOR_ALL else value[organ]
 
 
 def _values(plan: list[tuple]) -> int:

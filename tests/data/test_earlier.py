@@ -1,9 +1,11 @@
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from kitlib import contest
-from kitlib.data import earlier, folds, scans
+from kitlib.data import earlier, folds, inputs, scans
 
 
 def table(*days, masks=True):
@@ -75,3 +77,54 @@ def test_the_bowels_end_where_the_last_of_them_is_outlined():
     assert earlier.last_bowel_slice(rows) == 3
     assert earlier.last_bowel_slice(rows.assign(small_bowel="")) == 2
     assert earlier.last_bowel_slice(rows.assign(large_bowel="", small_bowel="")) is None
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory):
+    """Two cases as a slice table: case 1 on days 0, 3 and 9, each 2 slices further up, and case 2 on one day."""
+    root, lines = tmp_path_factory.mktemp("visits"), []
+    for case, days in ((1, (0, 3, 9)), (2, (0,))):
+        noise = np.random.default_rng(case).normal(size=(30, 70, 80))
+        body = ndimage.gaussian_filter(noise, (1, 2, 2))
+        body = (3000 * (body - body.min()) / np.ptp(body)).astype(np.uint16)
+        for number, day in enumerate(days):
+            scan = f"case{case}_day{day}"
+            for index, image in enumerate(body[2 * number : 2 * number + 20]):
+                path = root / f"{scan}_{index}.png"
+                cv2.imwrite(str(path), image)
+                masks = dict.fromkeys(contest.ORGANS, "1 5" if 4 <= index <= 12 - 2 * number else "")
+                name = {"id": f"{scan}_slice_{index + 1:04d}", "case": case, "day": day, "slice": index + 1}
+                size = {"path": str(path), "height": 70, "width": 80, "spacing_mm": 5.0}
+                lines.append(name | size | {"scan": scan} | masks)
+    return pd.DataFrame(lines)
+
+
+def test_the_stop_line_moves_with_the_patient(visits):
+    line = earlier.stop_lines(visits)
+    assert [line(f"case1_day{day}") for day in (0, 3, 9)] == [None, 10, 8]
+    assert line("case2_day0") is None
+    assert line("case3_day0") is None  # a scan that the table lacks
+
+
+def test_a_line_of_known_masks_is_that_of_the_scan_that_has_them(visits):
+    known = visits[visits["day"] == 0]
+    line = earlier.stop_lines(visits.drop(columns=list(contest.ORGANS)), known)
+    assert [line(f"case1_day{day}") for day in (3, 9)] == [10, 8]
+    stomach = known.assign(large_bowel="", small_bowel="")
+    assert earlier.stop_lines(visits, stomach)("case1_day3") is None
+
+
+def test_days_are_read_once_and_only_when_a_scan_is_asked_for(visits, monkeypatch):
+    read = []
+    load = inputs.load
+    monkeypatch.setattr(inputs, "load", lambda paths: read.append(paths[0]) or load(paths))
+    line = earlier.stop_lines(visits)
+    line("case2_day0")
+    assert not read
+    assert line("case1_day3") == line("case1_day3")
+    assert len(read) == 2
+
+
+def test_an_image_that_cannot_be_read_is_named(visits):
+    with pytest.raises(ValueError, match=r"nowhere\.png"):
+        earlier.stop_lines(visits.assign(path="nowhere.png"))("case1_day3")

@@ -1,6 +1,7 @@
 """Probabilities to masks: hand-made volumes, one step at a time, and laws that hold for all of them."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -239,6 +240,31 @@ def test_a_stop_line_before_an_organ_leaves_it():
     assert cleaning.last_slice(cleaning.end_on(mask, 5)) == 5
 
 
+def test_a_line_moves_the_end_of_both_bowels_and_nothing_else():
+    presence = np.full((9, 3), 0.1)
+    presence[2:6] = 0.9
+    presence[6:] = 0.4
+    probabilities = np.broadcast_to(presence[:, None, None], (9, 4, 5, 3))
+    settings = Settings(threshold=(0.3,) * 3, ends="interval", line_weight=2.0)
+
+    def ends(settings, line):
+        found = cleaning.masks(probabilities, settings, presence, line)
+        return [cleaning.last_slice(found[..., organ]) for organ in range(3)]
+
+    assert ends(settings, 7) == [7, 7, 5]
+    assert ends(settings, 5) == ends(replace(settings, line_weight=0.0), 7) == [5, 5, 5]
+    without = cleaning.masks(probabilities, replace(settings, line_weight=0.0), presence)
+    assert np.array_equal(cleaning.masks(probabilities, settings, presence), without)  # no earlier day
+
+
+def test_a_line_needs_an_interval():
+    with pytest.raises(ValueError, match=r'line_weight=0\.5 needs ends="interval"'):
+        Settings(line_weight=0.5)
+    settings = Settings(ends="interval", line_weight=np.float32(0.5))
+    assert Settings.from_json(settings.to_json()) == settings
+    assert Settings.from_json('{"ends": "interval"}').line_weight == 0  # written before there was one
+
+
 def test_settings_survive_json_and_refuse_what_they_do_not_know():
     settings = Settings(threshold=(0.3, 0.4, 0.5), largest=(False, False, True), stop="mean", gap=(1, 2, 3))
     assert Settings.from_json(settings.to_json()) == settings
@@ -276,6 +302,10 @@ def test_numbers_of_numpy_are_settings_too():
         {"stop": 3},
         {"ends": "intervals"},
         {"ends": None},
+        {"line_weight": -1.0},
+        {"line_weight": (0.5, 0.5, 0.5)},
+        {"line_weight": float("nan")},
+        {"line_weight": True},
         {"offset": (0.0, 0.0)},
         {"offset": (0.0, float("inf"), 0.0)},
         {"offset": (0.0, float("nan"), 0.0)},

@@ -133,6 +133,23 @@ def test_certain_probabilities_stay_finite():
         assert hold(presence, np.zeros(3)).tolist() == [[1, 2]] * 3
 
 
+def test_a_line_draws_the_common_end_as_far_as_the_evidence_lets_it():
+    presence = np.full((12, 3), 0.1)
+    presence[2:7, :2] = 0.9
+    presence[7:9, 0] = 0.4  # unsure: -0.4 a slice
+    ends = {
+        (line, weight): intervals.decode(presence, np.zeros(3), intervals.line_bonus(12, line, weight))[:, 1].tolist()
+        for line in (4, 8, 40)
+        for weight in (0.0, 0.5, 4.0)
+    }
+    assert ends[8, 0.0] == ends[4, 0.0] == [6, 6, -1]
+    assert ends[8, 0.5] == [6, 6, -1]  # 2 x 0.5 against 2 x (0.4 + 2.2)
+    assert ends[8, 4.0] == [8, 8, -1]
+    assert ends[4, 4.0] == [6, 6, -1]  # 4 against 2 x 2.2
+    assert ends[4, 0.5] == [6, 6, -1]
+    assert intervals.runs(presence, np.zeros(3), intervals.line_bonus(12, 400, 4.0))[:2, 0].tolist() == [2, 2]
+
+
 def test_a_larger_offset_shortens_and_a_bonus_moves_the_end():
     presence = np.repeat(np.array([0.2, 0.6, 0.9, 0.9, 0.6, 0.6, 0.2])[:, None], 3, axis=1)
     assert hold(presence, np.zeros(3))[0].tolist() == [1, 5]

@@ -39,7 +39,13 @@ HABITS = st.builds(
     gap=levels(0, 1, 3),
     stop=st.sampled_from(cleaning.STOPS),
 )
-INTERVALS = st.builds(Settings, **SHAPES, ends=st.just("interval"), offset=levels(-1.0, 0.0, 0.3, 2.0))
+INTERVALS = st.builds(
+    Settings,
+    **SHAPES,
+    ends=st.just("interval"),
+    offset=levels(-1.0, 0.0, 0.3, 2.0),
+    line_weight=st.sampled_from([0.0, 0.0, 1.5]),
+)
 ANY_SETTINGS = HABITS | INTERVALS
 
 
@@ -70,18 +76,23 @@ def gate(scan):
     return np.random.default_rng(8).random((7, 3)) if scan == "case1_day0" else None
 
 
+def line(scan):
+    """A line for the first scan, none for the other."""
+    return 2 if scan == "case1_day0" else None
+
+
 @settings(max_examples=20, deadline=None)
-@given(st.lists(ANY_SETTINGS, min_size=2, max_size=3), st.sampled_from([None, gate]))
-def test_a_score_does_not_depend_on_what_else_is_scored(blots, wanted, presence):
+@given(st.lists(ANY_SETTINGS, min_size=2, max_size=3), st.sampled_from([None, gate]), st.sampled_from([None, line]))
+def test_a_score_does_not_depend_on_what_else_is_scored(blots, wanted, presence, lines):
     """One at a time, all in one call, and the masks that would be handed in: the same."""
     grids, truth, slices = blots
-    together = rescoring.Rescorer(on_grid(grids), truth, slices, workers=1, presence=presence)
+    together = rescoring.Rescorer(on_grid(grids), truth, slices, workers=1, presence=presence, lines=lines)
     together.fill(wanted)
     for each in wanted:
-        alone = rescoring.Rescorer(on_grid(grids), truth, slices, workers=1, presence=presence)
+        alone = rescoring.Rescorer(on_grid(grids), truth, slices, workers=1, presence=presence, lines=lines)
         alone.fill([each])
         np.testing.assert_array_equal(together.totals(each), alone.totals(each))
-        handed_in = metric.score(truth, rescoring.rows(on_grid(grids), slices, each, presence), slices)
+        handed_in = metric.score(truth, rescoring.rows(on_grid(grids), slices, each, presence, lines), slices)
         np.testing.assert_allclose(alone.totals(each), handed_in.totals().to_numpy(float), rtol=0, atol=1e-12)
 
 
@@ -170,6 +181,32 @@ def test_the_offset_of_one_bowel_reaches_both_and_not_the_stomach(blots):
         known = set(scorer.cache.known)
     scorer.fill([Settings(offset=(1.0, 1.0, 1.0)), Settings()])  # without ends, offsets change nothing
     assert len(set(scorer.cache.known) - known) == 6
+
+
+def test_a_line_reaches_the_bowels_of_its_scan_and_is_asked_for_only_with_a_weight(blots):
+    grids, truth, slices = blots
+    asked = []
+    scorer = rescoring.Rescorer(on_grid(grids), truth, slices, lines=lambda scan: asked.append(scan) or line(scan))
+    scorer.fill([Settings(ends="interval")])
+    assert not asked
+    known = set(scorer.cache.known)
+    scorer.fill([Settings(ends="interval", line_weight=0.5)])
+    new = sorted(json.loads(key)[:3:2] for key in set(scorer.cache.known) - known)
+    assert new == [["case1_day0", 0], ["case1_day0", 1]]
+    assert set(asked) == set(slices["scan"])
+
+
+def test_another_line_does_not_meet_old_scores(blots, tmp_path):
+    grids, truth, slices = blots
+    each, totals = Settings(threshold=(0.2,) * 3, ends="interval", offset=(-1.0,) * 3, line_weight=9.0), []
+    for last in (1, 5):
+        scorer = rescoring.Rescorer(on_grid(grids), truth, slices, tmp_path / "cache", lines=lambda scan, at=last: at)
+        scorer.fill([each])
+        rows = rescoring.rows(on_grid(grids), slices, each, lines=lambda scan, at=last: at)
+        totals.append(scorer.totals(each))
+        expected = metric.score(truth, rows, slices).totals().to_numpy(float)
+        np.testing.assert_allclose(totals[-1], expected, atol=1e-12)
+    assert np.abs(totals[0] - totals[1]).max() > 0.01
 
 
 def test_presence_is_measured_at_the_size_of_the_slices_as_the_masks_do(blots):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import phantom
-from kitlib.data import scans
+from kitlib.data import earlier, scans
 from kitlib.data.inputs import InputSpec
 from kitlib.postprocess import rescoring, tuning
 from kitlib.postprocess.cleaning import DEFAULT, PLAIN, Settings
@@ -247,6 +247,35 @@ def test_an_interval_is_found_where_a_gate_knows_the_ends(competition):
     assert steps.loc["stop", "gain"] == 0  # nothing to try beside an interval
     alone = tuning.tune(probabilities, truth, slices, **options)
     assert alone.after.value < found.after.value
+
+
+def test_a_line_is_tried_where_there_is_one_and_kept_where_it_knows_the_end(competition):
+    probabilities, truth, slices = part(competition, slice(0, 8))
+    ends = {scan: earlier.last_bowel_slice(rows) for scan, rows in slices.groupby("scan")}
+    given = gate(slices)
+
+    def unsure(scan):
+        presence = given(scan).copy()
+        presence[max(ends[scan] - 3, 0) :] = 0.5  # the ends are not seen
+        return presence
+
+    start = Settings(ends="interval", offset=(0.2,) * 3)
+    options = {"start": start, "values": ((tuning.LINE, ((0.0,), (2.0,))),), "folds": 4, "progress": False}
+    found = tuning.tune(probabilities, truth, slices, presence=unsure, lines=ends.__getitem__, **options)
+    step = found.steps[found.steps["setting"] == "line_weight"].iloc[0]
+    assert (step["organ"], step["value"], step["kept"]) == ("bowels", "2.0", True)
+    assert found.settings.line_weight == 2.0
+    assert found.helps
+    without = tuning.tune(probabilities, truth, slices, presence=unsure, **options)
+    assert "line_weight" not in set(without.steps["setting"])
+
+
+def test_the_weight_of_a_line_goes_with_the_interval():
+    state = Settings(ends="interval", line_weight=1.0)
+    assert tuning._candidates(Settings(), tuning.LINE, ((2.0,),), organ=None, finer=False) == [Settings()]
+    found = tuning._candidates(state, *INTERVAL[0], organ=None, finer=False)
+    assert found[:2] == [state, Settings()]
+    assert {each.line_weight for each in found[2:]} <= {1.0}
 
 
 def test_an_interval_resets_what_it_takes_the_place_of():
