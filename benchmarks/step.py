@@ -1,10 +1,10 @@
 """Training steps per second: this kit's networks beside the same in PyTorch, and MONAI's U-Net.
 
 `python benchmarks/step.py [--rounds 6] [--long] [--save]`. Every contestant runs in a process of its own, one after the
-other: 128 x 128 x 5, batch 16, BCE + 0.5 Dice, Adam. Memory comes in large pages, as `make` asks for, but for those that
-say otherwise. The share of the peak is the arithmetic of the convolutions (forward once, backward twice) over the speed
-of a large matrix product on the same device just before. --long runs XLA, JAX, torch.compile, oneDNN and layout, some a
-minute each, beside the two plain contestants, and saves a table of its own.
+other: 128 x 128 x 5, batch 16, BCE + 0.5 Dice, Adam. Memory comes in large pages, as `make` asks for, except where a
+name says otherwise. The share of the peak is the arithmetic of the convolutions (forward once, backward twice) over the
+speed of a large matrix product on the same device just before. --long runs XLA, JAX, torch.compile, oneDNN and layout,
+some a minute each, beside the two plain contestants, and saves a table of its own.
 """
 
 import argparse
