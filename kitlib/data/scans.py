@@ -201,6 +201,11 @@ def fingerprint(slices: pd.DataFrame) -> str:
     return f"{zlib.crc32(pd.util.hash_pandas_object(slices[columns], index=False).to_numpy()):08x}"
 
 
+def presence(rows: pd.DataFrame) -> np.ndarray:
+    """Tell which organs the masks of some slices show: (D, organs) bool."""
+    return (rows[list(contest.ORGANS)] != "").to_numpy()
+
+
 def organ_count(slices: pd.DataFrame) -> pd.Series:
     """Count the organs on each slice, 0 to 3; folds are stratified by it."""
     return (slices[list(contest.ORGANS)] != "").sum(axis=1).rename("organs")

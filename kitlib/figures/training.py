@@ -95,7 +95,7 @@ def predictions(run: runs.Run, slices: pd.DataFrame, count: int = 4) -> Figure:
         index = busiest(scan)
         shown = scan.iloc[[index]]
         image, truth = inputs.load(shown["path"].tolist())[0], scans.masks(shown)[0]
-        grid, spacing_mm = run.probabilities(name)[index : index + 1], scans.spacing_mm(scan)
+        grid, spacing_mm = run.scored(scan)[index : index + 1], scans.spacing_mm(scan)
         predicted = inputs.restore(grid, image.shape, run.spec, spacing_mm)[0] >= 0.5
         overlay(row[0], image, np.zeros_like(truth))
         overlay(row[1], image, truth)
@@ -137,9 +137,9 @@ def organ_scores(members: Sequence[runs.Run], slices: pd.DataFrame) -> pd.DataFr
     lines = {}
     for run in members:
         validation, parts = slices[slices["scan"].isin(run.scans)], []
-        for name, rows in validation.groupby("scan", sort=False):
+        for _, rows in validation.groupby("scan", sort=False):
             size, spacing_mm = scans.common_size(rows), scans.spacing_mm(rows)
-            restored = inputs.restore(run.probabilities(name), size, run.spec, spacing_mm)
+            restored = inputs.restore(run.scored(rows), size, run.spec, spacing_mm)
             parts.append(submission.encode(rows, postprocess.masks(restored, postprocess.DEFAULT)))
         score = metric.score(scans.rows(validation), pd.concat(parts), validation)
         lines[run.folder.name] = score.organs["value"].to_dict() | {"all": score.value}

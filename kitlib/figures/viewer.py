@@ -103,7 +103,7 @@ def of_run(run: runs.Run, slices: pd.DataFrame, path: str | os.PathLike | None =
     parts, presence = [], {}
     for scan, rows in validation.groupby("scan", sort=False):
         size, spacing_mm = scans.common_size(rows), scans.spacing_mm(rows)
-        restored = inputs.restore(run.probabilities(scan), size, run.spec, spacing_mm)
+        restored = inputs.restore(run.scored(rows), size, run.spec, spacing_mm)
         presence[scan] = run.presence(scan)
         if presence[scan] is None:
             presence[scan] = intervals.presence(restored)

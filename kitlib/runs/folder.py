@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from kitlib import contest, files
+from kitlib.data import scans
 from kitlib.data.inputs import InputSpec
 from kitlib.files import Problem, replacing
 from kitlib.postprocess.cleaning import DEFAULT, Settings
@@ -116,6 +117,18 @@ class Run:
     def probabilities(self, scan: str) -> np.ndarray:
         """Read the out-of-fold probabilities of a scan: (D, height, width, organs) float32 at the size of the spec."""
         return np.load(self.folder / "oof" / f"{scan}.npy").astype(np.float32) / 255
+
+    def scored(self, rows: pd.DataFrame) -> np.ndarray:
+        """Read the probabilities of a scan as its score took them: a segmenter's only where the truth has the organ.
+
+        Args:
+            rows: the slices of one scan, with masks.
+
+        Returns:
+            (D, height, width, organs) float32.
+        """
+        found = self.probabilities(rows["scan"].iloc[0])
+        return found * scans.presence(rows)[:, None, None] if self.role == "segmenter" else found
 
     def presence(self, scan: str) -> np.ndarray | None:
         """Read the out-of-fold presence of each organ on the slices of a scan: (D, organs) float32; None without one.

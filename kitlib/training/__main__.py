@@ -27,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.folds_of and not given.folds:
         parser.error("--folds-of needs --folds, the number of folds of that cross-validation")
+    if given.submission and given.role == "segmenter":
+        parser.error(
+            "--submission: a segmenter alone finds organs on every slice; combine it with a gate in 03_inference"
+        )
     folder = given.resume or given.runs / datetime.now().strftime("%Y%m%d-%H%M%S")
     if given.submission and given.submission.is_dir():
         given.submission /= "submission.csv"

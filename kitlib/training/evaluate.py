@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import contest, inference, postprocess, runs, submission
+from kitlib import inference, postprocess, runs, submission
 from kitlib.data import inputs, scans
 from kitlib.data.pipeline import Packed
 from kitlib.layers import monitors
@@ -111,7 +111,7 @@ class Evaluator:
         """Empty a segmenter's slices where the truth lacks the organ; other roles find them themselves."""
         if self.role != "segmenter":
             return probabilities
-        return probabilities * _true_presence(rows)[:, None, None]  # a product, which keeps NaN
+        return probabilities * scans.presence(rows)[:, None, None]  # a product, which keeps NaN
 
     def _predictions(self, flip: bool = False):
         """Predict scan after scan: name, rows and probabilities on the grid."""
@@ -180,7 +180,7 @@ def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
     for scan, probabilities, presence in inference.predict([run.folder], slices, inference.Faults()):
         rows = slices[slices["scan"] == scan]
         if segments:
-            presence = _true_presence(rows).astype(np.float32)
+            presence = scans.presence(rows).astype(np.float32)
             probabilities = probabilities * presence[:, None, None]
         lines.append(submission.encode(rows, postprocess.masks(probabilities, settings, presence)))
     found = _panel(scans.rows(slices), pd.concat(lines), slices) | {"scans": sorted(slices["scan"].unique())}
@@ -188,11 +188,6 @@ def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
     with runs.replacing(run.folder / "score.json") as file:
         file.write(json.dumps(run.score() | {"unseen": found}, indent=1))
     return found
-
-
-def _true_presence(rows: pd.DataFrame) -> np.ndarray:
-    """Tell which organs the truth has on the slices of a scan: (D, organs) bool."""
-    return (rows[list(contest.ORGANS)] != "").to_numpy()
 
 
 def _bytes(probabilities: np.ndarray) -> np.ndarray:

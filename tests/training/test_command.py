@@ -110,6 +110,7 @@ def test_a_score_with_the_presence_of_the_truth_says_so(competition, tmp_path, a
     ("arguments", "words"),
     [
         ("--folds-of runs/gate", "--folds-of needs --folds"),
+        ("--role segmenter --submission all.csv", "--submission: a segmenter alone finds organs on every slice"),
         ("--role gates", "--role: invalid choice: 'gates'"),
         (
             "--held-out case999_day0",

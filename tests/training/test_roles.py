@@ -136,6 +136,10 @@ def test_a_segmenter_is_scored_with_the_presence_of_the_truth_and_says_so(pair, 
     written = found["segmenter"].write(weights, tmp_path)
     everywhere = runs.Run(tmp_path, run.record)
     assert everywhere.probabilities(run.scans[0]).min() > 0.9  # as the network gives them, for a gate to choose from
+    rows = slices[slices["scan"] == run.scans[0]]
+    shown = everywhere.scored(rows) > 0
+    assert (shown.any((1, 2)) == (rows[list(contest.ORGANS)] != "")).all(axis=None)
+    assert (runs.Run(tmp_path, {}).scored(rows) > 0.9).all()  # a run without a role
     given, alone = (score(everywhere, slices[held_out], gated) for gated in (True, False))
     assert written["score"] == pytest.approx(given, abs=1e-9)
     assert given > alone
