@@ -178,7 +178,8 @@ def common_size(rows: pd.DataFrame) -> tuple[int, int]:
 
 def spacing_mm(rows: pd.DataFrame) -> float | None:
     """Find the pixel spacing that most slices of a scan have; None for a table without spacings."""
-    return float(rows["spacing_mm"].mode().iloc[0]) if "spacing_mm" in rows else None
+    found = rows["spacing_mm"].mode() if "spacing_mm" in rows else ()
+    return float(found.iloc[0]) if len(found) else None
 
 
 def describe(slices: pd.DataFrame) -> dict[str, str | int]:
