@@ -133,11 +133,7 @@ preset = presets.preset_for(PRESET, ENCODER, machine.accelerators)
 recipe = presets.choose(preset, ENCODER, machine.accelerators)
 recipe = recipes.with_role(recipe, ROLE) if ROLE else recipe
 encoder = recipe.network_options.get("encoder")
-options = (
-    recipe.network_options
-    | ({"levels": LEVELS} if LEVELS and not encoder else {})
-    | ({} if ATTENTION else unet.NO_ATTENTION)
-)
+options = recipe.network_options | ({"levels": LEVELS} if LEVELS else {}) | ({} if ATTENTION else unet.NO_ATTENTION)
 kinds = {"": recipe.augment, "paper": augment.paper(), "full": augment.Augment(), "none": None}
 changes = {"network_options": options, "augment": kinds[AUGMENT], "seed": SEED, "epochs": EPOCHS or recipe.epochs}
 recipe = replace(recipe, **changes)
