@@ -50,6 +50,23 @@ def raster_of(scan: Scan) -> tuple[geometry.Raster, int]:
     return geometry.Raster(shape, (thickness, step, step), origin), stop
 
 
+def displacement_mm(fixed: Scan, moving: Scan) -> tuple[float, float, float]:
+    """Return where the patient lies in one scan relative to another scan of the case: what a registration should find.
+
+    What lies at p in `moving` lies at p + displacement in `fixed`, with p in mm from the first slice and from the
+    centre of the image. That is exact for body and bones; `anatomy.move` moves the organs as well.
+
+    Returns:
+        (z, y, x) in mm.
+    """
+    places = []
+    for scan in (fixed, moving):
+        (_, *sides), step, origin = (getattr(raster_of(scan)[0], name) for name in ("shape", "step", "origin"))
+        centre = (first + size * (side - 1) / 2 for first, size, side in zip(origin[1:], step[1:], sides, strict=True))
+        places.append((origin[0], *centre))
+    return tuple(float(there - here) for here, there in zip(*places, strict=True))
+
+
 def annotate(scan: Scan, organs: dict[str, np.ndarray], stop: int) -> np.ndarray:
     """Outline the organs of one scan, planted faults included: masks (D, H, W, organs) bool."""
     rng = scan.rng(scan.number, 4)

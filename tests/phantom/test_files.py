@@ -207,3 +207,19 @@ def test_render_does_not_depend_on_the_order_of_scans():
     again = [files.render(scan)[0] for scan in reversed(plan)]
     for one, two in zip(first, reversed(again), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_a_point_of_the_patient_is_displaced_as_the_plan_says():
+    """Followed through the coordinates of both rasters, on a case whose image size changes from day to day."""
+    days = [scan for scan in cohort.plan(6, seed=2) if scan.case == cohort.plan(6, seed=2)[5].case]
+    assert len({scan.height for scan in days}) > 1
+    later, before = days[1], days[0]
+    seen = []
+    for scan in (later, before):
+        z, y, x = (axis.ravel().astype(float) for axis in files.raster_of(scan)[0].axes())
+        seen.append((-z[0], -y.mean(), -x.mean()))  # the patient's origin, from the first slice and the image's centre
+    found = files.displacement_mm(later, before)
+    np.testing.assert_allclose(np.subtract(*seen), found, atol=1e-3)
+    assert np.abs(found).min() > 0.1
+    assert files.displacement_mm(before, later) == tuple(-each for each in found)
+    assert files.displacement_mm(later, later) == (0, 0, 0)
