@@ -28,13 +28,15 @@ class InputSpec:
 
     Args:
         height, width: pixels of the network's grid.
-        depth: slices in a stack, odd; the paper takes 5 (section II.B).
+        depth: slices in a stack, odd; the paper takes 5 (section II.B). Of a volume any number.
         stride: slices from one neighbour of a stack to the next.
         low, high: percentiles of the scan that become 0 and 1. The arms are bright at the edge of wide fields, so a
             scan's maximum does not measure its tissue.
         ceiling: larger values are clipped to it, in units of the high percentile.
         box_mm: (top, bottom, left, right) of the part that the network sees, in mm from the centre of the image, y
             downwards, so that top and left are negative; `boxes.box_for` measures it. None is the whole slice.
+        volume: whether the network labels every slice of its stack, not only the middle one, such as
+            `kitlib.models.build_segresnet`. Needs stride 1.
     """
 
     height: int = 128
@@ -45,13 +47,18 @@ class InputSpec:
     high: float = 99.0
     ceiling: float = 2.0
     box_mm: boxes.Box | None = None
+    volume: bool = False
 
     def __post_init__(self):
         for name in ("height", "width", "depth", "stride"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"InputSpec {name}={value!r}: expected a whole number of 1 or more")
-        if self.depth % 2 == 0:
+        if type(self.volume) is not bool:
+            raise ValueError(f"InputSpec volume={self.volume!r}: expected True or False")
+        if self.volume and self.stride != 1:
+            raise ValueError(f"InputSpec stride={self.stride}: a volume has all slices, so leave stride at 1")
+        if self.depth % 2 == 0 and not self.volume:
             raise ValueError(f"InputSpec depth={self.depth}: choose an odd number, so that a stack has a middle slice")
         for name in ("low", "high", "ceiling"):
             value = getattr(self, name)
@@ -67,15 +74,21 @@ class InputSpec:
         """The shape of one input: (height, width, depth)."""
         return self.height, self.width, self.depth
 
+    @property
+    def labelled(self) -> tuple[int, ...]:
+        """The shape of the masks of one input, but for the organs: (height, width), of a volume with its depth."""
+        return self.shape if self.volume else (self.height, self.width)
+
     def to_json(self) -> str:
-        """Write the record as JSON; without a box there is no entry for it, as before there were boxes.
+        """Write the record as JSON; box and volume have no entry where they are off, as before they existed.
 
         >>> InputSpec.from_json(InputSpec(height=96).to_json()) == InputSpec(height=96)
         True
         """
         values = asdict(self)
-        if self.box_mm is None:
-            del values["box_mm"]
+        for name in ("box_mm", "volume"):
+            if not values[name]:
+                del values[name]
         return json.dumps(values)
 
     @classmethod

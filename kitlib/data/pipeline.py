@@ -19,6 +19,7 @@ from kitlib import contest, files
 from kitlib.data import inputs, scans
 
 _BITS = np.arange(len(contest.ORGANS), dtype=np.uint8)
+VISITS = 2  # volumes of an epoch that show a slice, about
 _ALIGNMENT = 64  # bytes; TensorFlow shares memory that starts at a multiple of it
 
 
@@ -31,7 +32,7 @@ class Packed:
         spec: the grid and the stack.
         images: (rows, height, width) float16.
         masks: (rows, height, width) uint8; bit k is organ k of contest.ORGANS. Read them with `truth`.
-        stacks: (rows, depth) row numbers of the neighbours of each slice.
+        stacks: (rows, depth) row numbers of the neighbours of each slice, or of the slices of its volume.
     """
 
     slices: pd.DataFrame
@@ -41,7 +42,7 @@ class Packed:
     stacks: np.ndarray
 
     def stack(self, row: int) -> np.ndarray:
-        """The stack of one slice, by its row: (height, width, depth) float32, as the network gets it."""
+        """The stack or volume of one slice, by its row: (height, width, depth) float32, as the network gets it."""
         return self.images[self.stacks[row]].transpose(1, 2, 0).astype(np.float32)
 
     def truth(self, slices: pd.DataFrame) -> np.ndarray:
@@ -55,18 +56,18 @@ class Packed:
             return tuple(outside.map(_variable, (self.images, self.masks)))
 
     def restacked(self, spec: inputs.InputSpec) -> "Packed":
-        """The same scans for another depth or stride; nothing is decoded or copied.
+        """The same scans for another depth or stride, or as volumes; nothing is decoded or copied.
 
         Raises:
             ValueError: when anything else differs.
         """
-        if replace(spec, depth=self.spec.depth, stride=self.spec.stride) != self.spec:
+        if _as_packed(spec) != _as_packed(self.spec):
             raise ValueError(
                 f"the scans were packed for {self.spec}; {spec} differs in more than depth and stride: pack again"
             )
         if spec == self.spec:
             return self
-        return replace(self, spec=spec, stacks=scans.stacks(self.slices, spec.depth, spec.stride))
+        return replace(self, spec=spec, stacks=_stacks(self.slices, spec))
 
     def remasked(self, slices: pd.DataFrame) -> "Packed":
         """The same images with the masks of another annotation: a table of the same slices in the same order."""
@@ -103,7 +104,7 @@ def pack(slices: pd.DataFrame, spec: inputs.InputSpec, folder: str | os.PathLike
         ValueError: names a file that cannot be decoded or a mask that is malformed.
     """
     slices = slices.reset_index(drop=True)
-    stacks = scans.stacks(slices, spec.depth, spec.stride)
+    stacks = _stacks(slices, spec)
     shape = (len(slices), spec.height, spec.width)
     if folder is None:
         images, masks = _aligned(shape, np.float16), _aligned(shape, np.uint8)
@@ -135,12 +136,13 @@ def dataset(
 ):
     """Make a tf.data.Dataset of batches of static shape.
 
-    A batch is a dict: "images" (B, height, width, depth) float32, "masks" (B, height, width, organs) uint8, "seed" (B,)
-    int32 and "weight" (B,) float32. Order and seeds depend on (seed, epoch, row) alone, so a run that is resumed at
-    `first_epoch` sees the same batches as one that never stopped.
+    A batch is a dict: "images" (B, height, width, depth) float32, "masks" (B, height, width, organs) uint8, of volumes
+    (B, height, width, depth, organs), "seed" (B,) int32 and "weight" (B,) float32. Order and seeds depend on (seed,
+    epoch, row) alone, so a run that is resumed at `first_epoch` sees the same batches as one that never stopped.
 
     Args:
-        slices: the slices to draw; their neighbours come from the whole scans in `packed`.
+        slices: the slices to draw; their neighbours come from the whole scans in `packed`. Of volumes an epoch draws
+            the slices around which they lie, see `samples`.
         spec: grid and stack.
         batch_size: B.
         training: True shuffles, drops the remainder, and repeats for ever, epoch after epoch; False gives every slice
@@ -163,35 +165,37 @@ def dataset(
     chosen = packed.rows(slices)
     count = len(chosen)
     if training:
-        if count < batch_size:
-            raise ValueError(f"{count} slices do not fill a batch of {batch_size}; choose a smaller batch_size")
-        steps = count // batch_size
+        number = steps(slices, batch_size, spec)
+        if not number:
+            what = f"{samples(slices, spec)} {'volumes' if spec.volume else 'slices'}"
+            raise ValueError(f"{what} do not fill a batch of {batch_size}; choose a smaller batch_size")
 
         def epoch_rows(epoch):
             order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, tf.cast(epoch, tf.int32)])
             seeds = tf.random.stateless_uniform([count], [seed, tf.cast(epoch, tf.int32)], None, None, tf.int32)
-            order = order[: steps * batch_size]
-            shape = [steps, batch_size]
+            order = order[: number * batch_size]
+            shape = [number, batch_size]
             return tf.data.Dataset.from_tensor_slices(
                 (tf.reshape(order, shape), tf.reshape(tf.gather(seeds, order), shape), tf.ones(shape))
             )
 
         batches = tf.data.Dataset.counter(first_epoch).flat_map(epoch_rows)
     else:
-        steps = -(-count // batch_size)
-        rows = np.minimum(np.arange(steps * batch_size), count - 1).astype(np.int32)
-        weight = (np.arange(steps * batch_size) < count).astype(np.float32)
-        shape = (steps, batch_size)
+        number = -(-count // batch_size)
+        rows = np.minimum(np.arange(number * batch_size), count - 1).astype(np.int32)
+        weight = (np.arange(number * batch_size) < count).astype(np.float32)
+        shape = (number, batch_size)
         batches = tf.data.Dataset.from_tensor_slices((rows.reshape(shape), rows.reshape(shape), weight.reshape(shape)))
 
     images, masks = packed.tensors
-    stacks, middles = packed.stacks[chosen].astype(np.int32), chosen.astype(np.int32)
+    stacks = packed.stacks[chosen].astype(np.int32)
+    labelled = stacks if spec.volume else chosen.astype(np.int32)
     turn = _turn()
 
     def load(rows, seeds, weight):
         # No Python in here: it can deadlock, as tf.data waits for the interpreter and the interpreter for tf.data.
         cut = tf.gather(tf.convert_to_tensor(images), tf.gather(stacks, rows))
-        bits = tf.gather(tf.convert_to_tensor(masks), tf.gather(middles, rows))
+        bits = tf.gather(tf.convert_to_tensor(masks), tf.gather(labelled, rows))
         turned, unpacked = turn(cut, bits)
         return {"images": turned, "masks": unpacked, "seed": seeds, "weight": weight}
 
@@ -212,6 +216,8 @@ def _turn():
 
     def turn(stacks, bits):
         images = tf.cast(tf.transpose(stacks, [0, 2, 3, 1]), tf.float32)
+        if bits.shape.rank == 4:  # of volumes
+            bits = tf.transpose(bits, [0, 2, 3, 1])
         return images, tf.bitwise.right_shift(bits[..., None], _BITS) & 1
 
     return tf.function(turn, jit_compile=True, autograph=False)
@@ -229,9 +235,32 @@ def _variable(array: np.ndarray):
         return tf.Variable(tensor, trainable=False)
 
 
-def steps(slices: pd.DataFrame, batch_size: int) -> int:
+def steps(slices: pd.DataFrame, batch_size: int, spec: inputs.InputSpec = inputs.InputSpec()) -> int:
     """Count the training batches of an epoch."""
-    return len(slices) // batch_size
+    return samples(slices, spec) // batch_size
+
+
+def samples(slices: pd.DataFrame, spec: inputs.InputSpec) -> int:
+    """Count the training samples of an epoch: a stack per slice; of volumes as many as show each slice twice.
+
+    The volumes around neighbouring slices are nearly the same sample, so that each epoch draws some of them anew.
+
+    >>> samples(range(144), inputs.InputSpec(depth=32, volume=True))
+    9
+    """
+    return -(-VISITS * len(slices) // spec.depth) if spec.volume else len(slices)
+
+
+def _stacks(slices: pd.DataFrame, spec: inputs.InputSpec) -> np.ndarray:
+    """Find the rows of each slice's input: (rows, depth)."""
+    if spec.volume:
+        return scans.volumes(slices, spec.depth)
+    return scans.stacks(slices, spec.depth, spec.stride)
+
+
+def _as_packed(spec: inputs.InputSpec) -> inputs.InputSpec:
+    """Keep of a spec what packed arrays depend on: the grid and how it is filled."""
+    return replace(spec, depth=1, stride=1, volume=False)
 
 
 def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -279,7 +308,7 @@ def _bits(rows: pd.DataFrame, spec: inputs.InputSpec) -> np.ndarray:
 def _fingerprint(slices: pd.DataFrame, spec: inputs.InputSpec) -> str:
     """Name packed arrays by their contents: slices, masks, sizes and times of the image files, and the grid."""
     columns = [name for name in ("id", "path", *contest.ORGANS) if name in slices.columns]
-    digest = hashlib.sha256(replace(spec, depth=1, stride=1).to_json().encode())
+    digest = hashlib.sha256(_as_packed(spec).to_json().encode())
     digest.update(pd.util.hash_pandas_object(slices[columns], index=False).to_numpy().tobytes())
     for path in slices["path"]:
         try:

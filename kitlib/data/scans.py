@@ -231,13 +231,39 @@ def stacks(slices: pd.DataFrame, depth: int = 5, stride: int = 1) -> np.ndarray:
         raise ValueError(f"depth is {depth}; choose an odd number, so that a stack has a middle slice")
     if stride < 1:
         raise ValueError(f"stride is {stride}; choose 1 or more rows")
+    first, last = _ends(slices)
+    steps = (np.arange(depth) - depth // 2) * stride
+    return np.clip(np.arange(len(slices))[:, None] + steps, first[:, None], last[:, None])
+
+
+def volumes(slices: pd.DataFrame, depth: int) -> np.ndarray:
+    """Find the rows of a volume around each slice: the input of a network that labels all of them.
+
+    Near an end of its scan the volume is moved inwards: repeated slices would teach that organs go on there, and a
+    sliding window never sees them. A slice at the end is still in half as many volumes as one in the middle.
+
+    Args:
+        slices: as for `stacks`.
+        depth: slices in a volume.
+
+    Returns:
+        (rows, depth) int64: row numbers. Only a scan with fewer slices than `depth` repeats its last row.
+
+    >>> table = pd.DataFrame({"scan": ["a", "a", "a", "b"]})
+    >>> volumes(table, depth=2).tolist()
+    [[0, 1], [0, 1], [1, 2], [3, 3]]
+    """
+    first, last = _ends(slices)
+    start = np.clip(np.arange(len(slices)) - depth // 2, first, np.maximum(first, last - depth + 1))
+    return np.minimum(start[:, None] + np.arange(depth), last[:, None])
+
+
+def _ends(slices: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Find the first and last row of each slice's scan, (rows,) each."""
     scan, names = pd.factorize(slices["scan"])
     if np.count_nonzero(np.diff(scan)) + 1 > max(len(names), 1):
         raise ValueError("the rows of a scan are not adjacent; sort the table by case, day and slice")
-    first = np.searchsorted(scan, scan, side="left")
-    last = np.searchsorted(scan, scan, side="right") - 1
-    steps = (np.arange(depth) - depth // 2) * stride
-    return np.clip(np.arange(len(slices))[:, None] + steps, first[:, None], last[:, None])
+    return np.searchsorted(scan, scan, side="left"), np.searchsorted(scan, scan, side="right") - 1
 
 
 def _given_root(name: str, given: str) -> Path:

@@ -28,7 +28,7 @@ class Member:
     Attributes:
         name: its name in faults.
         spec: what it sees.
-        run: from a batch (B, height, width, depth) float32 to (B, height, width, organs) float32.
+        run: from a batch (B, height, width, depth) float32 to (B, *spec.labelled, organs) float32.
         flip: whether it also predicts each slice mirrored, unless the caller decides.
         role: "gate" finds the slices of an organ and "segmenter" its contours. "both" does both, and only the contours
             where there is a gate.
@@ -166,8 +166,18 @@ def open_members(
         with faults.survive(folder, "this network is left out"):
             run = runs.read(folder)
             name = run.folder.name if run.role == "both" else f"{run.folder.parent.name}/{run.folder.name}"
-            members.append(Member(name, run.spec, Engine(load(folder), batch_size), run.flipped, run.role))
+            engine = Engine(load(folder), inputs_per_call(run.spec, batch_size))
+            members.append(Member(name, run.spec, engine, run.flipped, run.role))
     return members
+
+
+def inputs_per_call(spec: inputs.InputSpec, slices: int) -> int:
+    """Return how many inputs label some slices in one call: a stack labels one, a volume all of its own.
+
+    >>> inputs_per_call(inputs.InputSpec(depth=8, volume=True), 16), inputs_per_call(inputs.InputSpec(depth=5), 16)
+    (2, 16)
+    """
+    return max(1, slices // spec.depth) if spec.volume else slices
 
 
 def check_roles(members: Sequence[Member], faults: Faults) -> None:

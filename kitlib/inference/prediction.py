@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from kitlib import submission
 from kitlib.data import inputs, scans
-from kitlib.inference import rescue
+from kitlib.inference import rescue, windows
 from kitlib.inference.clock import Deadline, Pass, passes
 from kitlib.inference.faults import Faults
-from kitlib.inference.networks import Member, open_members
+from kitlib.inference.networks import Member, inputs_per_call, open_members
 from kitlib.postprocess import cleaning, intervals
 
 BATCH_SIZE = 16
@@ -185,19 +185,21 @@ def rows(
 def predict_scan(
     network, prepared: np.ndarray, rows: pd.DataFrame, spec: inputs.InputSpec, batch_size: int = BATCH_SIZE
 ) -> np.ndarray:
-    """Run a network over the stacks of one prepared scan.
+    """Run a network over the stacks of one prepared scan, or over overlapping volumes (`windows.slide`).
 
     Args:
-        network: keras.Model from (B, height, width, depth) to (B, height, width, organs).
+        network: keras.Model from (B, height, width, depth) to (B, *spec.labelled, organs).
         prepared: (D, height, width) as inputs.prepare gives it.
         rows: the scan's rows of the table of slices.
-        spec: the stack.
-        batch_size: every batch has this size, the last one filled up, so that one compiled graph serves all.
+        spec: the stack or volume.
+        batch_size: slices to label per call, see `networks.inputs_per_call`; the last batch is filled up, so that one
+            compiled graph serves all.
 
     Returns:
         (D, height, width, organs) float32.
     """
-    return _run_scan(lambda images: np.asarray(network.predict_on_batch(images)), prepared, rows, spec, batch_size)
+    count = inputs_per_call(spec, batch_size)
+    return _run_scan(lambda images: np.asarray(network.predict_on_batch(images)), prepared, rows, spec, count)
 
 
 class _Mean:
@@ -263,16 +265,18 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed) 
 
 
 def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Faults) -> np.ndarray:
-    """Run a pass; where memory runs out, again with half the slices at a time, down to one."""
+    """Run a pass; where memory runs out, again with half the slices or volumes at a time, down to one."""
+    count = inputs_per_call(member.spec, batch_size)
     while True:
         try:
-            found = _run_scan(member.run, prepared, rows, member.spec, batch_size, run.flipped)
+            found = _run_scan(member.run, prepared, rows, member.spec, count, run.flipped)
             break
         except MemoryError as error:
-            if batch_size == 1:
+            if count == 1:
                 raise
-            faults.meet(rows["scan"].iloc[0], error, f"again with {batch_size // 2} slices at a time")
-            batch_size //= 2
+            count //= 2
+            kind = "volumes" if member.spec.volume else "slices"
+            faults.meet(rows["scan"].iloc[0], error, f"again with {count} {kind} at a time")
             gc.collect()
     if not np.isfinite(found).all():
         raise ValueError(
@@ -282,15 +286,20 @@ def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Fa
 
 
 def _run_scan(run, prepared, rows, spec, batch_size, flipped=False) -> np.ndarray:
-    """Run a network over the stacks of a scan."""
+    """Run a network over the stacks or volumes of a scan, `batch_size` of them at a time."""
+
+    def label(batch: np.ndarray) -> np.ndarray:
+        batch = batch.transpose(0, 2, 3, 1)  # (B, height, width, depth)
+        found = run(np.ascontiguousarray(batch[:, :, ::-1] if flipped else batch, np.float32))
+        return found[:, :, ::-1] if flipped else found
+
+    if spec.volume:
+        sides = spec.depth, spec.height, spec.width
+        return windows.slide(lambda batch: np.moveaxis(label(batch), 3, 1), prepared, sides, batch_size=batch_size)
     stacks = scans.stacks(rows, spec.depth, spec.stride)
     count = len(stacks)
     filled = stacks[np.minimum(np.arange(-(-count // batch_size) * batch_size), count - 1)]
-    parts = []
-    for first in range(0, len(filled), batch_size):
-        batch = prepared[filled[first : first + batch_size]].transpose(0, 2, 3, 1)
-        found = run(np.ascontiguousarray(batch[:, :, ::-1] if flipped else batch, np.float32))
-        parts.append(found[:, :, ::-1] if flipped else found)
+    parts = [label(prepared[filled[first : first + batch_size]]) for first in range(0, len(filled), batch_size)]
     return np.concatenate(parts)[:count]
 
 

@@ -46,8 +46,9 @@ class Augment(keras.layers.Layer):
     rounded before: under a mixed policy the model or layer that calls it must have `autocast=False`, else Keras casts
     the images to 16 bits on the way in.
 
-    Shapes: images (B, H, W, C) floats of about [0, 1], masks (B, H, W, K) uint8, seeds (B,) int32; returns images in
-        float32 and masks in their dtype (float32 with MixUp), in the same shapes. B may be unknown.
+    Shapes: images (B, H, W, C) floats of about [0, 1], masks (B, H, W, K) uint8, of volumes (B, H, W, C, K), seeds (B,)
+        int32; returns images in float32 and masks in their dtype (float32 with MixUp), in the same shapes. B may be
+        unknown.
 
     Args:
         strength: factor of all ranges; 0 returns the input.
@@ -157,8 +158,11 @@ class Augment(keras.layers.Layer):
         """Apply drawn or stored parameters to images and masks; nothing else is random."""
         images, masks = ops.cast(images, self.compute_dtype), ops.convert_to_tensor(masks)
         parameters = {name: ops.convert_to_tensor(value) for name, value in parameters.items()}
-        images, masks = self._move(images, masks, parameters)
-        return self._mix(self._shade(images, parameters), masks, parameters)
+        more = masks.shape[3:]
+        flat = ops.reshape(masks, (-1, *masks.shape[1:3], math.prod(more))) if len(more) > 1 else masks
+        images, flat = self._move(images, flat, parameters)
+        images, flat = self._mix(self._shade(images, parameters), flat, parameters)
+        return images, ops.reshape(flat, (-1, *flat.shape[1:3], *more)) if len(more) > 1 else flat
 
     def get_config(self):
         return {

@@ -10,8 +10,9 @@ samples give another Dice on two replicas (.75 in one example) than on one devic
 agree. On JAX the batch is one array, sharded or not, and the values agree. Train one fold per device where the
 numbers must compare with a single device.
 
-Shapes: truth (B, H, W, organs) with values in [0, 1] and any dtype; probabilities the same shape, or logits with
-`from_logits=True`; sample_weight (B,) or None, 0 for the padding of a batch. Sums are at least float32.
+Shapes: truth (B, H, W, organs), of volumes (B, H, W, D, organs), with values in [0, 1] and any dtype; probabilities the
+same shape, or logits with `from_logits=True`; sample_weight (B,) or None, 0 for the padding of a batch. Sums are at
+least float32.
 """
 
 from __future__ import annotations

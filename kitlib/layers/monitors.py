@@ -2,7 +2,8 @@
 
 All counts are sums, so several replicas together give the value of one device. A sample of weight 0 does not count.
 
-Shapes: truth (B, H, W, organs) of 0 and 1 in any dtype, probabilities the same shape, sample_weight (B,) or None.
+Shapes: truth (B, H, W, organs), of volumes (B, H, W, D, organs), of 0 and 1 in any dtype, probabilities the same shape,
+sample_weight (B,) or None.
 """
 
 from __future__ import annotations

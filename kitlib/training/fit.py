@@ -94,9 +94,9 @@ def fit_fold(
         packed = packed if isinstance(packed, pipeline.Packed) else pipeline.pack(slices, spec, packed)
         xla, found = _xla(run, recipe, spec, devices)
         seed(recipe.seed, recipe.deterministic)
-        steps = pipeline.steps(train, recipe.batch_size)
+        steps = pipeline.steps(train, recipe.batch_size, spec)
         with scope(devices.strategy() if devices else None):
-            model = _compiled(build(spec.shape), recipe, steps, xla)
+            model = _compiled(_labelling(build(spec.shape), recipe, spec), recipe, steps, xla)
         evaluator = Evaluator(lambda: build(spec.shape), val, packed, recipe)
         budget = Budget(deadline, run.record.get("closing_seconds", 0.0))
         end = EpochEnd(folder, model.network, evaluator, recipe, budget, steps * recipe.batch_size)
@@ -159,24 +159,35 @@ def _xla(run: runs.Run, recipe: Recipe, spec: InputSpec, devices: Devices | None
         return devices.xla if devices else "auto", {}
     found = run.record.get("xla")
     if found is None:
-        found = _timed(replace(recipe, seed=0).to_json(), spec.shape, keras.config.dtype_policy().name)
+        found = _timed(replace(recipe, seed=0).to_json(), spec, keras.config.dtype_policy().name)
         took = "cannot be compiled" if found["with"] is None else f"takes {found['with']:.1f} ms"
         print(f"XLA {'on' if found['on'] else 'off'}: a step {took} with it, {found['without']:.1f} ms without")
     return found["on"], {"xla": found}
 
 
 @functools.cache
-def _timed(recipe: str, shape: tuple[int, int, int], policy: str) -> dict:
+def _timed(recipe: str, spec: InputSpec, policy: str) -> dict:
     """Time the steps of a recipe, once per process for all folds."""
     made, size = Recipe.from_json(recipe), Recipe.from_json(recipe).batch_size
     batch = {
-        "images": np.zeros((size, *shape), "float32"),
-        "masks": np.zeros((size, *shape[:2], len(contest.ORGANS)), "uint8"),
+        "images": np.zeros((size, *spec.shape), "float32"),
+        "masks": np.zeros((size, *spec.labelled, len(contest.ORGANS)), "uint8"),
         "seed": np.arange(size, dtype="int32"),
         "weight": np.ones(size, "float32"),
     }
     with cleared():
-        return time_xla(lambda on: _compiled(made.builder()(shape), made, 1, on), batch)
+        return time_xla(lambda on: _compiled(made.builder()(spec.shape), made, 1, on), batch)
+
+
+def _labelling(network: keras.Model, recipe: Recipe, spec: InputSpec) -> keras.Model:
+    """Return the network; raise ValueError where it labels one slice of a volume, or all slices of a stack."""
+    if len(network.output_shape) != len(spec.labelled) + 2:
+        raise ValueError(
+            f"network {recipe.network!r} gives {network.output_shape}, but with volume={spec.volume} masks are "
+            f"{(None, *spec.labelled, len(contest.ORGANS))}; volume=True goes with a network for volumes, such as "
+            "'kitlib.models:build_segresnet'"
+        )
+    return network
 
 
 def _compiled(network: keras.Model, recipe: Recipe, steps: int, xla: bool | str) -> AugmentedModel:

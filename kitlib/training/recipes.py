@@ -56,7 +56,7 @@ class Recipe:
         average: share of the old value that a moving average of the weights keeps at each step, such as 0.999; the
             average is then evaluated and saved. 0 is none.
         average_last: the mean of the weights of this many last epochs competes with the best epoch; 0 is none.
-        batch_size: slices per step.
+        batch_size: slices per step, or volumes, of a network that labels all slices of its stack.
         role: what the network is for. "gate": which slices show an organ; its presence is kept in the run folder.
             "segmenter": the contours on slices that show an organ; it is scored with the presence of the truth. "both":
             one network does both. `with_role` chooses loss and slices for a role.

@@ -21,7 +21,8 @@ class AugmentedModel(keras.Model):
 
     Shapes: a batch is a dict of "images" (B, H, W, C), "masks" (B, H, W, organs) uint8, "seed" (B,) int32 and "weight"
         (B,); the result one of "probabilities" and "masks" (B, H, W, organs), both after augmentation, and "weight".
-        Masks that were augmented are float16, or float32 after MixUp.
+        Of volumes, masks and probabilities are (B, H, W, C, organs). Masks that were augmented are float16, or float32
+        after MixUp.
 
     Args:
         network: from images to probabilities.

@@ -18,6 +18,18 @@ def test_record_survives_json():
     assert InputSpec.from_json(spec.to_json()) == spec
 
 
+def test_a_volume_has_any_depth_and_an_entry_that_others_lack():
+    spec = InputSpec(height=96, depth=32, volume=True)
+    assert InputSpec.from_json(spec.to_json()) == spec
+    assert (spec.shape, spec.labelled) == ((96, 128, 32), (96, 128, 32))
+    assert "volume" not in InputSpec().to_json()
+    assert InputSpec().labelled == (128, 128)
+    with pytest.raises(ValueError, match="stride=2: a volume has all slices"):
+        InputSpec(stride=2, volume=True)
+    with pytest.raises(ValueError, match="volume=1: expected True or False"):
+        InputSpec(volume=1)
+
+
 def test_unknown_field_is_named():
     with pytest.raises(ValueError, match="no field colour"):
         InputSpec.from_json('{"height": 64, "colour": 1}')

@@ -63,6 +63,39 @@ def test_training_batch_holds_stacks_and_the_masks_of_their_middles(packed, slic
             )
 
 
+VOLUME = inputs.InputSpec(32, 24, depth=4, volume=True)
+
+
+def test_training_batch_of_volumes_holds_neighbours_of_one_scan_and_the_masks_of_all(packed, slices):
+    own, shown = packed.restacked(VOLUME), []
+    assert own.images is packed.images
+    for batch in take(pipeline.dataset(slices, VOLUME, 2, True, packed=own), 8):
+        assert batch["images"].shape == (2, 32, 24, 4)
+        assert (batch["masks"].shape, batch["masks"].dtype) == ((2, 32, 24, 4, 3), np.uint8)
+        for image, masks in zip(batch["images"].transpose(0, 3, 1, 2), batch["masks"], strict=True):
+            first = next(row for row in range(len(slices)) if (own.images[row] == image[0]).all())
+            rows = slices.iloc[first : first + 4]
+            assert rows["scan"].nunique() == 1
+            np.testing.assert_array_equal(image, own.images[rows.index])
+            np.testing.assert_array_equal(masks.transpose(2, 0, 1, 3), own.truth(rows))
+            shown.append(first)
+    assert len(set(shown)) > 8
+
+
+def test_an_epoch_of_volumes_shows_a_slice_twice_or_so_and_draws_anew(packed, slices):
+    own, steps = packed.restacked(VOLUME), pipeline.steps(slices, 2, VOLUME)
+    assert steps == -(-len(slices) * 2 // 4) // 2
+    seeds = [batch["seed"] for batch in take(pipeline.dataset(slices, VOLUME, 2, True, packed=own), 2 * steps)]
+    whole = take(pipeline.dataset(slices, VOLUME, 2, True, packed=own, seed=3), 2 * steps)
+    resumed = take(pipeline.dataset(slices, VOLUME, 2, True, packed=own, seed=3, first_epoch=1), steps)
+    assert len(np.unique(np.concatenate(seeds))) == 4 * steps
+    for one, again in zip(whole[steps:], resumed, strict=True):
+        for key in one:
+            np.testing.assert_array_equal(one[key], again[key])
+    with pytest.raises(ValueError, match="1 volumes do not fill a batch of 2"):
+        pipeline.dataset(slices.iloc[:2], VOLUME, 2, True, packed=own)
+
+
 def test_shapes_are_static(packed, slices):
     for training in (True, False):
         spec = pipeline.dataset(slices, SPEC, 4, training, packed=packed).element_spec
@@ -119,6 +152,7 @@ def test_mapped_scans_are_the_same_and_are_found_again(packed, slices, tmp_path,
     np.testing.assert_array_equal(mapped.images, packed.images)
     np.testing.assert_array_equal(mapped.masks, packed.masks)
     monkeypatch.setattr(pipeline, "_fill", None)
+    assert pipeline.pack(slices, VOLUME, tmp_path).images.filename == mapped.images.filename
     np.testing.assert_array_equal(pipeline.pack(slices, SPEC, tmp_path).masks, packed.masks)
     assert not [file for file in tmp_path.iterdir() if file.suffix != ".npy"]
 

@@ -197,6 +197,19 @@ def test_no_stack_leaves_its_scan(slices):
     np.testing.assert_array_equal(stacks[:, 3], np.arange(len(slices)))
 
 
+@pytest.mark.parametrize("depth", [1, 4, 7])
+def test_volumes_show_each_slice_of_one_scan_once(slices, depth):
+    volumes, names = scans.volumes(slices, depth), slices["scan"].to_numpy()
+    assert (names[volumes] == names[:, None]).all()
+    assert (np.diff(volumes, axis=1) == 1).all()
+    assert (volumes == np.arange(len(slices))[:, None]).any(axis=1).all()
+
+
+def test_a_scan_shorter_than_a_volume_repeats_its_last_slice(slices):
+    rows = slices[slices["scan"] == slices["scan"].iloc[0]].iloc[:3]
+    assert scans.volumes(rows, 5).tolist() == [[0, 1, 2, 2, 2]] * 3
+
+
 def test_bad_stacks_are_refused():
     slices = pd.DataFrame({"scan": ["a", "b", "a"]})
     with pytest.raises(ValueError, match="depth is 4; choose an odd number"):

@@ -270,6 +270,51 @@ def test_memory_that_runs_out_costs_time_and_no_scan(hidden):
         next(inference.predict([member(hungry)], some, faults=Faults()))
 
 
+VOLUME = inputs.InputSpec(32, 32, depth=4, volume=True)
+
+
+class Volumes(Standin):
+    """The same for volumes: every slice is labelled by itself."""
+
+    def __call__(self, images):
+        self.shapes.append(images.shape)
+        return np.stack([super(Volumes, self).__call__(images[..., [k]]) for k in range(images.shape[-1])], axis=3)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_network_that_labels_volumes_is_a_member_like_others(hidden, flip):
+    """Slice by slice the stand-in for stacks of one says the same, alone and averaged with another grid."""
+    some, other = first_scan(hidden), member(spec=inputs.InputSpec(48, 32, depth=5))
+    slice_by_slice = member(spec=replace(SPEC, depth=1))
+    for beside in ([], [other]):
+        found, expected = (
+            next(inference.predict([one, *beside], some, Faults(), flip=flip, progress=False)).probabilities
+            for one in (member(Volumes(), spec=VOLUME), slice_by_slice)
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch_size", "volumes"), [(1, 1), (8, 2), (11, 2), (16, 4)])
+def test_the_size_of_a_batch_counts_slices(hidden, batch_size, volumes):
+    run = Volumes()
+    next(inference.predict([member(run, spec=VOLUME)], first_scan(hidden), Faults(), batch_size=batch_size))
+    assert {shape for shape in run.shapes if shape[-1] == 4} == {(volumes, 32, 32, 4)}
+
+
+def test_volumes_that_do_not_fit_in_memory_come_fewer_at_a_time(hidden):
+    def hungry(images):
+        if len(images) > 1:
+            raise MemoryError("too many")
+        return Volumes()(images)
+
+    faults = Faults(strict=False)
+    next(inference.predict([member(hungry, spec=VOLUME)], first_scan(hidden), faults=faults, batch_size=16))
+    assert [remedy for *_, remedy in faults.entries] == [
+        "again with 2 volumes at a time",
+        "again with 1 volumes at a time",
+    ]
+
+
 def test_a_scan_larger_than_memory_stays_empty(hidden, tmp_path, monkeypatch):
     monkeypatch.setattr(rescue, "_BYTES_PER_VOXEL", 1 << 40)
     faults, target = Faults(strict=False), tmp_path / "submission.csv"

@@ -55,6 +55,17 @@ def test_the_whole_stack_moves_together(order):
         np.testing.assert_allclose(images[..., channel], images[..., 0], atol=1e-6)
 
 
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+def test_masks_of_a_volume_move_like_those_of_each_slice(mixup):
+    layer, several = Augment(cutmix=0.5, mixup=mixup, noise=0), (waves(6) > 0.6).astype("uint8")
+    volumes = several.reshape(4, H, W, 2, 3)
+    images, moved = map(numpy, layer(waves(2), volumes, SEEDS, training=True))
+    same, flat = map(numpy, layer(waves(2), several, SEEDS, training=True))
+    np.testing.assert_array_equal(moved, flat.reshape(volumes.shape))
+    np.testing.assert_array_equal(images, same)
+    assert not np.array_equal(moved, volumes)
+
+
 @pytest.mark.parametrize("field", ["grid", "smooth", None])
 def test_every_sample_moves_on_its_own(field):
     images, _ = run(Augment(field=field, noise=0), np.repeat(waves()[:1], 4, axis=0))

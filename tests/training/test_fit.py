@@ -258,6 +258,29 @@ def test_pixels_and_masks_of_validation_scans_never_reach_the_training_set(slice
             np.testing.assert_array_equal(one[key], other[key])
 
 
+def test_a_network_for_volumes_is_trained_scored_and_saved_like_others(slices, packed, held_out, small, tmp_path):
+    spec = inputs.InputSpec(32, 32, depth=4, volume=True)
+    recipe = replace(
+        small, network="kitlib.models:build_segresnet", network_options={"init": 8, "blocks": [1, 1]}, batch_size=2
+    )
+    with pytest.raises(
+        ValueError, match=r"gives \(None, 32, 32, 3\), but with volume=True masks are \(None, 32, 32, 4"
+    ):
+        training.fit_fold(slices, tmp_path / "wrong", held_out=held_out, spec=spec, recipe=small)
+    own = packed.restacked(spec)
+    run = training.fit_fold(slices, tmp_path / "run", held_out=held_out, spec=spec, recipe=recipe, packed=own)
+    history = run.history()
+    assert (run.state, run.spec, len(history)) == ("finished", spec, 2)
+    assert np.isfinite(history[["loss", "dice", "val_loss", "val_dice", "score"]]).all(axis=None)
+    assert history["loss"].iloc[1] < history["loss"].iloc[0]
+    rows = slices[slices["scan"] == run.scans[0]]
+    again = inference.predict_scan(inference.load(run.folder), own.images[own.rows(rows)], rows, spec, 8)
+    np.testing.assert_allclose(run.probabilities(run.scans[0]), again, atol=0.5 / 255 + 1e-4)
+    found = next(inference.predict([run.folder], rows, inference.Faults(), progress=False))
+    expected = inputs.restore(again, found.probabilities.shape[1:3], spec)
+    np.testing.assert_allclose(found.probabilities, expected, atol=5e-3)  # `own` has images of 16 bits
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

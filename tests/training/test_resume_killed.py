@@ -99,10 +99,14 @@ from kitlib.data import scans
 from kitlib import training
 
 keras.config.set_dtype_policy("mixed_float16")
-slices, place = scans.read(sys.argv[1]), sys.argv[2]
+slices, place, spec = scans.read(sys.argv[1]), sys.argv[2], inputs.InputSpec(32, 32, depth=3)
+network = dict(network_options=dict(levels=1, base=4, window_stages=(0,), dropout=0.1))
+if sys.argv[3] == "volumes":
+    spec = inputs.InputSpec(8, 8, depth=4, volume=True)
+    network = dict(network="kitlib.models:build_segresnet", network_options=dict(init=8, blocks=[1, 1]))
 recipe = replace(
     recipes.strong(),
-    network_options=dict(levels=1, base=4, window_stages=(0,), dropout=0.1),
+    **network,
     epochs=3,
     batch_size=4,
     learning_rate=1e-2,
@@ -124,7 +128,7 @@ def until(epochs, folder):
     budget.Budget.fits = lambda self, *_: next(answers)
     return training.fit_fold(
         slices, place + folder, held_out=slices["case"] == slices["case"].iloc[0],
-        spec=inputs.InputSpec(32, 32, depth=3), recipe=recipe, callbacks=[Overflow()],
+        spec=spec, recipe=recipe, callbacks=[Overflow()],
     )
 
 until(2, "/whole")
@@ -134,9 +138,10 @@ until(2, "/broken")
 
 
 @pytest.mark.slow
-def test_strong_course_in_half_floats_goes_on_to_the_bit_with_its_loss_scale(competition, tmp_path):
+@pytest.mark.parametrize("kind", ["stacks", "volumes"])
+def test_strong_course_in_half_floats_goes_on_to_the_bit_with_its_loss_scale(competition, tmp_path, kind):
     """CutMix and MixUp, AdamW, averages and the loss scaling, all of which the checkpoint has to bring back."""
-    finish(start(STRONG, competition, tmp_path))
+    finish(start(STRONG, competition, tmp_path, kind))
     broken, whole = (runs.read(tmp_path / name) for name in ("broken", "whole"))
     assert whole.parameters["augment_settings"]["cutmix"] > 0
     pd.testing.assert_frame_equal(figures(broken), figures(whole), check_exact=True)
@@ -144,6 +149,7 @@ def test_strong_course_in_half_floats_goes_on_to_the_bit_with_its_loss_scale(com
     counter, scale = (other[f"optimizer/vars/{number}"] for number in (2, 3))  # after iterations and learning rate
     assert (counter > 0, scale) == (True, 2.0**13)
     assert one.keys() == other.keys()
+    assert all(np.isfinite(array).all() for array in other.values())
     for name, array in other.items():
         np.testing.assert_array_equal(one[name], array, err_msg=name)
 
