@@ -9,6 +9,7 @@ encoder for colours takes five slices instead.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import itertools
 import json
@@ -98,6 +99,10 @@ def data(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return learned.reset_index(drop=True), unseen.reset_index(drop=True)
 
 
+class Enough(Exception):
+    """A trial has seen its steps."""
+
+
 class Clock:
     """Minutes of training: processor time over the number of cores; what comes between two calls may be skipped."""
 
@@ -167,7 +172,8 @@ def train_kit(
         def on_train_batch_end(self, batch, logs=None):
             self.times.append(self.clock.count())
             done = len(self.times)
-            self.model.stop_training |= self.trial and done == self.total
+            if self.trial and done == self.total:
+                raise Enough  # an evaluation would take longer than the trial
             if not self.trial and done * QUARTERS >= self.total * (len(self.curve) + 1):
                 self.curve.append(self.times[-1])
                 np.savez(
@@ -191,7 +197,8 @@ def train_kit(
     train, _ = folds.split(learned, held_out, (), recipe_for(contestant, 1, empty_share).empty_share, contestant.seed)
     steps = pipeline.steps(train, BATCH)
     trial = Watch(WARM + TIMED, trial=True)
-    fit(folder / "trial", -(-(WARM + TIMED) // steps), trial)
+    with contextlib.suppress(Enough):
+        fit(folder / "trial", -(-(WARM + TIMED) // steps), trial)
     seconds = (trial.times[-1] - trial.times[WARM - 1]) / TIMED * 60
     epochs = max(1, round(minutes * 60 / seconds / steps))
     watch = Watch(epochs * steps)
