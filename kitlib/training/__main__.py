@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from kitlib import inference, postprocess, runs, submission
-from kitlib.data import boxes, folds, inputs, scans
+from kitlib.data import boxes, folds, scans
 from kitlib.models import encoders
 from kitlib.models.unet import NO_ATTENTION
 from kitlib.training import devices, fit, jobs, presets, recipes
@@ -73,12 +73,13 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
         recipe = replace(recipe, network_options=recipe.network_options | NO_ATTENTION)
     encoder = recipe.network_options.get("encoder")
     size = given.size or presets.grid(preset, machine.accelerators, given.role)
-    if encoder and any(side % 2**encoders.LEVELS for side in size):
-        multiple = 2**encoders.LEVELS
-        raise ValueError(f"--size {size[0]}x{size[1]}: {encoder} needs multiples of {multiple}, such as 256x384")
-    box = boxes.box_for(slices) if given.box or (given.box is None and encoder) else None
+    volumes, multiple = preset in presets.VOLUMES, presets.multiple(preset, recipe)
+    name = encoder or ("SegResNet" if volumes else "U-Net")
+    if any(side % multiple for side in size):
+        raise ValueError(f"--size {size[0]}x{size[1]}: {name} needs multiples of {multiple}, such as 256x384")
+    box = boxes.box_for(slices) if given.box or (given.box is None and (encoder or volumes)) else None
     same = {
-        "spec": inputs.InputSpec(*size, box_mm=box),
+        "spec": presets.spec(preset, size, box),
         "recipe": recipe,
         "pretrained": given.weights or encoder,
         "packed": given.packed,
@@ -86,7 +87,7 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
         "deadline": None if given.time_limit is None else time.time() + given.time_limit,
     }
     held_out = None if given.folds else _held_out(slices, given.held_out)
-    print(f"{encoder or 'U-Net'}, {size[0]} x {size[1]} pixels, {f'box_mm={box}' if box else 'whole slices'}")
+    print(f"{name}, {size[0]} x {size[1]} pixels, {f'box_mm={box}' if box else 'whole slices'}")
     print(runs.check_disk(folder, _stored(slices, folder, given, held_out, machine), same["spec"]))
     if given.packed and not list(given.packed.glob("*.npy")):
         print(runs.check_disk(given.packed, len(slices), same["spec"]))
@@ -146,19 +147,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, metavar="RUN", help="run folder to resume or to create")
     parser.add_argument("--time-limit", type=_seconds, metavar="SECONDS", help="time limit; --resume continues")
     parser.add_argument("--epochs", type=_count, help="maximum number of epochs")
-    parser.add_argument("--batch-size", type=_count, help="slices per step")
+    parser.add_argument("--batch-size", type=_count, help="slices (or volumes) per step")
     parser.add_argument("--seed", type=_seed, help="seed of all random numbers")
     parser.add_argument(
         "--size",
         type=_size,
         metavar="SIDE|HEIGHTxWIDTH",
         help="the network's input in pixels (default: 128; with an encoder 256x384 on a GPU, for a gate 192x288, and "
-        "128x192 on a CPU)",
+        "128x192 on a CPU; for volumes 192x288)",
     )
     parser.add_argument(
         "--box",
         action=argparse.BooleanOptionalAction,
-        help="crop slices to the box in mm around all masks (default: with an encoder)",
+        help="crop slices to the box in mm around all masks (default: with an encoder or volumes)",
     )
     parser.add_argument("--packed", type=Path, metavar="FOLDER", help="keep packed scans there instead of in memory")
     parser.add_argument("--plain", action="store_true", help="train without the attention layers")

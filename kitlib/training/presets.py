@@ -1,7 +1,11 @@
 """Which ready-made recipe, encoder and grid suit a machine."""
 
+from kitlib.data import boxes, inputs
+from kitlib.models import encoders
 from kitlib.training import recipes
 from kitlib.training.devices import detect
+
+VOLUMES = ("volume", "volume_short")  # presets whose networks label every slice of their stack
 
 
 def suited(accelerators: int, role: str = "both") -> tuple[str, tuple[int, int]]:
@@ -24,14 +28,41 @@ def grid(preset: str, accelerators: int, role: str = "both") -> tuple[int, int]:
     >>> grid("short", accelerators=0)
     (64, 96)
     """
-    if preset == "short":
+    if preset in ("short", "volume_short"):
         return 64, 96
+    if preset == "volume":
+        return 192, 288
     return suited(accelerators, role)[1] if preset == "encoder" else (128, 128)
+
+
+def spec(preset: str, size: tuple[int, int], box_mm: boxes.Box | None = None) -> inputs.InputSpec:
+    """Return what a preset's network sees on a grid: stacks of five slices, or volumes of 32.
+
+    >>> spec("volume", (192, 288)).labelled
+    (192, 288, 32)
+    """
+    if preset in VOLUMES:
+        return inputs.InputSpec(*size, depth=32, box_mm=box_mm, volume=True)
+    return inputs.InputSpec(*size, box_mm=box_mm)
+
+
+def multiple(preset: str, recipe: recipes.Recipe) -> int:
+    """Return the number that divides the sides of a preset's grid; 1 where its network says so itself.
+
+    >>> multiple("volume", recipes.volume()), multiple("encoder", recipes.encoder())
+    (8, 32)
+    """
+    if preset in VOLUMES:
+        return 8
+    return 2**encoders.LEVELS if "encoder" in recipe.network_options else 1
 
 
 PRESETS = {
     function.__name__: function
-    for function in (recipes.paper, recipes.paper_first, recipes.strong, recipes.short, recipes.encoder)
+    for function in (
+        *(recipes.paper, recipes.paper_first, recipes.strong, recipes.short, recipes.encoder),
+        *(recipes.volume, recipes.volume_short),
+    )
 }
 
 

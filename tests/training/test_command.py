@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from kitlib import runs
-from kitlib.data import boxes, folds
+from kitlib.data import boxes, folds, inputs
 from kitlib.training import __main__ as command
-from kitlib.training import devices, jobs, recipes
+from kitlib.training import devices, jobs, presets, recipes
 
 SCORE = {"score": 0.5, "dice": 0.4, "hausdorff": 0.6}
 
@@ -83,6 +83,14 @@ def test_an_encoder_brings_its_grid_its_box_and_its_weights(
     assert f"{tmp_path / 'packed'} will take about" in said
 
 
+@pytest.mark.parametrize(("preset", "size"), [("volume", (192, 288)), ("volume_short", (64, 96))])
+def test_a_preset_for_volumes_brings_depth_grid_and_box(competition, slices, asked, capsys, preset, size):
+    command.main([str(competition), "--no-figures", "--held-out", "later-days", "--preset", preset])
+    assert asked["spec"] == inputs.InputSpec(*size, depth=32, volume=True, box_mm=boxes.box_for(slices))
+    assert asked["recipe"] == presets.choose(preset)
+    assert f"SegResNet, {size[0]} x {size[1]} pixels, box_mm=(" in capsys.readouterr().out
+
+
 def test_folds_are_a_cross_validation(competition, tmp_path, asked, capsys):
     command.main([str(competition), *"--folds 3 --no-figures --resume".split(), str(tmp_path / "five")])
     assert asked["count"] == 3
@@ -124,6 +132,7 @@ def test_a_score_with_the_presence_of_the_truth_says_so(competition, tmp_path, a
         ("--size 256x", "--size: '' is not a whole number from 1 to 2048"),
         ("--size 256x384x5", "--size: '384x5' is not a whole number from 1 to 2048"),
         ("--preset encoder --size 96x144", "--size 96x144: efficientnet-lite0 needs multiples of 32, such as 256x384"),
+        ("--preset volume --size 64x100", "--size 64x100: SegResNet needs multiples of 8, such as 256x384"),
         ("--preset strong --encoder efficientnetv2-s", "encoder is 'efficientnetv2-s', but the preset is 'strong'"),
         ("--encoder resnet", "--encoder: invalid choice: 'resnet'"),
         ("--packed {root}/train.csv", "train.csv cannot be written to"),
