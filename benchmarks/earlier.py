@@ -196,9 +196,10 @@ def report(root: Path, given: argparse.Namespace) -> str:
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}; "
         f"{time.process_time() - started:.0f} s of processor time.\n",
         "## Registration\n",
-        f"{len(shifts)} pairs of a phantom of {given.cases} cases of {given.days} days (seed {given.seed}), against where its plan put the "
-        f"patient. A pair takes {np.mean(seconds):.3f} s of processor time, at most {np.max(seconds):.3f}. `register` "
-        "compares local contrast; the row of grey values is the same search without it.\n",
+        f"{len(shifts)} pairs of a phantom of {given.cases} cases of {given.days} days (seed {given.seed}), against "
+        f"where its plan put the patient. A pair takes {np.mean(seconds):.3f} s of processor time, at most "
+        f"{np.max(seconds):.3f}. `register` compares local contrast; the row of grey values is the same search without "
+        "it.\n",
         *shift_table(errors),
         "\n## The stop line\n",
         f"{counts} with an earlier day; errors of the bowels' last slice, in slices, and the share beyond {ends.FAR}. "

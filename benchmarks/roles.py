@@ -82,7 +82,7 @@ def score(folder: Path, team: str, seed: int) -> None:
     members = [folder / "roles" / f"{role}{seed}" / "run" for role in TEAMS[team]]
     groups, lines = dict(list(unseen.groupby("scan", sort=False))), {}
     kept = Kept(place)
-    for scan, probabilities, presence in inference.predict(members, unseen, inference.Faults()):
+    for scan, probabilities, presence, _ in inference.predict(members, unseen, inference.Faults()):
         kept.write(scan, probabilities, presence)
         for ends, changes in ENDS.items():
             for threshold in THRESHOLDS:

@@ -8,8 +8,8 @@ Kaggle mounts it, and 03_inference runs as it would there:
     foreign   a network trained on a phantom: refused in a saved version, left out of the rerun (of several networks)
     hostile   hidden cases with faults in them: files cut off, altered, missing, of a strange size, a broken network (of
               several), and wrong parameters
-    roles     the rerun with the same networks as a gate and a segmenter: both, the gate broken, the segmenter broken,
-              and a bundle without a gate
+    roles     the rerun with the same networks as a gate and a segmenter, which look at the earlier days of the cases:
+              both, the gate broken, the segmenter broken, a bundle without a gate, and a competition without train/
 
 Each run must end with a file that submission.check accepts, and the rerun with the score of the same networks here.
 """
@@ -36,7 +36,7 @@ import bundle  # noqa: E402
 
 import phantom  # noqa: E402
 from kitlib import contest, files, inference, postprocess, runs, submission  # noqa: E402
-from kitlib.data import folds, inputs, scans  # noqa: E402
+from kitlib.data import earlier, folds, inputs, scans  # noqa: E402
 from kitlib.inference import Faults, rescue  # noqa: E402
 from kitlib.postprocess import intervals  # noqa: E402
 from kitlib.runs import manifest  # noqa: E402
@@ -94,6 +94,8 @@ def kaggle_variables(mounts: Path) -> dict[str, str]:
 def make_pair(found: list[Path], folder: Path) -> list[Path]:
     """Copy the first and the last run as a gate and a segmenter, whose settings give each organ one run of slices.
 
+    The bowels end near the line of the earlier day, where there is one.
+
     The gate's mean presence is neutral, so that also a network that has hardly learned finds such slices; 0.5 where its
     out-of-fold probabilities are missing.
     """
@@ -107,7 +109,7 @@ def make_pair(found: list[Path], folder: Path) -> list[Path]:
     curves = [intervals.presence(gate.probabilities(scan)) for scan in gate.scans] or [np.full((1, 3), 0.5)]
     neutral = np.concatenate(curves).mean(axis=0).clip(0.01, 0.99)
     offset = tuple(np.log(neutral / (1 - neutral)).tolist())
-    settings = postprocess.Settings(settings.threshold, ends="interval", offset=offset)
+    settings = postprocess.Settings(settings.threshold, ends="interval", offset=offset, line_weight=1.0)
     (folder / "segmenter/settings.json").write_text(settings.to_json(), encoding="utf-8")
     return [folder / role for role in names]
 
@@ -217,6 +219,8 @@ class Check:
         self.pair = out / "bundle-pair/dataset"
         self.truth = files.read_csv(self.hidden / "truth.csv", ["id", "class", "segmentation"])
         self.slices = scans.read(self.hidden, "test")
+        self.known = earlier.days(self.slices, scans.read(self.hidden))
+        assert self.known, "no hidden scan has an earlier day; write the phantom with other numbers"
 
     def mount(self, competition: str, new: bool = True, dataset: Path | None = None) -> Path:
         """Mount the competition and a bundle; give the competition's folder."""
@@ -243,7 +247,8 @@ class Check:
         slices, sample = rescue.read(self.out / "competition", faults)
         chosen = runs.choose(dataset / "runs").folders
         settings, _ = runs.choose_settings(chosen)
-        inference.submit(chosen, slices, sample, local, faults, settings=settings, progress=False)
+        known = rescue.read_known(self.out / "competition", slices, faults) if settings.line_weight else None
+        inference.submit(chosen, slices, sample, local, faults, settings=settings, known=known, progress=False)
         return self.score(local)
 
     def public(self) -> None:
@@ -306,19 +311,23 @@ class Check:
         )
 
     def roles(self) -> None:
-        """A gate and a segmenter; then one of them broken, and no gate: valid, and what happened is listed."""
+        """A gate and a segmenter; then one broken, no gate, and no training set: valid, and what happened is listed."""
         gate, segmenter = "the gates also draw the contours", "the segmenters also decide on which slices an organ is"
         for case, broken, words in (
             ("both roles", "", ""),
             ("gate broken", "gate", segmenter),
             ("segmenter broken", "segmenter", gate),
             ("gate missing", "gate", segmenter),
+            ("train/ missing", "", "no scan has an earlier day"),
         ):
-            self.mount("competition", dataset=self.pair)
+            place = self.mount("competition", dataset=self.pair)
             model = self.attached() / "runs" / (broken or "gate") / "model.keras"
             if case == "gate missing":
                 shutil.rmtree(model.parent)
                 manifest.write(self.attached() / "runs")
+            elif case == "train/ missing":
+                shutil.rmtree(place / "train")
+                (place / "train.csv").unlink()
             elif broken:
                 model.write_bytes(model.read_bytes()[:1000])
             file, seconds, text = self.run("working-roles")
@@ -326,8 +335,9 @@ class Check:
             listed = report.read_text(encoding="utf-8") if report.is_file() else ""
             assert words in listed, f"{case}: {words!r} is not listed\n{text}"
             assert (str(model) in listed) == case.endswith("broken"), listed
-            if not broken:
+            if not words:
                 assert "no faults" in text, text
+                assert f"{len(self.known)} of {self.slices['scan'].nunique()} test scans have an earlier day" in text
                 expected = self.here(self.pair)
                 assert score == expected, f"scored {score} in the rerun and {expected} here"
             count = f"{listed.count(chr(10)) - 1} faults listed" if listed else "no faults"

@@ -56,7 +56,7 @@ from kitlib.postprocess import baselines, cleaning, intervals
 from kitlib import contest, inference, runs, submission
 from kitlib.inference import Faults, clock as deadline, rescue
 from kitlib.figures import scans as figures_scans, scoring as figures_scoring
-from kitlib.data import scans
+from kitlib.data import earlier, scans
 from kitlib.training import devices
 
 # %%
@@ -135,6 +135,17 @@ print("\n".join(map(str, members)) or f"no network: the fallback is {FALLBACK!r}
 print(settings)
 
 # %% [markdown]
+# Which test scans have an earlier day in the training set? Both bowels of a scan end on one slice. Where the settings
+# have a `line_weight`, the end is drawn to where it was on the earlier day, moved with the patient.
+
+# %%
+known = rescue.read_known(root, slices, faults) if settings.line_weight else None
+if known is None:
+    print("the settings look at no earlier day")
+else:
+    print(f"{len(earlier.days(slices, known))} of {slices['scan'].nunique()} test scans have an earlier day")
+
+# %% [markdown]
 # ## Rehearsal
 #
 # Will prediction work, and how long will it take? If there are no test scans, a training scan is predicted, so that a
@@ -145,9 +156,11 @@ print(settings)
 rehearsal = pd.DataFrame(columns=["id", "class", "predicted"])
 if mode != "rerun" and not len(slices) and members and (root / "train.csv").is_file():
     train = scans.read(root)
-    some = train[train["scan"] == train["scan"].iloc[0]]
+    known = train if settings.line_weight else None
+    later = list(earlier.days(train)) if settings.line_weight else []
+    some = train[train["scan"] == [*later, train["scan"].iloc[0]][0]]
     clock = deadline.Deadline(None)
-    options = {"settings": settings, "clock": clock, "flip": FLIP, "batch_size": BATCH}
+    options = {"settings": settings, "clock": clock, "known": known, "flip": FLIP, "batch_size": BATCH}
     rehearsal = inference.rows(members, some, faults, **options)
     flips = [member.flip if FLIP is None else FLIP for member in members]
     passes = deadline.passes(flips, [member.gate for member in members])
@@ -163,7 +176,7 @@ if mode != "rerun" and not len(slices) and members and (root / "train.csv").is_f
 
 # %%
 clock = deadline.Deadline(HOURS, spent=0.0 if mode == "interactive" else None)  # an interactive kernel may be days old
-options = {"settings": settings, "clock": clock, "flip": FLIP, "batch_size": BATCH}
+options = {"settings": settings, "clock": clock, "known": known, "flip": FLIP, "batch_size": BATCH}
 predicted = baselines.empty(slices)
 if members:
     predicted = inference.submit(members, slices, sample, target, faults, **options)
@@ -210,15 +223,17 @@ with faults.survive("contact sheet", "left out"):
 
 # %% [markdown]
 # On which slices is each organ? The curves show its presence, the probability that 12 pixels of a slice reach; the
-# settings allow the shaded slices. Shown with a gate, or with settings that use the presence; not in the rerun.
+# settings allow the shaded slices. A dashed line shows where the bowels end by the earlier day. Shown with a gate, or
+# with settings that use the presence; not in the rerun.
 
 # %%
 with faults.survive("presence curves", "left out"):
     wanted = cleaning.needs_presence(settings) or any(member.gate for member in members)
     if wanted and members and len(shown) and mode != "rerun":
-        (found,) = inference.predict(members, first, faults, batch_size=BATCH, flip=FLIP, progress=False)
+        options = {"batch_size": BATCH, "flip": FLIP, "known": known, "progress": False}
+        (found,) = inference.predict(members, first, faults, **options)
         presence = intervals.presence(found.probabilities) if found.presence is None else found.presence
-        display(figures_scoring.presence_curves(found.scan, presence, settings))
+        display(figures_scoring.presence_curves(found.scan, presence, settings, found.line))
 
 # %% [markdown]
 # ## Faults

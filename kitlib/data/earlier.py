@@ -7,7 +7,7 @@ Its contract:
 - Only a strictly earlier day of the same case counts, never the same day or a later one, because a test scan has none.
 - Only a scan with at least one mask counts; of several, the latest does. A scan without an earlier day has no entry.
 - Masks come from `known`, a slice table with masks: in training and tuning the table of the training set, also for
-  scans that are held out; in inference the training set of the competition.
+  scans that are held out; in inference the training set of the competition. `trusted` leaves out the hosts' suspects.
 
 The masks are `scans.masks(known[known["scan"] == name])`, in the earlier scan's own frame; `alignment.register` finds
 how far the patient has moved since. `stop_lines` puts both together for the slice on which the bowels end.
@@ -28,8 +28,7 @@ def days(slices: pd.DataFrame, known: pd.DataFrame | None = None) -> dict[str, s
 
     Args:
         slices: slice table of the scans in question; masks are not needed.
-        known: slice table with masks, whose scans may be an earlier day; leave scans out of it whose masks are not to
-            be trusted. None is `slices`.
+        known: slice table with masks, whose scans may be an earlier day. None is `slices`.
 
     Returns:
         The names of the earlier scans by the names of their later scans, in the order of `slices`; no entry for a scan
@@ -61,6 +60,11 @@ def days(slices: pd.DataFrame, known: pd.DataFrame | None = None) -> dict[str, s
     return {scan: found[scan] for scan in later["scan"] if scan in found}
 
 
+def trusted(slices: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the scans whose annotation the hosts found wrong (`contest.SUSPECT_SCANS`)."""
+    return slices[~slices["scan"].isin(contest.SUSPECT_SCANS)]
+
+
 def last_bowel_slice(rows: pd.DataFrame) -> int | None:
     """Find the slice on which the annotators stopped outlining the bowels of a scan.
 
@@ -74,13 +78,13 @@ def last_bowel_slice(rows: pd.DataFrame) -> int | None:
     return int(filled[-1]) if len(filled) else None
 
 
-def stop_line(later: np.ndarray, before: np.ndarray, rows: pd.DataFrame) -> int | None:
+def stop_line(rows: pd.DataFrame, later: np.ndarray, before: np.ndarray) -> int | None:
     """Predict on which slice of a scan both bowels end: where they ended on the earlier day, moved with the patient.
 
     Args:
+        rows: the earlier day's rows of a slice table with masks.
         later: (D, height, width), the scan in question, prepared with `alignment.SPEC`.
         before: (D, height, width), the earlier day, prepared alike.
-        rows: the earlier day's rows of a slice table with masks.
 
     Returns:
         The position of the slice among those of `later`, from 0; it may lie outside. None where the earlier day has no
@@ -115,7 +119,7 @@ def stop_lines(slices: pd.DataFrame, known: pd.DataFrame | None = None) -> Calla
         if scan not in before:
             return None
         rows = known.iloc[known_places[before[scan]]]
-        return stop_line(_prepared(slices.iloc[places[scan]]), _prepared(rows), rows)
+        return stop_line(rows, _prepared(slices.iloc[places[scan]]), _prepared(rows))
 
     return line
 

@@ -154,17 +154,20 @@ def tuning_steps(steps: pd.DataFrame) -> Figure:
 
 
 @look
-def presence_curves(scan: str, presence: np.ndarray, settings: cleaning.Settings) -> Figure:
+def presence_curves(scan: str, presence: np.ndarray, settings: cleaning.Settings, line: int | None = None) -> Figure:
     """Draw the presence of each organ over the slices of a scan, and the slices that the settings allow it.
 
     Args:
         scan: its name.
         presence: (D, organs) in [0, 1].
         settings: with `ends="interval"` the run of slices is shaded, otherwise the slices from a threshold on.
+        line: the slice on which the earlier day predicts the end of the bowels, from 0; drawn where the settings look
+            at it.
     """
     figure, axes = canvas(1.5 * len(contest.ORGANS) + 0.6, rows=len(contest.ORGANS), sharex=True, sharey=True)
     neutral = 1 / (1 + np.exp(-np.array(settings.offset))) if settings.ends else settings.presence
-    allowed = cleaning.allowed_slices(presence, settings)
+    allowed = cleaning.allowed_slices(presence, settings, line)
+    line = line if settings.line_weight else None
     for axis, organ, curve, level, slices in zip(axes[:, 0], contest.ORGANS, presence.T, neutral, allowed, strict=True):
         numbers = np.arange(1, len(curve) + 1)
         title = "every slice"
@@ -173,13 +176,19 @@ def presence_curves(scan: str, presence: np.ndarray, settings: cleaning.Settings
             axis.axhline(level, color=INK, linewidth=0.8, linestyle=":")
             title = _numbers(slices)
         axis.plot(numbers, curve, color=COLORS[organ], linewidth=1.6)
+        if line is not None and organ in contest.BOWELS:
+            axis.axvline(line + 1, color=INK, linewidth=1.2, linestyle="--")
         axis.set(title=f"{LABELS[organ]}: {title}", ylim=(0, 1.03), xlim=(0.5, len(curve) + 0.5))
         axis.grid(axis="y")
     axes[1, 0].set_ylabel("presence (probability)")
     axes[-1, 0].set_xlabel(f"slice of {scan}, from head to feet")
     styles = [Line2D([], [], color=INK), Line2D([], [], color=INK, linewidth=0.8, linestyle=":")]
     labels = ["presence", "neutral presence" if settings.ends else "threshold", "slices that the organ may be on"]
-    figure.legend([*styles, Patch(color=INK, alpha=0.18)], labels, loc="outside lower center", ncols=3)
+    handles = [*styles, Patch(color=INK, alpha=0.18)]
+    if line is not None:
+        handles.append(Line2D([], [], color=INK, linewidth=1.2, linestyle="--"))
+        labels.append("end of the bowels by the earlier day")
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(handles), 3))
     return figure
 
 

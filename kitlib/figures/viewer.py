@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from kitlib import files, postprocess, rle, runs, submission
 from kitlib.contest import ORGANS, SLICE_THICKNESS_MM
-from kitlib.data import inputs, scans
+from kitlib.data import earlier, inputs, scans
 from kitlib.figures.style import COLORS, LABELS
 from kitlib.postprocess import intervals
 from kitlib.scoring import host, ledger
@@ -91,7 +91,7 @@ def of_run(run: runs.Run, slices: pd.DataFrame, path: str | os.PathLike | None =
 
     Args:
         run: has out-of-fold probabilities.
-        slices: the training slices with masks.
+        slices: the training slices with masks; settings with a `line_weight` look at the earlier days among them.
         options: of `write`.
 
     Raises:
@@ -100,6 +100,7 @@ def of_run(run: runs.Run, slices: pd.DataFrame, path: str | os.PathLike | None =
     validation = slices[slices["scan"].isin(run.scans)]
     if validation.empty:
         raise ValueError(f"{run.folder}: oof/ has no scan of this data; give the data that the run was trained on")
+    lines = earlier.stop_lines(validation, earlier.trusted(slices)) if run.settings.line_weight else lambda scan: None
     parts, presence = [], {}
     for scan, rows in validation.groupby("scan", sort=False):
         size, spacing_mm = scans.common_size(rows), scans.spacing_mm(rows)
@@ -107,7 +108,7 @@ def of_run(run: runs.Run, slices: pd.DataFrame, path: str | os.PathLike | None =
         presence[scan] = run.presence(scan)
         if presence[scan] is None:
             presence[scan] = intervals.presence(restored)
-        parts.append(submission.encode(rows, postprocess.masks(restored, run.settings, presence[scan])))
+        parts.append(submission.encode(rows, postprocess.masks(restored, run.settings, presence[scan], lines(scan))))
     options = {"presence": presence.__getitem__, "name": str(run.folder)} | options
     path = path or run.folder / "figures/viewer.html"
     return write(path, scans.rows(validation), pd.concat(parts), validation, **options)

@@ -21,7 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from kitlib import submission
-from kitlib.data import inputs, scans
+from kitlib.data import alignment, earlier, inputs, scans
 from kitlib.inference import rescue, windows
 from kitlib.inference.clock import Deadline, Pass, passes
 from kitlib.inference.faults import Faults
@@ -39,11 +39,13 @@ class Prediction(NamedTuple):
         probabilities: (D, H, W, organs) float32, at the size of its files (of most of its files, where they differ).
         presence: (D, organs) float32, as `intervals.presence` measures it on the grid of the gates; None without a
             gate, and then `cleaning.masks` measures it on the probabilities.
+        line: the slice on which both bowels are expected to end, by the earlier day of the case; None without one.
     """
 
     scan: str
     probabilities: np.ndarray
     presence: np.ndarray | None
+    line: int | None = None
 
 
 def predict(
@@ -54,6 +56,7 @@ def predict(
     batch_size: int = BATCH_SIZE,
     flip: bool | None = None,
     clock: Deadline | None = None,
+    known: pd.DataFrame | None = None,
     progress: bool = True,
 ) -> Iterator[Prediction]:
     """Predict scans one by one; the probabilities of several runs of one role are averaged.
@@ -68,10 +71,13 @@ def predict(
         flip: also predict each slice mirrored left to right, and average: test-time augmentation. None does so with
             the networks that were trained on mirrored slices.
         clock: forecasts the end and sheds passes; None never does.
+        known: slice table with masks and images of earlier days of the cases, as `rescue.read_known` gives it; from
+            them comes the line of a scan. None gives no lines.
         progress: show a bar with the time left.
 
     Yields:
-        The probabilities of a scan and, where there is a gate, the presence of each organ on its slices.
+        The probabilities of a scan and, where there is a gate, the presence of each organ on its slices; with an
+        earlier day, the line.
 
     Raises:
         ValueError: without a network that opens, strict or not; names the file that cannot be decoded.
@@ -86,6 +92,7 @@ def predict(
     flips = [member.flip if flip is None else flip for member in members]
     whole, failing = passes(flips, [member.gate for member in members]), set()
     left, scans_left = len(slices), slices["scan"].nunique()
+    before = {} if known is None else earlier.days(slices, known)
     with tqdm(total=left, desc="predicting", unit=" slices", disable=not progress) as bar:
         for name, rows in slices.groupby("scan", sort=False):
             # passes that failed on the last scan are tried again, as the last and so the first to be shed
@@ -101,6 +108,9 @@ def predict(
                 scan = rescue.load(rows, faults)
                 if scan is not None:
                     found = _run_passes(members, now, scan, rows, batch_size, faults, seconds, failed)
+            if found is not None and name in before:
+                with faults.survive(name, "its bowels end without the line of the earlier day"):
+                    found = found._replace(line=_line(scan, rows, known[known["scan"] == before[name]], faults))
             if found is not None:
                 yield found
                 for run in [run for run, kind in failed.items() if issubclass(kind, MemoryError)]:
@@ -264,6 +274,16 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed) 
     return Prediction(name, found, gates.presence() if gates.sums else None)
 
 
+def _line(scan: np.ndarray, rows: pd.DataFrame, before: pd.DataFrame, faults: Faults) -> int | None:
+    """Predict the slice on which the bowels of a scan end from its earlier day; None where that cannot be read."""
+    images = rescue.load(before, faults)
+    if images is None:
+        return None
+    both = ((scan, rows), (images, before))
+    prepared = (inputs.prepare(volume, alignment.SPEC, scans.spacing_mm(table)) for volume, table in both)
+    return earlier.stop_line(before, *prepared)
+
+
 def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Faults) -> np.ndarray:
     """Run a pass; where memory runs out, again with half the slices or volumes at a time, down to one."""
     count = inputs_per_call(member.spec, batch_size)
@@ -306,5 +326,5 @@ def _run_scan(run, prepared, rows, spec, batch_size, flipped=False) -> np.ndarra
 def _masks(found: Prediction, settings: cleaning.Settings, faults: Faults) -> np.ndarray:
     """Make masks by the settings; where those fail, by a plain threshold."""
     with faults.survive(found.scan, "a plain threshold is used"):
-        return cleaning.masks(found.probabilities, settings, found.presence)
+        return cleaning.masks(found.probabilities, settings, found.presence, found.line)
     return cleaning.masks(found.probabilities, cleaning.PLAIN)

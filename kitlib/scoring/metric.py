@@ -5,7 +5,7 @@ train.csv and submission.csv, and the slice table. The command `python -m kitlib
 prints the same.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,11 @@ class Score:
             }
         )
         return sums.groupby(scans["scan"].map(contest.case_of).rename("case"), sort=False).sum()
+
+    def part(self, names: Collection[str]) -> "Score":
+        """Return the score of some scans alone."""
+        slices, volumes = (table[table["scan"].isin(names)] for table in (self.slices, self.scans))
+        return _averaged(slices, volumes[["scan", "organ", "hausdorff"]])
 
     def interval(self, confidence: float = 0.95, samples: int = 5000, seed: int = 0) -> bootstrap.Interval:
         """Return the bootstrap confidence interval of `value` over cases."""
@@ -101,6 +106,28 @@ def panel_of(scores: dict[str, Score]) -> pd.DataFrame:
         line = scored.interval()._asdict() | {"dice": scored.dice, "hausdorff": scored.hausdorff}
         lines[name] = line | {"perfect": perfect, "seen_in": convention.seen_in}
     return pd.DataFrame(lines.values(), index=pd.Index(lines, name="convention"))
+
+
+def apart(score: Score, groups: Mapping[str, Collection[str]]) -> pd.DataFrame:
+    """Put the scores of groups of scans beside each other, such as scans with an earlier day and without.
+
+    Args:
+        score: of all of them.
+        groups: names of scans by the name of their group; a group without a scan gets no row.
+
+    Returns:
+        Index group; columns `value low high dice hausdorff scans cases`; low and high are the ends of the 95 % interval
+        over cases.
+    """
+    lines = {}
+    for group, names in groups.items():
+        part = score.part(names)
+        scans = part.scans["scan"].unique()
+        if len(scans):
+            line = part.interval()._asdict() | {"dice": part.dice, "hausdorff": part.hausdorff}
+            lines[group] = line | {"scans": len(scans), "cases": len(set(map(contest.case_of, scans)))}
+    columns = ["value", "low", "high", "dice", "hausdorff", "scans", "cases"]
+    return pd.DataFrame(lines.values(), index=pd.Index(lines, name="group"), columns=columns)
 
 
 def scores(
@@ -181,8 +208,12 @@ def _areas(rows: pd.DataFrame, kept: np.ndarray, truth: np.ndarray, prediction: 
 
 
 def _summary(areas: pd.DataFrame, volumes: pd.DataFrame, convention: conventions.Convention) -> Score:
+    """Judge the slices by a convention, and average."""
+    return _averaged(areas.assign(dice=convention.dice(*(areas[name].to_numpy() for name in _AREAS[3:]))), volumes)
+
+
+def _averaged(slices: pd.DataFrame, volumes: pd.DataFrame) -> Score:
     """Average rows and volumes, per scan, per organ and over all."""
-    slices = areas.assign(dice=convention.dice(*(areas[name].to_numpy() for name in _AREAS[3:])))
     scans = _means(slices, volumes, ["scan", "organ"]).reset_index()
     organs = _means(slices, volumes, ["organ"]).reindex(list(contest.ORGANS))
     dice, distance = float(slices["dice"].mean()), float(volumes["hausdorff"].mean())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from kitlib import inference, postprocess, runs, submission
-from kitlib.data import boxes, folds, scans
+from kitlib.data import boxes, earlier, folds, scans
 from kitlib.models import encoders
 from kitlib.models.unet import NO_ATTENTION
 from kitlib.training import devices, fit, jobs, presets, recipes
@@ -227,10 +227,12 @@ def _submit(found: Sequence[runs.Run], slices: pd.DataFrame, path: Path) -> None
     lines, held_out = [], []
     for run in found:
         val = slices[slices["scan"].isin(run.record["folds"]["held_out"])].reset_index(drop=True)
-        for scan, probabilities, presence in inference.predict([run.folder], val, inference.Faults()):
-            lines.append(
-                submission.encode(val[val["scan"] == scan], postprocess.masks(probabilities, run.settings, presence))
-            )
+        known = earlier.trusted(slices) if run.settings.line_weight else None
+        for scan, probabilities, presence, line in inference.predict(
+            [run.folder], val, inference.Faults(), known=known
+        ):
+            masks = postprocess.masks(probabilities, run.settings, presence, line)
+            lines.append(submission.encode(val[val["scan"] == scan], masks))
         held_out.append(val)
     val = pd.concat(held_out, ignore_index=True)
     submission.write(path, pd.concat(lines), submission.expected_rows(val))

@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from kitlib import inference, postprocess, runs, submission
-from kitlib.data import inputs, scans
+from kitlib.data import earlier, inputs, scans
 from kitlib.data.pipeline import Packed
 from kitlib.layers import monitors
 from kitlib.postprocess import intervals, rescoring
@@ -177,12 +177,13 @@ def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
             "neither has seen"
         )
     settings, segments, lines = run.settings, run.role == "segmenter", []
-    for scan, probabilities, presence in inference.predict([run.folder], slices, inference.Faults()):
+    known = earlier.trusted(slices) if settings.line_weight else None
+    for scan, probabilities, presence, line in inference.predict([run.folder], slices, inference.Faults(), known=known):
         rows = slices[slices["scan"] == scan]
         if segments:
             presence = scans.presence(rows).astype(np.float32)
             probabilities = probabilities * presence[:, None, None]
-        lines.append(submission.encode(rows, postprocess.masks(probabilities, settings, presence)))
+        lines.append(submission.encode(rows, postprocess.masks(probabilities, settings, presence, line)))
     found = _panel(scans.rows(slices), pd.concat(lines), slices) | {"scans": sorted(slices["scan"].unique())}
     found |= TRUE_PRESENCE if segments else {}
     with runs.replacing(run.folder / "score.json") as file:

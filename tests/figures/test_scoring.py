@@ -1,5 +1,7 @@
 """Pictures of a score: they hold what they are said to hold."""
 
+from dataclasses import replace
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -137,6 +139,12 @@ def test_presence_curves_show_the_slices_of_each_organ():
     assert titles == ["large bowel: slices 3 to 6", "small bowel: slices 5 to 6", "stomach: no slice"]
     assert axes[1].lines[0].get_ydata()[0] == pytest.approx(1 / (1 + np.e))
     assert axes[2].get_xlabel() == "slice of case1_day0, from head to feet"
+    drawn = replace(settings, line_weight=9.0)
+    axes = draw(scoring.presence_curves("case1_day0", presence, drawn, line=4)).axes
+    assert [shaded(axis)[-1:] for axis in axes] == [[5], [5], []]
+    dashed = [[line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == "--"] for axis in axes]
+    assert dashed == [[5], [5], []]
+    assert len(scoring.presence_curves("case1_day0", presence, settings, line=4).legends[0].texts) == 3
     axes = draw(scoring.presence_curves("case1_day0", presence, Settings(presence=(0.0, 0.3, 0.5)))).axes
     assert [shaded(axis) for axis in axes] == [[], [5, 6, 7, 9], []]
     titles = [axis.get_title(loc="left") for axis in axes]

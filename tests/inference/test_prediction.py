@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kitlib import inference, postprocess, runs, submission
-from kitlib.data import inputs, scans
+from kitlib.data import earlier, inputs, scans
 from kitlib.inference import networks, rescue
 from kitlib.inference.clock import Deadline
 from kitlib.inference.faults import Faults
@@ -496,6 +496,55 @@ def test_the_presence_reaches_the_settings(hidden):
     wanted = submission.encode(some, postprocess.masks(found.probabilities, gated, found.presence))
     assert rows["predicted"].tolist() == wanted["predicted"].tolist()
     assert (rows["predicted"] != "").sum() < (others["predicted"] != "").sum()
+
+
+def test_a_scan_with_an_earlier_day_comes_with_its_line(hidden, slices):
+    expected = earlier.stop_lines(hidden, slices)
+    found = list(inference.predict([member()], hidden, Faults(), known=slices, progress=False))
+    assert {each.scan: each.line for each in found} == {scan: expected(scan) for scan in hidden["scan"].unique()}
+    assert any(each.line is not None for each in found)
+    assert only([member()], hidden).line is None
+
+
+def with_earlier_day(hidden, slices):
+    """The rows of a hidden scan with an earlier day, and of that day."""
+    later, before = next(iter(earlier.days(hidden, slices).items()))
+    return hidden[hidden["scan"] == later], slices[slices["scan"] == before]
+
+
+def test_the_line_reaches_the_settings(hidden, slices):
+    some, _ = with_earlier_day(hidden, slices)
+    found = only([member()], some, known=slices)
+    drawn = postprocess.Settings(threshold=(0.1,) * 3, ends="interval", offset=(-2.0,) * 3, line_weight=9.0)
+    rows, others = (
+        inference.rows([member()], some, Faults(), settings=each, known=slices, progress=False)
+        for each in (drawn, replace(drawn, line_weight=0.0))
+    )
+    wanted = submission.encode(some, postprocess.masks(found.probabilities, drawn, line=found.line))
+    assert rows["predicted"].tolist() == wanted["predicted"].tolist()
+    assert rows["predicted"].tolist() != others["predicted"].tolist()
+
+
+def test_an_earlier_day_that_cannot_be_read_costs_the_line_and_not_the_scan(hidden, slices, tmp_path):
+    some, before = with_earlier_day(hidden, slices)
+    damaged = tmp_path / "slice.png"
+    damaged.write_bytes(b"no picture")
+    for paths in ("", str(damaged)):
+        faults = Faults(strict=False)
+        found = only([member()], some, faults, known=before.assign(path=paths))
+        assert found.line is None
+        np.testing.assert_array_equal(found.probabilities, only([member()], some).probabilities)
+        assert before["scan"].iloc[0] in {where for where, *_ in faults.entries}
+    with pytest.raises(ValueError, match=r"slice\.png"):
+        only([member()], some, known=before.assign(path=str(damaged)))
+
+
+def test_an_earlier_day_on_which_registration_fails_costs_the_line_and_not_the_scan(hidden, slices, monkeypatch):
+    some, before = with_earlier_day(hidden, slices)
+    monkeypatch.setattr(earlier, "stop_line", lambda *given: 1 / 0)
+    faults = Faults(strict=False)
+    assert only([member()], some, faults, known=before).line is None
+    assert [remedy for _, _, remedy in faults.entries] == ["its bowels end without the line of the earlier day"]
 
 
 def test_the_clock_keeps_one_pass_of_each_role(hidden):

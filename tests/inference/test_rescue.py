@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 import phantom
-from kitlib import inference, postprocess, runs, submission
-from kitlib.data import inputs, scans
+from kitlib import contest, inference, postprocess, runs, submission
+from kitlib.data import earlier, inputs, scans
 from kitlib.inference import networks, rescue
 from kitlib.inference.faults import Faults
 from kitlib.runs import manifest
@@ -65,6 +65,66 @@ def whole(pristine, target):
     """What the untouched test set gives: its rows, and its table of slices."""
     _, slices, sample = submit(pristine, target, strict=True)
     return submission.read(target), slices, sample
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A training set of three scans of 20 x 24 pixels: days 0 and 5 of case 7, and day 0 of case 8."""
+    root, lines = tmp_path / "trained", []
+    for scan in ("case7_day0", "case7_day5", "case8_day0"):
+        folder = root / "train" / scan.split("_")[0] / scan / "scans"
+        folder.mkdir(parents=True)
+        for number in (1, 2, 3):
+            image = np.random.default_rng(number).integers(0, 999, (20, 24), np.uint16)
+            cv2.imwrite(str(folder / f"slice_{number:04d}_24_20_1.50_1.50.png"), image)
+            lines += [(f"{scan}_slice_{number:04d}", organ, "1 9" * (number > 1)) for organ in contest.ORGANS]
+    pd.DataFrame(lines, columns=["id", "class", "segmentation"]).to_csv(root / "train.csv", index=False)
+    return root
+
+
+LATER = pd.DataFrame({"case": [8, 9], "day": [4, 0], "scan": ["case8_day4", "case9_day0"]})
+
+
+def test_known_are_the_training_scans_of_the_test_cases_without_the_suspects(trained):
+    faults = Faults()
+    assert set(rescue.read_known(trained, LATER, faults)["scan"]) == {"case8_day0"}
+    known = rescue.read_known(trained, LATER.assign(case=7), faults)
+    assert set(known["scan"]) == {"case7_day5"}  # the hosts exclude case7_day0
+    assert (known.groupby("scan")["large_bowel"].apply(list) == [["", "1 9", "1 9"]]).all()
+    assert not len(rescue.read_known(trained, LATER.iloc[:0], faults))
+
+
+def spoil_train(root, how):
+    """Break a training set; return a word of the fault that is listed, or None where none is."""
+    if how == "no folder":
+        shutil.rmtree(root)
+        return "train.csv"
+    if how == "no images":
+        shutil.rmtree(root / "train")
+        return "has no images"
+    if how == "no table":
+        (root / "train.csv").unlink()
+        return "train.csv"
+    if how == "no csv":
+        (root / "train.csv").write_bytes(b"\xff\xfe\x00nonsense")
+        return "train.csv"
+    if how == "one image less":
+        next((root / "train/case8/case8_day0/scans").iterdir()).unlink()
+        return "1 problems in the training set"
+    (root / "train.csv").write_text("id,class,segmentation\n", encoding="utf-8")
+    return "has no row in train.csv"
+
+
+@pytest.mark.parametrize("how", ["no folder", "no images", "no table", "no csv", "one image less", "no rows"])
+def test_a_broken_training_set_is_listed_and_costs_no_scan(trained, how):
+    word = spoil_train(trained, how)
+    faults = Faults(strict=False)
+    known = rescue.read_known(trained, LATER, faults)
+    assert len(faults) == 1
+    assert word in str(faults)
+    assert earlier.days(LATER, known) == ({"case8_day4": "case8_day0"} if how == "one image less" else {})
+    with pytest.raises((ValueError, OSError)):
+        rescue.read_known(trained, LATER, Faults())
 
 
 def test_untouched_test_set_meets_no_fault(pristine, tmp_path):

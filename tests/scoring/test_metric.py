@@ -81,6 +81,23 @@ def test_doubled_and_unknown_rows_are_errors_that_name_them():
         metric.score(truth, strange, slices)
 
 
+def test_the_score_of_some_scans_is_that_of_their_rows_alone():
+    truth, prediction, slices = tables(*random_scans())
+    whole, names = metric.score(truth, prediction, slices), slices["scan"].unique()
+    for part in (names[:1], names[1:]):
+        rows = slices[slices["scan"].isin(part)]
+        alone = metric.score(truth[truth["id"].isin(rows["id"])], prediction[prediction["id"].isin(rows["id"])], rows)
+        found = whole.part(part)
+        assert (found.value, found.dice, found.hausdorff) == pytest.approx((alone.value, alone.dice, alone.hausdorff))
+        pd.testing.assert_frame_equal(found.organs, alone.organs)
+        pd.testing.assert_frame_equal(found.totals(), alone.totals())
+    table = metric.apart(whole, {"one": names[:1], "nobody": [], "others": names[1:]})
+    assert table.index.tolist() == ["one", "others"]
+    assert table["scans"].tolist() == [1, len(names) - 1]
+    assert table.loc["others", "value"] == pytest.approx(alone.value)
+    assert np.isnan(table.loc["one", "low"])
+
+
 def test_totals_and_interval_give_the_score_back():
     found = metric.score(*tables(*random_scans()))
     assert host.value(found.totals().to_numpy(float).sum(axis=0)) == pytest.approx(found.value, abs=1e-12)
