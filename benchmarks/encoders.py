@@ -415,7 +415,7 @@ def picture(results: dict[str, dict]):
 
     @style.look
     def drawn():
-        figure, ((axis,),) = style.canvas(4.2, width=7.2)
+        figure, ((axis,),) = style.canvas(4.6, width=7.2)
         for name in CURVES:
             result = results[name]
             quarters = sorted({line["quarter"] for line in result["scores"]})
@@ -428,7 +428,7 @@ def picture(results: dict[str, dict]):
             ylabel=f"host score of {UNSEEN} unseen cases",
             title="Score over minutes of training, with 95 % intervals over cases (phantom)",
         )
-        axis.legend(loc="lower right")
+        figure.legend(loc="outside lower center", ncols=2)
         return figure
 
     return drawn()
