@@ -53,6 +53,8 @@ class Contestant:
         fresh_stem: whether its first convolution starts from random numbers all the same.
         curve: whether it is also scored on the way.
         role: "both", or of a pair "gate" or "segmenter".
+        network: the function that builds the kit's.
+        batch: samples per step.
     """
 
     text: str
@@ -64,6 +66,8 @@ class Contestant:
     fresh_stem: bool = False
     curve: bool = False
     role: str = "both"
+    network: str = "kitlib.models:build_unet"
+    batch: int = BATCH
 
 
 FIELD = {
@@ -127,12 +131,13 @@ def recipe_for(contestant: Contestant, epochs: int, empty_share: float = EMPTY_S
 
     recipe = replace(
         recipes.strong(),
+        network=contestant.network,
         network_options=contestant.options,
         learning_rate=contestant.rate,
         epochs=epochs,
         patience=epochs,
         score_every=epochs,
-        batch_size=BATCH,
+        batch_size=contestant.batch,
         empty_share=empty_share,
         average=AVERAGE,
         average_last=0,
@@ -195,7 +200,7 @@ def train_kit(
             )
 
     train, _ = folds.split(learned, held_out, (), recipe_for(contestant, 1, empty_share).empty_share, contestant.seed)
-    steps = pipeline.steps(train, BATCH)
+    steps = pipeline.steps(train, contestant.batch, packed.spec)
     trial = Watch(WARM + TIMED, trial=True)
     with contextlib.suppress(Enough):
         fit(folder / "trial", -(-(WARM + TIMED) // steps), trial)
@@ -208,7 +213,8 @@ def train_kit(
 
     def member(quarter: int) -> inference.networks.Member:
         network.set_weights([weights[quarter][f"arr_{number}"] for number in range(len(network.weights))])
-        return inference.networks.Member("kit", packed.spec, inference.networks.Engine(network), True)
+        engine = inference.networks.Engine(network, inference.networks.inputs_per_call(packed.spec, 16))
+        return inference.networks.Member("kit", packed.spec, engine, True)
 
     return {
         "steps": len(watch.times),
