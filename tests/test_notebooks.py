@@ -172,6 +172,7 @@ def test_the_comparison_trains_what_it_names(pages):
 def test_a_gate_and_a_segmenter_are_trained_under_one_name_and_predict_together(competition, tmp_path):
     from kitlib import runs, submission
     from kitlib.data import scans
+    from kitlib.postprocess import Settings
 
     execute = load("execute")
     given = {"DATA": str(competition), "RUNS": str(tmp_path / "runs"), "OUTPUT": str(tmp_path / "submission.csv")}
@@ -184,9 +185,12 @@ def test_a_gate_and_a_segmenter_are_trained_under_one_name_and_predict_together(
         f"{scan}.npy" for scan in runs.read(gate / "fold0").scans
     ]
     assert runs.read(segmenter / "fold0").score()["evaluated_with"] == "presence of the truth"
+    settings = Settings(ends="interval", offset=(-1.0,) * 3, line_weight=1.0)
+    (segmenter / "settings.json").write_text(settings.to_json(), encoding="utf-8")
     execute.execute("03_inference", given, tmp_path)
     text = printed(tmp_path / "03_inference.ipynb")
     assert re.search("gate, .*segmenter, |segmenter, .*gate, ", text, re.DOTALL)
+    assert re.search(r"[1-9] of \d+ test scans have an earlier day", text)
     assert submission.check(tmp_path / "submission.csv", scans.read(competition, "test")) == []
 
 
@@ -276,9 +280,11 @@ def test_score_and_tuning_read_all_folds_of_a_cross_validation(competition, tmp_
     assert given.keys() <= parameters(ROOT / "notebooks" / "04_score.py").keys()
     load("execute").execute("04_score", given, tmp_path)
     text = printed(tmp_path / "04_score.ipynb")
-    shown = ("cv, 2 folds", "slicewise", "hausdorff_95_mm", "tuning: 60 values", "about", "start, runs of slices")
+    shown = ("cv, 2 folds", "slicewise", "hausdorff_95_mm", "tuning: 63 values", "about", "start, runs of slices")
     for each in (*shown, "tuned, held out", "the tuned settings gain"):
         assert each in text
+    assert re.search(r"[1-9] of \d+ scans have an earlier day", text)
+    assert re.search(r"with an earlier day +0\.\d+.*\nwithout +0\.\d+", text)
     for fold in range(2):
         written = (folder / "cv" / f"fold{fold}" / "settings.json").read_text(encoding="utf-8")
         assert min(Settings.from_json(written).threshold) < min(DEFAULT.threshold)
