@@ -88,19 +88,24 @@ PAIRS = (("A", "B"), ("A2", "B2"), ("A", "D"), ("A", "C"), ("A", "paper"), ("B",
 STEM_PAIRS = (("mean", "random"), ("mean", "repeat"), ("mean", "adapter"))
 
 
-def data(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write the phantom, unless it is there; return the slices to learn from and the unseen ones, with masks."""
+def cases(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write the phantom, unless it is there; return the slices of learned and of unseen cases, with masks."""
     root = folder / "phantom"
     if not (root / "truth.csv").is_file():
         phantom.write(root, LEARNED + UNSEEN, SEED, days=2, processes=2)
     hidden = scans.with_masks(scans.read(root, "test"), pd.read_csv(root / "truth.csv", keep_default_na=False))
     slices = pd.concat([scans.read(root), hidden], ignore_index=True)
     slices = slices.sort_values(["case", "day", "slice"], ignore_index=True)
-    cases = np.random.default_rng(SEED).permutation(slices["case"].unique())
-    learned = slices[slices["case"].isin(cases[:LEARNED])]
-    others = slices[slices["case"].isin(cases[LEARNED:])]
+    order = np.random.default_rng(SEED).permutation(slices["case"].unique())
+    parts = (slices[slices["case"].isin(some)] for some in (order[:LEARNED], order[LEARNED:]))
+    return tuple(part.reset_index(drop=True) for part in parts)
+
+
+def data(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write the phantom, unless it is there; return the slices to learn from and the unseen ones, with masks."""
+    learned, others = cases(folder)
     unseen = others[others["day"] == others.groupby("case")["day"].transform("min")]
-    return learned.reset_index(drop=True), unseen.reset_index(drop=True)
+    return learned, unseen.reset_index(drop=True)
 
 
 class Enough(Exception):

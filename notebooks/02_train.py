@@ -49,6 +49,7 @@ HOURS = 0.0  # time limit for all trainings together; run the notebook again to 
 EPOCHS = 0  # maximum number of epochs; 0: the preset's
 SIZE = 0  # the input's side in pixels, or (height, width); 0: the preset's (presets.grid)
 BOX = None  # crop to the box in mm around all training masks; None: with an encoder
+PRIOR = False  # also show the network the masks of the case's earlier day, where there is one
 PACKED = ""  # folder for the prepared scans, which the next call finds there; empty: in memory
 FOLDS = 5  # number of folds, the groups that the cases are split into
 FOLD = 0  # fold to validate on; the others are the training set
@@ -95,6 +96,7 @@ session.parameters(
         (sides, sides),
     ),
     BOX=(None, True, False),
+    PRIOR=(False, True),
     PACKED="",
     FOLDS=(5, range(2, 101)),
     FOLD=lambda: (0, range(FOLDS)),
@@ -196,13 +198,14 @@ print("unseen:", f"{unseen.sum():,} slices of {slices.loc[unseen, 'scan'].nuniqu
 
 # %% [markdown]
 # What does the network see? With an encoder it is a box in mm around the organs of all scans that are not kept
-# unseen: outside are arms and air, and inside a pixel has the same size on every scanner.
+# unseen: outside are arms and air, and inside a pixel has the same size on every scanner. With `PRIOR` it also sees the
+# masks of the case's earlier day; in training another day, and for half of the samples none.
 
 # %%
 size = SIZE or presets.grid(preset, machine.accelerators, ROLE or "both")
 height, width = size if isinstance(size, list | tuple) else (size, size)
 box = boxes.box_for(known) if BOX or (BOX is None and encoder) else None
-spec = inputs.InputSpec(height, width, box_mm=box)
+spec = inputs.InputSpec(height, width, box_mm=box, prior=PRIOR)
 print(f"{height} x {width} pixels for {f'the box {box} mm from the centre' if box else 'whole slices'}")
 print(f"at most {recipe.epochs} epochs of batches of {recipe.batch_size}")
 
@@ -271,7 +274,7 @@ else:
 # levels and 5.72 for 5. It does not say where its attention layers are, so their position here is our interpretation.
 
 # %% tags=["preview-network"]
-network = recipe.builder()(spec.shape)
+network = recipe.builder(spec.prior)(spec.shape)
 layers.network(network)
 
 # %% [markdown]

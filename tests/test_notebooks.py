@@ -444,7 +444,7 @@ CHECKS = {
         *[("ATTENTION", "false"), ("ATTENTION", 1), ("COMPARE", "plain"), ("COMPARE", ["none"]), ("FOLD", 5)],
         *[("ENCODER", "resnet"), ("BOX", "no"), ("SIZE", (128, 100)), ("SIZE", (128,)), ("LEVELS", 8)],
         *[("PRESET", "Paper"), ("SIZE", 100), ("HOURS", "2"), ("EPOCHS", 2.5), ("FOLDS", 1), ("SEED", True)],
-        ("ROLE", "both"),
+        *[("ROLE", "both"), ("PRIOR", 1)],
     ],
     "03_inference": [("FLIP", "False"), ("BATCH", 0), ("HOURS", 0), ("FALLBACK", "Atlas"), ("FAULTS", True)],
     "04_score": [("GRID", "Full"), ("SCANS", "all"), ("FOLDS", 0)],
@@ -456,9 +456,9 @@ def names_of_rules():
     """What the rules of the parameters call by name."""
     from kitlib import session
     from kitlib.models import encoders
-    from kitlib.training import recipes
+    from kitlib.training import presets, recipes
 
-    return {"session": session, "encoders": encoders, "recipes": recipes}
+    return {"session": session, "encoders": encoders, "presets": presets, "recipes": recipes}
 
 
 def check_of(script):

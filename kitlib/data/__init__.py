@@ -3,6 +3,7 @@
     scans      find the competition, and read it as one table with a row per slice
     folds      training and validation splits
     earlier    the earlier day of a scan: the same patient, already annotated
+    priors     the masks of another day, as further channels of the network's input
     inputs     `InputSpec`: stack depth, grid and scale; read images and bring them to the network's grid and back
     alignment  how far two scans of a patient lie apart, by normalised cross-correlation
     boxes      the part of the slices around the organs, in mm, measured from the masks

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from kitlib import contest
 from kitlib.data import boxes
 from kitlib.files import Problem
 
@@ -37,6 +38,7 @@ class InputSpec:
             downwards, so that top and left are negative; `boxes.box_for` measures it. None is the whole slice.
         volume: whether the network labels every slice of its stack, not only the middle one, such as
             `kitlib.models.build_segresnet`. Needs stride 1.
+        prior: whether the masks of the case's earlier day follow the slices as further channels (`priors`).
     """
 
     height: int = 128
@@ -48,6 +50,7 @@ class InputSpec:
     ceiling: float = 2.0
     box_mm: boxes.Box | None = None
     volume: bool = False
+    prior: bool = False
 
     def __post_init__(self):
         for name in ("height", "width", "depth", "stride"):
@@ -68,11 +71,15 @@ class InputSpec:
             raise ValueError(f"InputSpec low={self.low}, high={self.high}: expected percentiles, low below high")
         if self.box_mm is not None:
             _check_box(self.box_mm)
+        if type(self.prior) is not bool:
+            raise ValueError(f"InputSpec prior={self.prior!r}: expected True or False")
+        if self.prior and self.volume:
+            raise ValueError("InputSpec prior=True and volume=True: a prior goes with a stack; leave one of them out")
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The shape of one input: (height, width, depth)."""
-        return self.height, self.width, self.depth
+        """The shape of one input: (height, width, depth), with a prior depth + 4."""
+        return self.height, self.width, self.depth + self.prior * contest.PRIOR_CHANNELS
 
     @property
     def labelled(self) -> tuple[int, ...]:
@@ -80,13 +87,13 @@ class InputSpec:
         return self.shape if self.volume else (self.height, self.width)
 
     def to_json(self) -> str:
-        """Write the record as JSON; box and volume have no entry where they are off, as before they existed.
+        """Write the record as JSON; box, volume and prior have no entry where they are off, as before they existed.
 
         >>> InputSpec.from_json(InputSpec(height=96).to_json()) == InputSpec(height=96)
         True
         """
         values = asdict(self)
-        for name in ("box_mm", "volume"):
+        for name in ("box_mm", "volume", "prior"):
             if not values[name]:
                 del values[name]
         return json.dumps(values)

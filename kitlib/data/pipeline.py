@@ -5,6 +5,7 @@ half floats and masks one bit per organ: 48 KiB a slice, 1.8 GiB for the full tr
 """
 
 import hashlib
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,10 +17,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from kitlib import contest, files
-from kitlib.data import inputs, scans
+from kitlib.data import earlier, inputs, priors, scans
 
 _BITS = np.arange(len(contest.ORGANS), dtype=np.uint8)
 VISITS = 2  # volumes of an epoch that show a slice, about
+_THERE = 1 << len(contest.ORGANS)  # the bit that says of a slice's masks that they are a prior
 _ALIGNMENT = 64  # bytes; TensorFlow shares memory that starts at a multiple of it
 
 
@@ -33,6 +35,7 @@ class Packed:
         images: (rows, height, width) float16.
         masks: (rows, height, width) uint8; bit k is organ k of contest.ORGANS. Read them with `truth`.
         stacks: (rows, depth) row numbers of the neighbours of each slice, or of the slices of its volume.
+        shifts: the slices between the days of each case, from `priors.shifts`; None where no prior is asked for.
     """
 
     slices: pd.DataFrame
@@ -40,14 +43,23 @@ class Packed:
     images: np.ndarray
     masks: np.ndarray
     stacks: np.ndarray
+    shifts: priors.Shifts | None = None
 
     def stack(self, row: int) -> np.ndarray:
-        """The stack or volume of one slice, by its row: (height, width, depth) float32, as the network gets it."""
+        """The stack or volume of one slice, by its row, as the network gets it: (height, width, depth) float32."""
         return self.images[self.stacks[row]].transpose(1, 2, 0).astype(np.float32)
 
     def truth(self, slices: pd.DataFrame) -> np.ndarray:
         """The masks of some slices on the grid: (rows, height, width, organs) bool."""
         return (self.masks[self.rows(slices)][..., None] >> _BITS & 1).astype(bool)
+
+    def prior(self, scan: str, other: str | None) -> np.ndarray:
+        """The prior of a scan, as the network gets it: (D, height, width, 4) uint8, zeros without another day."""
+        rows = self.slices[self.slices["scan"] == scan]
+        shift = None if other is None else priors.between(self.shifts, scan, other)
+        if shift is None:
+            return np.zeros((len(rows), *self.masks.shape[1:], contest.PRIOR_CHANNELS), np.uint8)
+        return priors.channels(self.truth(self.slices[self.slices["scan"] == other]), len(rows), shift)
 
     @cached_property
     def tensors(self):
@@ -56,7 +68,7 @@ class Packed:
             return tuple(outside.map(_variable, (self.images, self.masks)))
 
     def restacked(self, spec: inputs.InputSpec) -> "Packed":
-        """The same scans for another depth or stride, or as volumes; nothing is decoded or copied.
+        """The same scans for another depth or stride, as volumes, or with a prior; nothing is decoded or copied.
 
         Raises:
             ValueError: when anything else differs.
@@ -67,7 +79,10 @@ class Packed:
             )
         if spec == self.spec:
             return self
-        return replace(self, spec=spec, stacks=_stacks(self.slices, spec))
+        shifts = self.shifts
+        if spec.prior and shifts is None:
+            shifts = priors.shifts(self.slices, self.images, spec)
+        return replace(self, spec=spec, stacks=_stacks(self.slices, spec), shifts=shifts)
 
     def remasked(self, slices: pd.DataFrame) -> "Packed":
         """The same images with the masks of another annotation: a table of the same slices in the same order."""
@@ -94,6 +109,8 @@ class Packed:
 def pack(slices: pd.DataFrame, spec: inputs.InputSpec, folder: str | os.PathLike | None = None) -> Packed:
     """Decode every scan once and resize it to the network's grid; shows a progress bar.
 
+    For a prior the days of each case are registered too.
+
     Args:
         slices: whole scans from `scans.read`; without columns of organs the masks are empty.
         spec: grid and stack.
@@ -109,7 +126,8 @@ def pack(slices: pd.DataFrame, spec: inputs.InputSpec, folder: str | os.PathLike
     if folder is None:
         images, masks = _aligned(shape, np.float16), _aligned(shape, np.uint8)
         _fill(slices, spec, images, masks)
-        return Packed(slices, spec, images, masks, stacks)
+        shifts = priors.shifts(slices, images, spec) if spec.prior else None
+        return Packed(slices, spec, images, masks, stacks, shifts)
     stem = _fingerprint(slices, spec)
     paths = [Path(folder) / f"{stem}-images.npy", Path(folder) / f"{stem}-masks.npy"]
     if not all(path.exists() for path in paths):
@@ -120,7 +138,8 @@ def pack(slices: pd.DataFrame, spec: inputs.InputSpec, folder: str | os.PathLike
             images.flush()
             masks.flush()
     images, masks = (np.load(path, mmap_mode="c") for path in paths)  # TensorFlow shares writable memory only
-    return Packed(slices, spec, images, masks, stacks)
+    shifts = _kept_shifts(slices, images, spec, Path(folder) / f"{stem}-shifts.json") if spec.prior else None
+    return Packed(slices, spec, images, masks, stacks, shifts)
 
 
 def dataset(
@@ -140,9 +159,14 @@ def dataset(
     (B, height, width, depth, organs), "seed" (B,) int32 and "weight" (B,) float32. Order and seeds depend on (seed,
     epoch, row) alone, so a run that is resumed at `first_epoch` sees the same batches as one that never stopped.
 
+    With a prior, its four channels follow the organs in "masks", because an augmentation treats them alike; the
+    training step brings them behind the slices. In training it is another day among `slices`, which never holds a
+    validation scan, and a sample's seed chooses the day, or for half of the samples none. Otherwise it is the earlier
+    day among the packed slices.
+
     Args:
-        slices: the slices to draw; their neighbours come from the whole scans in `packed`. Of volumes an epoch draws
-            the slices around which they lie, see `samples`.
+        slices: the slices to draw; their neighbours and priors come from the whole scans in `packed`. Of volumes an
+            epoch draws the slices around which they lie, see `samples`.
         spec: grid and stack.
         batch_size: B.
         training: True shuffles, drops the remainder, and repeats for ever, epoch after epoch; False gives every slice
@@ -190,12 +214,25 @@ def dataset(
     images, masks = packed.tensors
     stacks = packed.stacks[chosen].astype(np.int32)
     labelled = stacks if spec.volume else chosen.astype(np.int32)
-    turn = _turn()
+    turn = _turn(len(_BITS) + spec.prior * contest.PRIOR_CHANNELS)
+    if spec.prior:
+        days = priors.others(slices) if training else _listed(earlier.days(slices, packed.slices))
+        table, counts = (part[chosen] for part in priors.rows(packed.slices, days, packed.shifts))
+        draws = 2 * np.maximum(counts, 1) if training else np.ones_like(counts)  # the second half is no day
+
+    def prior(rows, seeds):
+        """Give the bits of the priors."""
+        drawn = tf.minimum(tf.math.floormod(seeds, tf.gather(draws, rows)), table.shape[1] - 1)
+        row = tf.gather(tf.gather(table, rows), drawn, batch_dims=1)
+        bits = tf.bitwise.bitwise_or(tf.gather(tf.convert_to_tensor(masks), tf.maximum(row, 0)), np.uint8(_THERE))
+        return tf.where(row[:, None, None] >= 0, bits, np.uint8(0))
 
     def load(rows, seeds, weight):
         # No Python in here: it can deadlock, as tf.data waits for the interpreter and the interpreter for tf.data.
         cut = tf.gather(tf.convert_to_tensor(images), tf.gather(stacks, rows))
         bits = tf.gather(tf.convert_to_tensor(masks), tf.gather(labelled, rows))
+        if spec.prior:
+            bits = tf.bitwise.bitwise_or(bits, tf.bitwise.left_shift(prior(rows, seeds), np.uint8(len(_BITS))))
         turned, unpacked = turn(cut, bits)
         return {"images": turned, "masks": unpacked, "seed": seeds, "weight": weight}
 
@@ -210,15 +247,15 @@ def dataset(
 
 
 @cache
-def _turn():
-    """Make the function that moves slices and organs to the last axis; XLA makes it three times as fast."""
+def _turn(count: int):
+    """Make the function that moves slices and `count` bits to the last axis; XLA makes it three times as fast."""
     import tensorflow as tf
 
     def turn(stacks, bits):
         images = tf.cast(tf.transpose(stacks, [0, 2, 3, 1]), tf.float32)
         if bits.shape.rank == 4:  # of volumes
             bits = tf.transpose(bits, [0, 2, 3, 1])
-        return images, tf.bitwise.right_shift(bits[..., None], _BITS) & 1
+        return images, tf.bitwise.right_shift(bits[..., None], np.arange(count, dtype=np.uint8)) & 1
 
     return tf.function(turn, jit_compile=True, autograph=False)
 
@@ -260,7 +297,7 @@ def _stacks(slices: pd.DataFrame, spec: inputs.InputSpec) -> np.ndarray:
 
 def _as_packed(spec: inputs.InputSpec) -> inputs.InputSpec:
     """Keep of a spec what packed arrays depend on: the grid and how it is filled."""
-    return replace(spec, depth=1, stride=1, volume=False)
+    return replace(spec, depth=1, stride=1, volume=False, prior=False)
 
 
 def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -303,6 +340,19 @@ def _bits(rows: pd.DataFrame, spec: inputs.InputSpec) -> np.ndarray:
         for bit in _BITS:  # organ after organ, whose masks are contiguous in memory
             bits[filled] |= inputs.prepare_masks(masks[..., bit], spec, spacing_mm) << bit
     return bits
+
+
+def _kept_shifts(slices: pd.DataFrame, images: np.ndarray, spec: inputs.InputSpec, path: Path) -> priors.Shifts:
+    """Read the shifts that are kept beside packed arrays; the first call registers the days and writes them."""
+    if not path.exists():
+        found = [[*pair, shift] for pair, shift in priors.shifts(slices, images, spec).items()]
+        with files.replacing(path) as file:
+            json.dump(found, file)
+    return {(later, before): shift for later, before, shift in json.loads(path.read_text(encoding="utf-8"))}
+
+
+def _listed(days: dict[str, str]) -> dict[str, list[str]]:
+    return {scan: [other] for scan, other in days.items()}
 
 
 def _fingerprint(slices: pd.DataFrame, spec: inputs.InputSpec) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import submission
+from kitlib import contest, submission
 from kitlib.data import alignment, earlier, inputs, scans
 from kitlib.inference import rescue, windows
 from kitlib.inference.clock import Deadline, Pass, passes
@@ -193,23 +193,33 @@ def rows(
 
 
 def predict_scan(
-    network, prepared: np.ndarray, rows: pd.DataFrame, spec: inputs.InputSpec, batch_size: int = BATCH_SIZE
+    network,
+    prepared: np.ndarray,
+    rows: pd.DataFrame,
+    spec: inputs.InputSpec,
+    batch_size: int = BATCH_SIZE,
+    prior: np.ndarray | None = None,
 ) -> np.ndarray:
     """Run a network over the stacks of one prepared scan, or over overlapping volumes (`windows.slide`).
 
     Args:
-        network: keras.Model from (B, height, width, depth) to (B, *spec.labelled, organs).
+        network: keras.Model from (B, *spec.shape) to (B, *spec.labelled, organs).
         prepared: (D, height, width) as inputs.prepare gives it.
         rows: the scan's rows of the table of slices.
         spec: the stack or volume.
         batch_size: slices to label per call, see `networks.inputs_per_call`; the last batch is filled up, so that one
             compiled graph serves all.
+        prior: (D, height, width, 4), the masks of the earlier day as `priors.channels` makes them; None is no such day.
+            A network without a prior ignores it.
 
     Returns:
         (D, height, width, organs) float32.
     """
-    count = inputs_per_call(spec, batch_size)
-    return _run_scan(lambda images: np.asarray(network.predict_on_batch(images)), prepared, rows, spec, count)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return np.asarray(network.predict_on_batch(images))
+
+    return _run_scan(run, prepared, rows, spec, inputs_per_call(spec, batch_size), prior=prior)
 
 
 class _Mean:
@@ -305,21 +315,25 @@ def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Fa
     return found
 
 
-def _run_scan(run, prepared, rows, spec, batch_size, flipped=False) -> np.ndarray:
+def _run_scan(run, prepared, rows, spec, batch_size, flipped=False, prior=None) -> np.ndarray:
     """Run a network over the stacks or volumes of a scan, `batch_size` of them at a time."""
 
-    def label(batch: np.ndarray) -> np.ndarray:
-        batch = batch.transpose(0, 2, 3, 1)  # (B, height, width, depth)
+    def label(slices: np.ndarray, *more: np.ndarray) -> np.ndarray:
+        batch = np.concatenate([slices.transpose(0, 2, 3, 1), *more], axis=-1)  # (B, height, width, depth)
         found = run(np.ascontiguousarray(batch[:, :, ::-1] if flipped else batch, np.float32))
         return found[:, :, ::-1] if flipped else found
 
     if spec.volume:
         sides = spec.depth, spec.height, spec.width
         return windows.slide(lambda batch: np.moveaxis(label(batch), 3, 1), prepared, sides, batch_size=batch_size)
+    if spec.prior and prior is None:
+        prior = np.zeros((*prepared.shape, contest.PRIOR_CHANNELS), np.uint8)
     stacks = scans.stacks(rows, spec.depth, spec.stride)
     count = len(stacks)
-    filled = stacks[np.minimum(np.arange(-(-count // batch_size) * batch_size), count - 1)]
-    parts = [label(prepared[filled[first : first + batch_size]]) for first in range(0, len(filled), batch_size)]
+    filled, parts = np.minimum(np.arange(-(-count // batch_size) * batch_size), count - 1), []
+    for first in range(0, len(filled), batch_size):
+        some = filled[first : first + batch_size]
+        parts.append(label(prepared[stacks[some]], *([prior[some]] if spec.prior else [])))
     return np.concatenate(parts)[:count]
 
 

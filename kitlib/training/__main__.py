@@ -79,7 +79,7 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
         raise ValueError(f"--size {size[0]}x{size[1]}: {name} needs multiples of {multiple}, such as 256x384")
     box = boxes.box_for(slices) if given.box or (given.box is None and (encoder or volumes)) else None
     same = {
-        "spec": presets.spec(preset, size, box),
+        "spec": replace(presets.spec(preset, size, box), prior=given.prior),
         "recipe": recipe,
         "pretrained": given.weights or encoder,
         "packed": given.packed,
@@ -87,7 +87,8 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
         "deadline": None if given.time_limit is None else time.time() + given.time_limit,
     }
     held_out = None if given.folds else _held_out(slices, given.held_out)
-    print(f"{name}, {size[0]} x {size[1]} pixels, {f'box_mm={box}' if box else 'whole slices'}")
+    prior = ", masks of the earlier day" if given.prior else ""
+    print(f"{name}, {size[0]} x {size[1]} pixels, {f'box_mm={box}' if box else 'whole slices'}{prior}")
     print(runs.check_disk(folder, _stored(slices, folder, given, held_out, machine), same["spec"]))
     if given.packed and not list(given.packed.glob("*.npy")):
         print(runs.check_disk(given.packed, len(slices), same["spec"]))
@@ -160,6 +161,11 @@ def _parser() -> argparse.ArgumentParser:
         "--box",
         action=argparse.BooleanOptionalAction,
         help="crop slices to the box in mm around all masks (default: with an encoder or volumes)",
+    )
+    parser.add_argument(
+        "--prior",
+        action="store_true",
+        help="also show the network the masks of the case's earlier day, where there is one",
     )
     parser.add_argument("--packed", type=Path, metavar="FOLDER", help="keep packed scans there instead of in memory")
     parser.add_argument("--plain", action="store_true", help="train without the attention layers")

@@ -54,6 +54,7 @@ class Evaluator:
         self.val, self.packed, self.settings = val, packed, settings
         self.loss, self.batch_size, self.flips = recipe.made("loss"), recipe.batch_size, recipe.flips
         self.role, self.truth = recipe.role, scans.rows(val)
+        self.days = earlier.days(val, earlier.trusted(packed.slices))
         metrics = (monitors.Dice(name="dice"), monitors.IoU(name="iou"), *recipe.made("metrics"))
         self.metrics = {f"val_{metric.name}": metric for metric in metrics}
 
@@ -117,13 +118,15 @@ class Evaluator:
         """Predict scan after scan: name, rows and probabilities on the grid."""
         for name, rows in self.val.groupby("scan", sort=False):
             prepared = self.packed.images[self.packed.rows(rows)]
-            probabilities = self._predict(prepared, rows)
+            prior = self.packed.prior(name, self.days.get(name)) if self.packed.spec.prior else None
+            probabilities = self._predict(prepared, rows, prior)
             if flip:
-                probabilities = (probabilities + self._predict(prepared[:, :, ::-1], rows)[:, :, ::-1]) / 2
+                mirrored = prepared[:, :, ::-1], rows, None if prior is None else prior[:, :, ::-1]
+                probabilities = (probabilities + self._predict(*mirrored)[:, :, ::-1]) / 2
             yield name, rows, probabilities
 
-    def _predict(self, prepared: np.ndarray, rows: pd.DataFrame) -> np.ndarray:
-        return inference.predict_scan(self.network, prepared, rows, self.packed.spec, self.batch_size)
+    def _predict(self, prepared: np.ndarray, rows: pd.DataFrame, prior: np.ndarray | None) -> np.ndarray:
+        return inference.predict_scan(self.network, prepared, rows, self.packed.spec, self.batch_size, prior)
 
     def _score(self, kept: dict[str, np.ndarray]) -> dict[str, float]:
         """Take the host score of probabilities in 255ths, several scans at a time."""

@@ -84,7 +84,7 @@ def fit_fold(
     folder, started = Path(folder), time.perf_counter()
     _check(spec, recipe, devices, deadline)
     initial.check(pretrained, recipe)
-    build = recipe.builder()
+    build = recipe.builder(spec.prior)
     train, val = folds.split(slices, held_out, recipe.leave_out, recipe.empty_share, recipe.seed)
     record = resume.new_record(train, val, spec, recipe, scans.describe(slices), pretrained)
     with contextlib.nullcontext() if runs.finished(folder) else resume.hold(folder):
@@ -169,14 +169,15 @@ def _xla(run: runs.Run, recipe: Recipe, spec: InputSpec, devices: Devices | None
 def _timed(recipe: str, spec: InputSpec, policy: str) -> dict:
     """Time the steps of a recipe, once per process for all folds."""
     made, size = Recipe.from_json(recipe), Recipe.from_json(recipe).batch_size
+    more = spec.shape[-1] - spec.depth  # of a prior
     batch = {
-        "images": np.zeros((size, *spec.shape), "float32"),
-        "masks": np.zeros((size, *spec.labelled, len(contest.ORGANS)), "uint8"),
+        "images": np.zeros((size, spec.height, spec.width, spec.depth), "float32"),
+        "masks": np.zeros((size, *spec.labelled, len(contest.ORGANS) + more), "uint8"),
         "seed": np.arange(size, dtype="int32"),
         "weight": np.ones(size, "float32"),
     }
     with cleared():
-        return time_xla(lambda on: _compiled(made.builder()(spec.shape), made, 1, on), batch)
+        return time_xla(lambda on: _compiled(made.builder(spec.prior)(spec.shape), made, 1, on), batch)
 
 
 def _labelling(network: keras.Model, recipe: Recipe, spec: InputSpec) -> keras.Model:

@@ -119,12 +119,22 @@ class Recipe:
         """Read what `to_json` wrote."""
         return cls(**json.loads(text))
 
-    def builder(self) -> Callable[[tuple[int, int, int]], keras.Model]:
+    def builder(self, prior: bool = False) -> Callable[[tuple[int, int, int]], keras.Model]:
         """Import the network's function, with its options; it takes the input shape.
 
+        Args:
+            prior: of the InputSpec; the function is then called with prior=True.
+
         Raises:
-            ValueError: names the network that cannot be imported, and the reason.
+            ValueError: names the network that cannot be imported, and the reason; and the option `prior`, which the
+                InputSpec decides.
         """
+        if "prior" in self.network_options:
+            raise ValueError(
+                f"network_options has prior={self.network_options['prior']!r}, but the input decides on it; leave it "
+                "out and use InputSpec(prior=True)"
+            )
+        options = self.network_options | ({"prior": True} if prior else {})
         module, _, name = self.network.partition(":")
         try:
             function = getattr(importlib.import_module(module), name)
@@ -138,10 +148,10 @@ class Recipe:
 
         def build(shape: tuple[int, int, int]) -> keras.Model:
             try:
-                return function(shape, **self.network_options)
+                return function(shape, **options)
             except TypeError as reason:
                 raise ValueError(
-                    f"network {self.network!r} cannot be built with network_options {self.network_options}: {reason}; "
+                    f"network {self.network!r} cannot be built with network_options {options}: {reason}; "
                     "correct the name or value of the option"
                 ) from reason
 

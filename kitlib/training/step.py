@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from kitlib import contest
+
 STATISTICS = ("moving_mean", "moving_variance")  # of batch norms
 
 
@@ -22,7 +24,8 @@ class AugmentedModel(keras.Model):
     Shapes: a batch is a dict of "images" (B, H, W, C), "masks" (B, H, W, organs) uint8, "seed" (B,) int32 and "weight"
         (B,); the result one of "probabilities" and "masks" (B, H, W, organs), both after augmentation, and "weight".
         Of volumes, masks and probabilities are (B, H, W, C, organs). Masks that were augmented are float16, or float32
-        after MixUp.
+        after MixUp. A prior follows the organs in "masks", so that it is moved and mixed as masks are and never shaded;
+        the network gets it behind the slices.
 
     Args:
         network: from images to probabilities.
@@ -51,6 +54,7 @@ class AugmentedModel(keras.Model):
         if self.augment is not None:
             masks = keras.ops.cast(masks, "float16")  # TensorFlow gathers no 8-bit integers on a GPU
             images, masks = self.augment(images, masks, batch["seed"], training=training)
+        images, masks = with_prior(images, masks)
         probabilities = self.network(images, training=training)
         if training and self.statistics:
             self._average()
@@ -87,6 +91,19 @@ class LossScaling(keras.optimizers.LossScaleOptimizer):
             return finite
         faults = tf.distribute.get_replica_context().all_reduce("sum", keras.ops.cast(~finite, "float32"))
         return faults == 0
+
+
+def with_prior(images, masks):
+    """Bring a prior from behind the organs of the masks to behind the slices of the images, where there is one.
+
+    Shapes: images (B, H, W, depth) and masks (B, H, W, organs + 4) give (B, H, W, depth + 4) and (B, H, W, organs);
+        masks (B, H, W, organs) have no prior, and both stay as they are.
+    """
+    organs = len(contest.ORGANS)
+    if masks.shape[-1] <= organs:
+        return images, masks
+    prior = keras.ops.cast(masks[..., organs:], images.dtype)
+    return keras.ops.concatenate([images, prior], axis=-1), masks[..., :organs]
 
 
 def averaged_weights(model: keras.Model, network: keras.Model) -> list[np.ndarray]:

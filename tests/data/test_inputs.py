@@ -220,3 +220,15 @@ def test_a_disc_in_the_box_comes_back_where_it_was_and_has_one_size_on_the_grid(
     assert grid.sum() == pytest.approx(np.pi * 45**2 * (256 / 257) * (384 / 394), rel=0.02)
     there = np.array([index.mean() for index in np.nonzero(grid[0])]) + 0.5
     np.testing.assert_allclose(there, [(185 - 60) * 256 / 257, (202 + 40) * 384 / 394], atol=1.0)
+
+
+def test_a_prior_adds_four_channels_and_is_in_the_record_only_where_there_is_one():
+    spec = InputSpec(96, 160, prior=True)
+    assert spec.shape == (96, 160, 9)
+    assert InputSpec(96, 160).shape == (96, 160, 5)
+    assert InputSpec.from_json(spec.to_json()) == spec
+    assert "prior" not in InputSpec(96, 160).to_json()
+    with pytest.raises(ValueError, match="prior=1: expected True or False"):
+        InputSpec(prior=1)
+    with pytest.raises(ValueError, match="a prior goes with a stack"):
+        InputSpec(prior=True, volume=True)

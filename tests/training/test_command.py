@@ -60,7 +60,7 @@ def test_run_folder_is_said_before_the_training_and_how_to_continue_after_it(com
     ("arguments", "encoder", "size", "boxed", "pretrained"),
     [
         ("", None, (128, 128), False, None),
-        ("--size 96x160 --box --weights runs/gate", None, (96, 160), True, Path("runs/gate")),
+        ("--size 96x160 --box --weights runs/gate --prior", None, (96, 160), True, Path("runs/gate")),
         ("--preset encoder", "efficientnet-lite0", (128, 192), True, "efficientnet-lite0"),
         (
             "--encoder efficientnetv2-s --size 64 --no-box --weights s.h5",
@@ -77,6 +77,7 @@ def test_an_encoder_brings_its_grid_its_box_and_its_weights(
     assert asked["recipe"].network_options.get("encoder") == encoder
     assert (asked["spec"].height, asked["spec"].width) == size
     assert asked["spec"].box_mm == (boxes.box_for(slices) if boxed else None)
+    assert asked["spec"].prior == ("--prior" in arguments)
     assert (asked["pretrained"], asked["packed"]) == (pretrained, tmp_path / "packed")
     said = capsys.readouterr().out
     assert f"{encoder or 'U-Net'}, {size[0]} x {size[1]} pixels, {'box_mm=(' if boxed else 'whole slices'}" in said

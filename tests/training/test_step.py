@@ -324,3 +324,27 @@ def test_mean_of_epochs_is_their_mean():
     for count, array in enumerate(epochs):
         mean = step.add_to_mean(mean, count, [array])
     np.testing.assert_allclose(mean[0], epochs.mean(axis=0))
+
+
+def test_a_prior_is_moved_and_mixed_as_masks_are_and_never_shaded():
+    rng = np.random.default_rng(0)
+    masks = (rng.random((4, 32, 32, 3)) > 0.5).astype("uint8")
+    batch = {
+        "images": rng.random((4, 32, 32, 3)).astype("float32"),
+        "masks": np.concatenate([masks, masks, np.ones((4, 32, 32, 1), "uint8")], axis=-1),
+        "seed": np.arange(4, dtype="int32"),
+        "weight": np.ones(4, "float32"),
+    }
+    network = keras.Sequential([keras.Input((32, 32, 7)), keras.layers.Identity()])  # shows what it is given
+    for layer in (augment.Augment(cutmix=0.5), augment.Augment(mixup=1.0), None):
+        found = step.AugmentedModel(network, layer)(batch, training=True)
+        given, moved = (keras.ops.convert_to_numpy(found[name]) for name in ("probabilities", "masks"))
+        assert given.shape == (4, 32, 32, 7)
+        assert moved.shape == masks.shape
+        np.testing.assert_array_equal(given[..., 3:6], moved.astype("float32"))
+        assert given[..., 6].max() == 1
+        if layer is not None:
+            images, expected = layer(batch["images"], masks, batch["seed"], training=True)
+            np.testing.assert_allclose(given[..., :3], images, atol=1e-6)
+            np.testing.assert_allclose(moved, expected, atol=1e-6)
+            assert (given[..., 6] == 0).any()  # beyond the edge there is no prior either
