@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
 import generate  # noqa: E402
 
-TAKEN = ("run.json", "model.keras", "settings.json", "score.json", "history.csv")  # oof/ stays: it is large, and unused
+# oof/ stays: it is large, and unused
+TAKEN = ("run.json", "model.keras", "settings.json", "weight.json", "score.json", "history.csv")
 SLUG = "uwm-kit-bundle"
 T4_X2 = "NvidiaTeslaT4"  # two T4: one alone is not offered, and NvidiaTeslaT4Highmem is for Kaggle's own people
 NEEDS_GPU = ("02_train", "03_inference", "05_experiments")
@@ -189,7 +190,7 @@ def _take(folder: Path, found: Sequence[runs.Run], target: Path) -> None:
     """Copy a run, or a cross-validation with its folds, or a folder that holds several."""
     wanted = [run.folder / name for run in found for name in TAKEN]
     above = {place for run in found for place in (folder, run.folder.parent) if place.is_relative_to(folder)}
-    wanted += [place / name for place in above for name in ("folds.csv", "settings.json")]
+    wanted += [place / name for place in above for name in ("folds.csv", "settings.json", "weight.json")]
     for path in filter(Path.is_file, wanted):
         place = target / folder.name / path.relative_to(folder)
         place.parent.mkdir(parents=True, exist_ok=True)

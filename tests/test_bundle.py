@@ -168,9 +168,11 @@ def bundle(monkeypatch):
 
 def test_the_newest_cross_validation_keeps_the_settings_of_all_its_folds(cross_validation, tmp_path, bundle, capsys):
     (cross_validation / "settings.json").write_text("{}", encoding="utf-8")
+    (cross_validation / "weight.json").write_text("0.5", encoding="utf-8")
     assert bundle.newest(tmp_path) == [cross_validation]
     runs_there = bundle.build(bundle.newest(tmp_path), "somebody", tmp_path / "bundle") / "dataset/runs"
     assert (runs_there / "cv/settings.json").is_file()
+    assert runs.read(runs_there / "cv/fold1").weight == 0.5
     assert (runs_there / "cv/fold1/model.keras").is_file()
     assert not list(runs_there.rglob("*.npy"))
     runs.write_record(cross_validation / "fold0", {"parameters": {}, "trained_epochs": 0})

@@ -167,7 +167,7 @@ def open_members(
             run = runs.read(folder)
             name = run.folder.name if run.role == "both" else f"{run.folder.parent.name}/{run.folder.name}"
             engine = Engine(load(folder), inputs_per_call(run.spec, batch_size))
-            members.append(Member(name, run.spec, engine, run.flipped, run.role))
+            members.append(Member(name, run.spec, engine, run.flipped, run.role, run.weight))
     return members
 
 

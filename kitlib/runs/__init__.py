@@ -24,3 +24,4 @@ from kitlib.runs.selection import HeldOut as HeldOut
 from kitlib.runs.selection import choose as choose
 from kitlib.runs.selection import choose_held_out as choose_held_out
 from kitlib.runs.selection import choose_settings as choose_settings
+from kitlib.runs.selection import write_weights as write_weights

@@ -7,6 +7,7 @@
     presence/     out-of-fold presence of a gate, one file per scan, float32
     score.json    the score on the validation scans
     settings.json post-processing, once it has been tuned
+    weight.json   the network's weight in a mean with others, once it has been chosen
     checkpoint/   the state to resume from, until the training is finished
 
 Files are written under another name and renamed when they are whole. Folders of older versions are read too.
@@ -14,6 +15,7 @@ Files are written under another name and renamed when they are whole. Folders of
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -31,6 +33,7 @@ from kitlib.data.inputs import InputSpec
 from kitlib.files import Problem, replacing
 from kitlib.postprocess.cleaning import DEFAULT, Settings
 
+WEIGHT = "weight.json"
 UNKNOWN = "unknown"  # the kind of data in a record that does not say it
 ROLES = ("both", "gate", "segmenter")
 _CLOSING_BYTES = 10**8  # model, checkpoints with the optimizer's state, tables
@@ -151,6 +154,25 @@ class Run:
             return Settings.from_json(path.read_text(encoding="utf-8")) if path.is_file() else DEFAULT
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+    @property
+    def weight(self) -> float:
+        """The weight of its network in a mean with others, its own or its cross-validation's; 1 before any choice.
+
+        Raises:
+            ValueError: names the weight.json that holds no positive number.
+        """
+        for path in (self.folder / WEIGHT, self.folder.parent / WEIGHT):
+            if path.is_file():
+                text = path.read_text(encoding="utf-8")
+                try:
+                    weight = float(text)
+                except ValueError:
+                    weight = math.nan
+                if not 0 < weight < math.inf:
+                    raise ValueError(f"{path} holds {text[:20]!r}; expected a positive number, or no such file")
+                return weight
+        return 1.0
 
     def score(self) -> dict:
         """Read the score on the validation scans; empty before there is one."""

@@ -1,4 +1,5 @@
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -65,6 +66,13 @@ def test_runs_are_averaged(members, hidden):
         for chosen in (members[:1], members[1:], members)
     )
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-5)
+
+
+def test_a_run_counts_by_the_weight_in_its_folder(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "cv" / "fold0")
+    (tmp_path / "cv" / "weight.json").write_text("0.25", encoding="utf-8")
+    (opened,) = inference.open_members([tmp_path / "cv" / "fold0"], Faults(), batch_size=4)
+    assert opened.weight == 0.25
 
 
 def test_boxes_and_whole_slices_are_averaged_at_the_size_of_the_files_and_equal_boxes_on_their_grid(
