@@ -3,8 +3,11 @@
 `python -P benchmarks/earlier.py [--root FOLDER] [--cases 8] [--days 3] [--seed 0] [--draws 20] [--save]`. FOLDER is a
 phantom that was written with these numbers; without one it is written to a temporary folder, which takes a minute or
 two. The plan of a phantom says where the patient lies in each scan (`phantom.files.displacement_mm`), so the error of a
-registration is known. The annotators' stop line lies at a fixed place of the phantom's patient: that a registered line
-is exact there shows that the shift is, not that annotators are so consistent.
+registration is known. Local contrast, its neighbourhood and its noise level were chosen on another phantom (32 cases of
+2 days, seed 5), where the mean error along the body is .25 slices. On its first 10 pairs, where local contrast erred by
+.4, grey values that were clipped, or their root or logarithm, erred by 1.2 to 1.5, and a high pass by .8. The
+annotators' stop line lies at a fixed place of the phantom's patient: that a registered line is exact there shows that
+the shift is, not that annotators are so consistent.
 
 With KITLIB_REAL_DATA=FOLDER, the stop lines of the real scans in FOLDER/masks.csv are measured too. These have no
 images, so nothing can be registered. The presence that a network would give is made up, as in benchmarks/ends.py: sure
