@@ -216,8 +216,8 @@ pd.crosstab(predicted["class"], (predicted["predicted"] != "").map({True: "with 
 shown = predicted if len(predicted) else rehearsal
 with faults.survive("contact sheet", "left out"):
     if len(shown):
-        known = scans.with_masks(slices if len(predicted) else some, shown)
-        first = known[(known["scan"] == known["scan"].iloc[0]) & (known["path"] != "")]
+        pictured = scans.with_masks(slices if len(predicted) else some, shown)
+        first = pictured[(pictured["scan"] == pictured["scan"].iloc[0]) & (pictured["path"] != "")]
         alike = (first[["height", "width"]] == list(scans.common_size(first))).all(axis=1)
         display(figures_scans.contact_sheet(first[alike]))
 
