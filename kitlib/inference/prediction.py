@@ -114,7 +114,7 @@ def predict(
             if found is not None:
                 yield found
                 for run in [run for run, kind in failed.items() if issubclass(kind, MemoryError)]:
-                    text = "does not fit in memory even one slice at a time, although other passes do"
+                    text = "does not fit in memory even one input at a time, although other passes do"
                     faults.meet(f"{members[run.model].name}{' flipped' * run.flipped}", text, "left out from here on")
                     whole.remove(run)
             failing = (failing - set(seconds)) | set(failed)
