@@ -247,7 +247,8 @@ class Check:
         slices, sample = rescue.read(self.out / "competition", faults)
         chosen = runs.choose(dataset / "runs").folders
         settings, _ = runs.choose_settings(chosen)
-        known = rescue.read_known(self.out / "competition", slices, faults) if settings.line_weight else None
+        back = inference.looks_back([runs.read(folder) for folder in chosen], settings)
+        known = rescue.read_known(self.out / "competition", slices, faults) if back else None
         inference.submit(chosen, slices, sample, local, faults, settings=settings, known=known, progress=False)
         return self.score(local)
 

@@ -136,12 +136,14 @@ print(settings)
 
 # %% [markdown]
 # Which test scans have an earlier day in the training set? Both bowels of a scan end on one slice. Where the settings
-# have a `line_weight`, the end is drawn to where it was on the earlier day, moved with the patient.
+# have a `line_weight`, the end is drawn to where it was on the earlier day, moved with the patient. A network that was
+# trained with a prior also sees the masks of that day.
 
 # %%
-known = rescue.read_known(root, slices, faults) if settings.line_weight else None
+back = inference.looks_back(members, settings)
+known = rescue.read_known(root, slices, faults) if back else None
 if known is None:
-    print("the settings look at no earlier day")
+    print("networks and settings look at no earlier day")
 else:
     print(f"{len(earlier.days(slices, known))} of {slices['scan'].nunique()} test scans have an earlier day")
 
@@ -156,8 +158,8 @@ else:
 rehearsal = pd.DataFrame(columns=["id", "class", "predicted"])
 if mode != "rerun" and not len(slices) and members and (root / "train.csv").is_file():
     train = scans.read(root)
-    known = train if settings.line_weight else None
-    later = list(earlier.days(train)) if settings.line_weight else []
+    known = train if back else None
+    later = list(earlier.days(train)) if back else []
     some = train[train["scan"] == [*later, train["scan"].iloc[0]][0]]
     clock = deadline.Deadline(None)
     options = {"settings": settings, "clock": clock, "known": known, "flip": FLIP, "batch_size": BATCH}

@@ -78,22 +78,19 @@ def last_bowel_slice(rows: pd.DataFrame) -> int | None:
     return int(filled[-1]) if len(filled) else None
 
 
-def stop_line(rows: pd.DataFrame, later: np.ndarray, before: np.ndarray) -> int | None:
+def stop_line(rows: pd.DataFrame, shift: int) -> int | None:
     """Predict on which slice of a scan both bowels end: where they ended on the earlier day, moved with the patient.
 
     Args:
         rows: the earlier day's rows of a slice table with masks.
-        later: (D, height, width), the scan in question, prepared with `alignment.SPEC`.
-        before: (D, height, width), the earlier day, prepared alike.
+        shift: slices from the earlier day to the scan, the first number of `alignment.register`.
 
     Returns:
-        The position of the slice among those of `later`, from 0; it may lie outside. None where the earlier day has no
+        The position of the slice among those of the scan, from 0; it may lie outside. None where the earlier day has no
         bowel.
-
-    Cost: 0.1 s.
     """
     last = last_bowel_slice(rows)
-    return None if last is None else last + alignment.register(later, before)[0]
+    return None if last is None else last + shift
 
 
 def stop_lines(slices: pd.DataFrame, known: pd.DataFrame | None = None) -> Callable[[str], int | None]:
@@ -119,7 +116,7 @@ def stop_lines(slices: pd.DataFrame, known: pd.DataFrame | None = None) -> Calla
         if scan not in before:
             return None
         rows = known.iloc[known_places[before[scan]]]
-        return stop_line(rows, _prepared(slices.iloc[places[scan]]), _prepared(rows))
+        return stop_line(rows, alignment.register(_prepared(slices.iloc[places[scan]]), _prepared(rows))[0])
 
     return line
 

@@ -13,6 +13,7 @@ from kitlib.inference.networks import check_roles as check_roles
 from kitlib.inference.networks import load as load
 from kitlib.inference.networks import open_members as open_members
 from kitlib.inference.prediction import Prediction as Prediction
+from kitlib.inference.prediction import looks_back as looks_back
 from kitlib.inference.prediction import predict as predict
 from kitlib.inference.prediction import predict_scan as predict_scan
 from kitlib.inference.prediction import rows as rows

@@ -28,7 +28,7 @@ class Member:
     Attributes:
         name: its name in faults.
         spec: what it sees.
-        run: from a batch (B, height, width, depth) float32 to (B, *spec.labelled, organs) float32.
+        run: from a batch (B, *spec.shape) float32 to (B, *spec.labelled, organs) float32.
         flip: whether it also predicts each slice mirrored, unless the caller decides.
         role: "gate" finds the slices of an organ and "segmenter" its contours. "both" does both, and only the contours
             where there is a gate.

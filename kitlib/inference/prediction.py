@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import contest, submission
-from kitlib.data import alignment, earlier, inputs, scans
+from kitlib import contest, runs, submission
+from kitlib.data import alignment, earlier, inputs, priors, scans
 from kitlib.inference import rescue, windows
 from kitlib.inference.clock import Deadline, Pass, passes
 from kitlib.inference.faults import Faults
@@ -72,7 +72,7 @@ def predict(
             the networks that were trained on mirrored slices.
         clock: forecasts the end and sheds passes; None never does.
         known: slice table with masks and images of earlier days of the cases, as `rescue.read_known` gives it; from
-            them comes the line of a scan. None gives no lines.
+            them come the prior of a scan and its line. None gives neither, and `looks_back` tells who needs them.
         progress: show a bar with the time left.
 
     Yields:
@@ -101,16 +101,19 @@ def predict(
                 text = f"the deadline of {clock.hours} hours is reached with {scans_left} scans to go"
                 faults.meet(name, text, "they stay empty")
                 return
-            started, found = time.perf_counter(), None
+            started, found, day = time.perf_counter(), None, None
             seconds: dict[Pass, float] = {}
             failed: dict[Pass, type[Exception]] = {}
             with faults.survive(name, "left empty"):
                 scan = rescue.load(rows, faults)
+                if scan is not None and name in before:
+                    with faults.survive(name, "predicted without its earlier day"):
+                        day = _earlier_day(scan, rows, known[known["scan"] == before[name]], faults)
                 if scan is not None:
-                    found = _run_passes(members, now, scan, rows, batch_size, faults, seconds, failed)
-            if found is not None and name in before:
+                    found = _run_passes(members, now, scan, rows, batch_size, faults, seconds, failed, day)
+            if found is not None and day is not None:
                 with faults.survive(name, "its bowels end without the line of the earlier day"):
-                    found = found._replace(line=_line(scan, rows, known[known["scan"] == before[name]], faults))
+                    found = found._replace(line=earlier.stop_line(day.rows, day.shift))
             if found is not None:
                 yield found
                 for run in [run for run, kind in failed.items() if issubclass(kind, MemoryError)]:
@@ -121,6 +124,11 @@ def predict(
             clock.record(len(rows), time.perf_counter() - started - sum(seconds.values()), seconds, len(failed))
             left, scans_left = left - len(rows), scans_left - 1
             bar.update(len(rows))
+
+
+def looks_back(members: Sequence[Member | runs.Run], settings: cleaning.Settings) -> bool:
+    """Tell whether the earlier days of scans change what is predicted: by the prior of a network, or by the line."""
+    return bool(settings.line_weight) or any(member.spec.prior for member in members)
 
 
 def submit(
@@ -250,13 +258,14 @@ class _Mean:
         return np.minimum(sum(share * intervals.presence(part) for share, part in parts), 1)  # against rounding
 
 
-def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed) -> Prediction | None:
+def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed, day=None) -> Prediction | None:
     """Run the passes of a plan over a scan and average those that work; None when none does.
 
     The seconds of each pass go into `seconds`, and the kinds of error of those that failed into `failed`.
     """
     name, gates, segmenters = rows["scan"].iloc[0], _Mean(), _Mean()
     prepared: dict[inputs.InputSpec, np.ndarray] = {}
+    made: dict[inputs.InputSpec, np.ndarray | None] = {}
     spacing_mm = scans.spacing_mm(rows)
     for run in plan:
         member = members[run.model]
@@ -266,7 +275,10 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed) 
             try:
                 if member.spec not in prepared:
                     prepared[member.spec] = inputs.prepare(scan, member.spec, spacing_mm)
-                found = _with_less(member, prepared[member.spec], rows, batch_size, run, faults)
+                if member.spec.prior and day is not None and member.spec not in made:
+                    made[member.spec] = _prior(day, rows, member.spec, faults)
+                prior = made.get(member.spec)
+                found = _with_less(member, prepared[member.spec], rows, batch_size, run, faults, prior)
                 (gates if run.gate else segmenters).add(member, found)
             except Exception as error:
                 failed[run] = type(error)
@@ -284,22 +296,38 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed) 
     return Prediction(name, found, gates.presence() if gates.sums else None)
 
 
-def _line(scan: np.ndarray, rows: pd.DataFrame, before: pd.DataFrame, faults: Faults) -> int | None:
-    """Predict the slice on which the bowels of a scan end from its earlier day; None where that cannot be read."""
+class _EarlierDay(NamedTuple):
+    """The earlier day of a scan: its rows of the slice table with masks, and the slices from it to the scan."""
+
+    rows: pd.DataFrame
+    shift: int
+
+
+def _earlier_day(scan: np.ndarray, rows: pd.DataFrame, before: pd.DataFrame, faults: Faults) -> _EarlierDay | None:
+    """Register a scan with its earlier day, for the line and the priors; None where that cannot be read."""
     images = rescue.load(before, faults)
     if images is None:
         return None
     both = ((scan, rows), (images, before))
     prepared = (inputs.prepare(volume, alignment.SPEC, scans.spacing_mm(table)) for volume, table in both)
-    return earlier.stop_line(before, *prepared)
+    return _EarlierDay(before, alignment.register(*prepared)[0])
 
 
-def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Faults) -> np.ndarray:
+def _prior(day: _EarlierDay, rows: pd.DataFrame, spec: inputs.InputSpec, faults: Faults) -> np.ndarray | None:
+    """Make the prior of a scan from the masks of its earlier day; None where they fail or are on another scale."""
+    with faults.survive(rows["scan"].iloc[0], "predicted without the masks of its earlier day"):
+        if priors.comparable(rows, day.rows, spec):
+            masks = inputs.prepare_masks(scans.masks(day.rows), spec, scans.spacing_mm(day.rows))
+            return priors.channels(masks, len(rows), day.shift)
+    return None
+
+
+def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Faults, prior=None) -> np.ndarray:
     """Run a pass; where memory runs out, again with half the slices or volumes at a time, down to one."""
     count = inputs_per_call(member.spec, batch_size)
     while True:
         try:
-            found = _run_scan(member.run, prepared, rows, member.spec, count, run.flipped)
+            found = _run_scan(member.run, prepared, rows, member.spec, count, run.flipped, prior)
             break
         except MemoryError as error:
             if count == 1:

@@ -233,7 +233,7 @@ def _submit(found: Sequence[runs.Run], slices: pd.DataFrame, path: Path) -> None
     lines, held_out = [], []
     for run in found:
         val = slices[slices["scan"].isin(run.record["folds"]["held_out"])].reset_index(drop=True)
-        known = earlier.trusted(slices) if run.settings.line_weight else None
+        known = earlier.trusted(slices) if inference.looks_back([run], run.settings) else None
         for scan, probabilities, presence, line in inference.predict(
             [run.folder], val, inference.Faults(), known=known
         ):

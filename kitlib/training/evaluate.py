@@ -7,7 +7,7 @@ where the truth has no mask of an organ, its probabilities are 0.
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -91,7 +91,8 @@ class Evaluator:
         presence of the truth.
 
         Returns:
-            score (host), dice, hausdorff; `panel`, the score by convention; `flip`, whether mirrored slices were
+            score (host), dice, hausdorff; `panel`, the score by convention; where there are both, `known` and `new`,
+            the same of the scans with an earlier day and of those without; `flip`, whether mirrored slices were
             averaged in; and of a segmenter `evaluated_with`.
         """
         self.network.set_weights(list(weights))
@@ -106,7 +107,7 @@ class Evaluator:
                 waiting.append(pool.submit(self._encoded, rows, _bytes(self._gated(rows, probabilities))))
             lines = pd.concat([task.result() for task in waiting])
         more = TRUE_PRESENCE if self.role == "segmenter" else {}
-        return _panel(self.truth, lines, self.val) | {"flip": self.flips} | more
+        return _panel(self.truth, lines, self.val, self.days) | {"flip": self.flips} | more
 
     def _gated(self, rows: pd.DataFrame, probabilities: np.ndarray) -> np.ndarray:
         """Empty a segmenter's slices where the truth lacks the organ; other roles find them themselves."""
@@ -144,12 +145,24 @@ class Evaluator:
         return submission.encode(rows, postprocess.masks(restored, self.settings))
 
 
-def _panel(truth: pd.DataFrame, rows: pd.DataFrame, slices: pd.DataFrame) -> dict:
-    """Score rows in every convention: score (host), dice, hausdorff, and `panel`, the score by convention."""
+def _panel(truth: pd.DataFrame, rows: pd.DataFrame, slices: pd.DataFrame, days: Collection[str]) -> dict:
+    """Score rows in every convention: score (host), dice, hausdorff, and `panel`, the score by convention.
+
+    Where some of the scans have an earlier day, by their names in `days`, and others do not, `known` and `new` have
+    score, dice, hausdorff and the number of scans of either kind.
+    """
     found = metric.scores(truth, rows, slices)
-    ours = found["host"]
-    values = {name: score.value for name, score in found.items()}
-    return {"score": ours.value, "dice": ours.dice, "hausdorff": ours.hausdorff, "panel": values}
+    panel = _values(found["host"]) | {"panel": {name: score.value for name, score in found.items()}}
+    names = set(slices["scan"])
+    groups = {"known": names & set(days), "new": names - set(days)}
+    if all(groups.values()):
+        for group, some in groups.items():
+            panel[group] = _values(found["host"].part(some)) | {"scans": len(some)}
+    return panel
+
+
+def _values(score: metric.Score) -> dict[str, float]:
+    return {"score": score.value, "dice": score.dice, "hausdorff": score.hausdorff}
 
 
 def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
@@ -180,14 +193,16 @@ def score_unseen(run: runs.Run, slices: pd.DataFrame) -> dict:
             "neither has seen"
         )
     settings, segments, lines = run.settings, run.role == "segmenter", []
-    known = earlier.trusted(slices) if settings.line_weight else None
+    trusted = earlier.trusted(slices)
+    known = trusted if inference.looks_back([run], settings) else None
     for scan, probabilities, presence, line in inference.predict([run.folder], slices, inference.Faults(), known=known):
         rows = slices[slices["scan"] == scan]
         if segments:
             presence = scans.presence(rows).astype(np.float32)
             probabilities = probabilities * presence[:, None, None]
         lines.append(submission.encode(rows, postprocess.masks(probabilities, settings, presence, line)))
-    found = _panel(scans.rows(slices), pd.concat(lines), slices) | {"scans": sorted(slices["scan"].unique())}
+    found = _panel(scans.rows(slices), pd.concat(lines), slices, earlier.days(slices, trusted))
+    found |= {"scans": sorted(slices["scan"].unique())}
     found |= TRUE_PRESENCE if segments else {}
     with runs.replacing(run.folder / "score.json") as file:
         file.write(json.dumps(run.score() | {"unseen": found}, indent=1))
