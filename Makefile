@@ -16,8 +16,6 @@ CHOSEN := $(if $(filter file,$(origin DATA)),,--set "DATA=$(DATA)")
 override DATA := $(if $(filter ~/%,$(firstword $(DATA))),$(subst ~/,$(HOME)/,$(DATA)),$(DATA))
 TABLE := $(subst $(subst ,, ),\ ,$(DATA))/train.csv
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-# memory in large pages, where glibc is 2.35 or newer: steps on a CPU are faster (benchmarks/step.py)
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 demo: $(STAMP) $(TABLE)  ## synthetic competition, three notebooks, a scored submissions/submission.csv
 	$(BIN)/python notebooks/execute.py 01_eda 02_train 03_inference --set "DATA=$(DATA)" --set RUNS=runs/demo

@@ -1,10 +1,10 @@
 """Training steps per second: this kit's networks beside the same in PyTorch, and MONAI's U-Net.
 
 `python benchmarks/step.py [--rounds 6] [--long] [--save]`. Every contestant runs in a process of its own, one after the
-other: 128 x 128 x 5, batch 16, BCE + 0.5 Dice, Adam. Memory comes in large pages, as `make` asks for, except where a
-name says otherwise. The share of the peak is the arithmetic of the convolutions (forward once, backward twice) over the
-speed of a large matrix product on the same device just before. --long runs XLA, JAX, torch.compile, oneDNN and layout,
-some a minute each, beside the two plain contestants, and saves a table of its own.
+other: 128 x 128 x 5, batch 16, BCE + 0.5 Dice, Adam. The share of the peak is the arithmetic of the convolutions
+(forward once, backward twice) over the speed of a large matrix product on the same device just before. --long runs
+XLA, JAX, torch.compile, oneDNN and layout, some a minute each, beside the two plain contestants, and saves a table of
+its own.
 """
 
 import argparse
@@ -25,7 +25,6 @@ RESULTS = Path(__file__).parent / "results" / "step.md"
 PACKAGES = "keras tensorflow jax torch monai segmentation_models_pytorch"
 SHAPE, BATCH = (128, 128, 5), 16
 WIDTHS = {4: (16, 32, 64, 128, 256), 5: (16, 32, 64, 128, 256, 256)}
-LARGE_PAGES = "glibc.malloc.hugetlb=1"  # in GLIBC_TUNABLES, as in the Makefile
 ALWAYS = ("Keras on TF, plain, 4 levels", "PyTorch eager, plain, 4 levels")
 # name: needed package, contestant, its settings, whether only with --long
 FIELD = {
@@ -44,18 +43,6 @@ FIELD = {
     "MONAI U-Net, eager": ("monai", "monai", {}, False),
     "Keras on TF, Lite0": ("tensorflow", "keras", {"backend": "tensorflow", "encoder": "efficientnet-lite0"}, False),
     "smp eager, Lite0": ("segmentation_models_pytorch", "smp", {"encoder": "efficientnet-lite0"}, False),
-    "Keras on TF, Lite0, small pages": (
-        "tensorflow",
-        "keras",
-        {"backend": "tensorflow", "encoder": "efficientnet-lite0", "pages": ""},
-        False,
-    ),
-    "smp eager, Lite0, small pages": (
-        "segmentation_models_pytorch",
-        "smp",
-        {"encoder": "efficientnet-lite0", "pages": ""},
-        False,
-    ),
     "Keras on TF, V2-S": ("tensorflow", "keras", {"backend": "tensorflow", "encoder": "efficientnetv2-s"}, False),
     "smp eager, V2-S": ("segmentation_models_pytorch", "smp", {"encoder": "efficientnetv2-s"}, False),
     "Keras on TF without oneDNN, plain": ("tensorflow", "keras", {"backend": "tensorflow", "onednn": False}, True),
@@ -214,7 +201,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         _, contestant, settings, _ = FIELD[options.one]
-        settings.pop("pages", None)
         run = {"keras": keras_steps, "torch": torch_steps, "monai": monai_steps, "smp": smp_steps}[contestant]
         print(json.dumps(run(rounds=options.rounds, **settings)))
         return
@@ -233,8 +219,7 @@ def main() -> None:
             lines.append(f"| {name} | {package} is not installed | | | | |")
             continue
         command = [sys.executable, "-P", __file__, "--one", name, "--rounds", str(options.rounds)]
-        surroundings = os.environ | {"GLIBC_TUNABLES": settings.get("pages", LARGE_PAGES)}
-        done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines.append(f"| {name} | failed: {done.stderr.strip().splitlines()[-1][:80]} | | | | |")
             continue
@@ -267,20 +252,13 @@ def decisive(seconds: dict[str, float]) -> str:
         others = [name for name in others if "V2-S" not in name]
         ratios += [f"{name} {seconds[plain] / seconds[name]:.2f}" for name in others if plain in seconds]
     both = f"{seconds[ALWAYS[1]] / seconds[ALWAYS[0]]:.2f}" if set(ALWAYS) <= set(seconds) else "not measured"
-    pairs = ((f"Keras on TF, {name}", f"smp eager, {name}") for name in ("Lite0", "V2-S"))
+    pairs = [(f"Keras on TF, {name}", f"smp eager, {name}") for name in ("Lite0", "V2-S")]
     encoders = [
         f"{ours}: {seconds[theirs] / seconds[ours]:.2f}" for ours, theirs in pairs if {ours, theirs} <= set(seconds)
-    ]
-    small = [
-        f"{name.split(',')[0]} {seconds[f'{name}, small pages'] / seconds[name]:.2f}"
-        for pair in pairs[:1]
-        for name in pair
-        if {name, f"{name}, small pages"} <= set(seconds)
     ]
     return (
         f"Keras on TF over PyTorch eager, plain, 4 levels: {both} times the images per second. "
         f"Over smp, same encoder: {'; '.join(encoders) or 'not measured'}. "
-        f"Large pages over small ones, Lite0: {'; '.join(small) or 'not measured'}. "
         f"What decides it, in times the plain 4 levels of the same package: {'; '.join(ratios)}."
     )
 
