@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from kitlib import inference, training
-from kitlib.training import Recipe, budget, epochs, evaluate, resume
+from kitlib.training import Recipe, budget, epochs, evaluate, resume, step
 
 NAN = float("nan")
 
@@ -51,17 +51,19 @@ class Stops(budget.Budget):
 
 def train(folder, figures, spend=None, **changes):
     """Run the epochs that the recipe allows; in epoch e the network's weight is e."""
-    model = dense()
+    network = dense()
+    model = step.AugmentedModel(network)
     model.compile("sgd", "mse")
+    model.built = True
     model.optimizer.build(model.trainable_variables)
     recipe = Recipe(**{"epochs": len(figures.scores), **changes})
-    end = epochs.EpochEnd(folder, model, figures, recipe, spend or budget.Budget(), images=10)
+    end = epochs.EpochEnd(folder, network, figures, recipe, spend or budget.Budget(), images=10)
     end.set_model(model)
     end.resume(model)
     model.stop_training = False
     for epoch in range(end.state.epoch, recipe.epochs):
         end.on_epoch_begin(epoch)
-        model.set_weights([np.full((1, 1), epoch + 1.0)])
+        network.set_weights([np.full((1, 1), epoch + 1.0)])
         end.on_train_batch_end(0)
         end.on_epoch_end(epoch, {"loss": 0.5, "dice": 0.1, "iou": 0.1})
         if model.stop_training:

@@ -262,7 +262,9 @@ def test_all_trainings_of_a_list_have_the_precision_of_the_first(
     used = []
     build = training.Recipe.builder
     monkeypatch.setattr(
-        training.Recipe, "builder", lambda self: used.append(keras.config.dtype_policy().name) or build(self)
+        training.Recipe,
+        "builder",
+        lambda self, prior: used.append(keras.config.dtype_policy().name) or build(self, prior),
     )
     recipe = replace(small, epochs=1, network_options={"levels": 1, "base": 2, "window_stages": []})
     listed = [Job(tmp_path / f"seed{seed}", held_out, spec, replace(recipe, seed=seed)) for seed in (0, 1)]
