@@ -53,9 +53,9 @@ figures: $(STAMP) $(TABLE)  ## the pictures of README.md, from the phantom and i
 	@if [ -d pages/previews ]; then cp pages/previews/*.png docs/pictures/; fi
 
 # not the benchmarks that train for half an hour or more: run those by name
-LONG := $(patsubst %,benchmarks/%.py,difficulty comparison encoders real roles volume peers gpu)
+LONG := $(patsubst %,benchmarks/%.py,difficulty comparison encoders real roles volume prior peers experiment gpu)
 bench: $(BENCH_STAMP)  ## run the benchmarks beside their peers, tables into benchmarks/results/
-	@for script in $(filter-out $(LONG),$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv-bench/bin/python -P $$script --save || exit 1; done
+	@for script in $(filter-out $(LONG),$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv-bench/bin/python $$script --save || exit 1; done
 
 bundle: $(STAMP)  ## what goes to Kaggle, into kaggle/bundle: RUNS="runs/..." KAGGLE_USER=name [ENCODER=name] [ANY_DATA=1]
 	$(BIN)/python kaggle/bundle.py $(RUNS) --user "$(KAGGLE_USER)" $(if $(ENCODER),--encoder "$(ENCODER)") $(if $(ANY_DATA),--any-data)

@@ -1,6 +1,6 @@
 """The case's earlier day: how exactly two scans are registered, and how well it predicts where the bowels end.
 
-`python -P benchmarks/earlier.py [--root FOLDER] [--cases 8] [--days 3] [--seed 0] [--draws 20] [--save]`. FOLDER is a
+`python benchmarks/earlier.py [--root FOLDER] [--cases 8] [--days 3] [--seed 0] [--draws 20] [--save]`. FOLDER is a
 phantom that was written with these numbers; without one it is written to a temporary folder, which takes a minute or
 two. The plan of a phantom says where the patient lies in each scan (`phantom.files.displacement_mm`), so the error of a
 registration is known. Local contrast, its neighbourhood and its noise level were chosen on another phantom (32 cases of
@@ -18,7 +18,6 @@ import argparse
 import importlib.metadata
 import os
 import platform
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -28,9 +27,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-sys.path.append(str(Path(__file__).parent))
 import ends
-
 import phantom
 from kitlib import contest, files
 from kitlib.data import alignment, earlier, inputs, scans

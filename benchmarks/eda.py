@@ -1,6 +1,6 @@
 """Time for all tables of the data set: measured on runs, and the usual way, by decoding every mask.
 
-`python -P benchmarks/eda.py [--save]`. The 115,488 mask rows are as many as in the public training set, in its image
+`python benchmarks/eda.py [--save]`. The 115,488 mask rows are as many as in the public training set, in its image
 sizes: 274 scans, made from twelve synthetic ones by shifting each copy by a few pixels. No image is written.
 """
 

@@ -10,26 +10,24 @@ encoder for colours takes five slices instead.
 
 import argparse
 import contextlib
-import importlib.metadata
+import functools
 import itertools
-import json
 import os
-import platform
-import subprocess
-import sys
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+import experiment
 import phantom
-from kitlib import files, inference, postprocess, submission
+from kitlib import inference, postprocess
 from kitlib.data import boxes, folds, inputs, pipeline, scans
-from kitlib.scoring import bootstrap, metric
+from kitlib.scoring import bootstrap, host
 
-RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "encoders.png"
 ENCODER = "efficientnet-lite0"
 LEARNED, UNSEEN, SEED = 12, 20, 5
@@ -156,8 +154,8 @@ def recipe_for(contestant: Contestant, epochs: int, empty_share: float = EMPTY_S
 
 def train_kit(
     contestant: Contestant, learned, held_out, packed, folder: Path, minutes: float, empty_share: float = EMPTY_SHARE
-) -> dict:
-    """Train with `fit_fold`, whose time for evaluation does not count."""
+) -> tuple[dict, list[Callable]]:
+    """Train with `fit_fold`, whose time for evaluation does not count; return what `train` returns."""
     import keras
 
     from kitlib import training
@@ -221,16 +219,11 @@ def train_kit(
         engine = inference.networks.Engine(network, inference.networks.inputs_per_call(packed.spec, 16))
         return inference.networks.Member("kit", packed.spec, engine, True)
 
-    return {
-        "steps": len(watch.times),
-        "epochs": epochs,
-        "curve": watch.curve,
-        "weights": network.count_params(),
-        "members": [lambda quarter=quarter: member(quarter) for quarter in range(QUARTERS)],
-    }
+    result = {"steps": len(watch.times), "epochs": epochs, "curve": watch.curve, "weights": network.count_params()}
+    return result, [functools.partial(member, quarter) for quarter in range(QUARTERS)]
 
 
-def train_torch(contestant: Contestant, learned, held_out, packed, folder: Path, minutes: float) -> dict:
+def train_torch(contestant: Contestant, learned, held_out, packed, folder: Path, minutes: float):
     """Train a peer on the kit's batches, with the same loss, optimizer, schedule and moving average."""
     import torch
 
@@ -294,13 +287,20 @@ def train_torch(contestant: Contestant, learned, held_out, packed, folder: Path,
 
         return inference.networks.Member(contestant.kind, packed.spec, run, True)
 
-    return {
-        "steps": total,
-        "epochs": total // steps,
-        "curve": curve,
-        "weights": sum(weights.numel() for weights in network.parameters()),
-        "members": [lambda quarter=quarter: member(quarter) for quarter in range(QUARTERS)],
-    }
+    weights = sum(weights.numel() for weights in network.parameters())
+    result = {"steps": total, "epochs": total // steps, "curve": curve, "weights": weights}
+    return result, [functools.partial(member, quarter) for quarter in range(QUARTERS)]
+
+
+def train(folder: Path, name: str, contestant: Contestant, learned, spec: inputs.InputSpec, minutes: float):
+    """Train a contestant into folder/name; return its figures, and functions that open it after each quarter."""
+    place = folder / name
+    shutil.rmtree(place, ignore_errors=True)  # of an interrupted call, whose clock is lost
+    place.mkdir(parents=True)
+    packed = pipeline.pack(learned, spec, folder / "packed")
+    held_out = learned["case"] == learned["case"].iloc[-1]
+    how = train_kit if contestant.kind == "kit" else train_torch
+    return how(contestant, learned, held_out, packed, place, minutes)
 
 
 def smp_unet():
@@ -308,8 +308,6 @@ def smp_unet():
     import torch
 
     from kitlib.models import encoders
-
-    sys.path.insert(0, str(Path(__file__).parent))
     from peers import smp_unet
 
     unet = smp_unet(ENCODER, channels=3)
@@ -350,74 +348,50 @@ def monai_unet():
 
 def part(folder: Path, name: str, contestant: Contestant, grid: tuple[int, int], boxed: bool, minutes: float) -> None:
     """Train one contestant and score it; leave its files and result.json."""
-    place = folder / name
-    place.mkdir(parents=True, exist_ok=True)
     learned, unseen = data(folder)
     spec = inputs.InputSpec(*grid, box_mm=boxes.box_for(learned) if boxed else None)
-    packed = pipeline.pack(learned, spec, folder / "packed")
-    held_out = learned["case"] == learned["case"].iloc[-1]
-    train = train_kit if contestant.kind == "kit" else train_torch
-    found = train(contestant, learned, held_out, packed, place, minutes)
-    truth, totals, scores = scans.rows(unseen), [], []
-    for quarter, open_member in enumerate(found.pop("members")):
-        last = quarter == QUARTERS - 1
-        if not last and not contestant.curve:
-            continue
-        lines = {threshold: [] for threshold in THRESHOLDS}
-        groups = dict(list(unseen.groupby("scan", sort=False)))
-        for predicted in inference.predict([open_member()], unseen, inference.Faults(), flip=last, progress=False):
-            for threshold in THRESHOLDS:
-                settings = replace(postprocess.DEFAULT, threshold=(threshold,) * 3)
-                masks = postprocess.masks(predicted.probabilities, settings)
-                lines[threshold].append(submission.encode(groups[predicted.scan], masks))
-        for threshold in THRESHOLDS:
-            path = place / f"quarter{quarter + 1}-{threshold}.csv"
-            submission.write(path, pd.concat(lines[threshold]), submission.expected_rows(unseen))
-            score = metric.score(truth, submission.read(path), unseen)
-            scores.append({"quarter": quarter + 1, "threshold": threshold, "score": score.value})
-            scores[-1] |= {"dice": score.dice, "hausdorff": score.hausdorff}
-            totals.append(score.totals().to_numpy(float).tolist())
-    with files.replacing(place / "result.json") as file:
-        file.write(json.dumps(found | {"name": contestant.text, "scores": scores, "totals": totals}, indent=1))
+    result, members = train(folder, name, contestant, learned, spec, minutes)
+
+    def predictions():
+        for quarter, open_member in enumerate(members, start=1):
+            last = quarter == QUARTERS
+            if last or contestant.curve:
+                run = [open_member()]
+                for found in inference.predict(run, unseen, inference.Faults(), flip=last, progress=False):
+                    yield quarter, postprocess.DEFAULT, found
+
+    scores = experiment.score(predictions(), unseen, folder / name, "quarter", THRESHOLDS)
+    totals = [line.pop("totals") for line in scores]
+    for line, each in zip(scores, totals, strict=True):
+        dice, hausdorff = map(float, host.means(np.sum(each, axis=0)))
+        line |= {"score": float(host.value(np.sum(each, axis=0))), "dice": dice, "hausdorff": hausdorff}
+    result |= {"name": contestant.text, "scores": scores, "totals": totals}
+    experiment.write(folder / name / "result.json", result)
 
 
-def best(result: dict, quarter: int = QUARTERS) -> tuple[dict, np.ndarray]:
-    """Return the score of the best threshold after a quarter of the training, and the totals by case."""
-    those = [index for index, line in enumerate(result["scores"]) if line["quarter"] == quarter]
-    index = max(those, key=lambda index: result["scores"][index]["score"])
-    return result["scores"][index], np.array(result["totals"][index])
+def best(result: dict, quarter: int = QUARTERS) -> tuple[float, np.ndarray]:
+    """Return the best threshold after a quarter of the training, and its totals by case."""
+    lines = zip(result["scores"], result["totals"], strict=True)
+    return experiment.best(
+        {line["threshold"]: np.array(totals) for line, totals in lines if line["quarter"] == quarter}
+    )
 
 
 def report(results: dict[str, dict], pairs, title: str, how: str) -> str:
     """Write the tables in Markdown."""
-    lines = [
-        f"# {title}\n",
-        f"{machine()}\n",
-        how + "\n",
-        "| | network | weights | minutes | epochs | steps | threshold | score | 95 % interval | Dice | Hausdorff |",
-        "|--|--|--|--|--|--|--|--|--|--|--|",
+    found = {name: best(result) for name, result in results.items()}
+    rows = [
+        (name, result["name"], *experiment.figures(result), *experiment.scored(*found[name]))
+        for name, result in results.items()
     ]
-    for name, result in results.items():
-        line, totals = best(result)
-        _, low, high = bootstrap.interval(totals)
-        lines.append(
-            f"| {name} | {result['name']} | {result['weights']:,} | {result['curve'][-1]:.1f} | {result['epochs']} "
-            f"| {result['steps']} | {line['threshold']} | {line['score']:.4f} | {low:.4f} to {high:.4f} "
-            f"| {line['dice']:.4f} | {line['hausdorff']:.4f} |"
-        )
-    lines += ["\n| difference | host score | 95 % interval over the 20 cases, paired |", "|--|--|--|"]
-    for after, before in pairs:
-        if {after, before} <= set(results):
-            gain = bootstrap.gain(best(results[before])[1], best(results[after])[1])
-            lines.append(f"| {after} - {before} | {gain.value:+.4f} | {gain.low:+.4f} to {gain.high:+.4f} |")
-    return "\n".join(lines) + "\n"
-
-
-def machine() -> str:
-    """Name the machine and the versions."""
-    packages = "keras tensorflow torch monai segmentation_models_pytorch".split()
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions}."
+    known = [pair for pair in pairs if set(pair) <= set(results)]
+    return experiment.page(
+        title,
+        how,
+        experiment.table(("", "network", *experiment.FIGURES, *experiment.SCORE), rows),
+        experiment.differences({" - ".join(pair): [found[name][1] for name in pair] for pair in known}),
+        packages=("keras", "tensorflow", "torch", "monai", "segmentation_models_pytorch"),
+    )
 
 
 def picture(results: dict[str, dict]):
@@ -447,32 +421,21 @@ def picture(results: dict[str, dict]):
 
 def main() -> None:
     """Run every contestant that has no result yet, print the table, save it with --save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of the experiment, written to")
-    parser.add_argument("--minutes", type=float, help="of training, each (default: 10; with --stems 3)")
+    parser = experiment.parser(__doc__, minutes=10)
     parser.add_argument("--stems", action="store_true", help="compare stems, on 128 x 128 pixels")
     parser.add_argument("--only", nargs="*", help="contestants to run; others that are done stay in the table")
-    parser.add_argument("--save", action="store_true", help="write the table into results/, and the picture")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    entries = STEMS if given.stems else FIELD
-    minutes = given.minutes or (3 if given.stems else 10)
+    folder, minutes, options = given.folder, given.minutes, ["--stems"] if given.stems else []
+    entries, pairs, name = (STEMS, STEM_PAIRS, "stems") if given.stems else (FIELD, PAIRS, "encoders")
     grid, boxed = ((128, 128), False) if given.stems else (GRID, True)
-    home = given.folder / ("stems" if given.stems else "encoders")
     if given.part:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        part_home = given.folder
-        part(part_home, f"{home.name}/{given.part}", entries[given.part], grid, boxed, minutes)
+        part(folder, f"{name}/{given.part}", entries[given.part], grid, boxed, minutes)
         return
-    data(given.folder)
-    for name in entries:
-        if not (home / name / "result.json").is_file() and (not given.only or name in given.only):
-            command = [sys.executable, "-P", __file__, str(given.folder), "--part", name, "--minutes", str(minutes)]
-            started = time.monotonic()
-            subprocess.run([*command, *(["--stems"] if given.stems else [])], check=True)
-            print(f"{name}: {(time.monotonic() - started) / 60:.1f} min in all", flush=True)
-    paths = {name: home / name / "result.json" for name in entries}
-    results = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+    paths = {entry: folder / name / entry / "result.json" for entry in entries}
+    for entry in [entry for entry in entries if not given.only or entry in given.only]:
+        experiment.run(paths[entry], __file__, folder, "--part", entry, "--minutes", minutes, *options)
+    results = {entry: experiment.read(path) for entry, path in paths.items() if path.is_file()}
     how = (
         f"A phantom of {LEARNED + UNSEEN} cases (seed {SEED}): {LEARNED} learned, one of them to choose the epoch, two "
         f"scans each; {UNSEEN} unseen, one scan each. {grid[0]} x {grid[1]} pixels of "
@@ -484,15 +447,11 @@ def main() -> None:
     title = (
         "How an encoder for colours takes five slices" if given.stems else "A pretrained encoder in the same minutes"
     )
-    text = report(results, STEM_PAIRS if given.stems else PAIRS, title, how)
-    print("\n" + text)
+    experiment.publish(report(results, pairs, title, how), name, given.save)
     if given.save:
-        with files.replacing(RESULTS / f"{home.name}.md") as file:
-            file.write(text)
-        for name, result in results.items():  # totals by case, from which the table follows
-            with files.replacing(RESULTS / home.name / f"{name}.json") as file:
-                file.write(json.dumps(result))
-        if not given.stems and all(name in results for name in CURVES):
+        for entry, result in results.items():  # totals by case, from which the table follows
+            experiment.write(experiment.RESULTS / name / f"{entry}.json", result)
+        if not given.stems and all(entry in results for entry in CURVES):
             picture(results).savefig(PICTURE, dpi=110)
 
 

@@ -1,6 +1,6 @@
 """Where organs start and end: a threshold, habits and one run of slices, on the ends of real scans.
 
-`KITLIB_REAL_DATA=FOLDER python -P benchmarks/ends.py [--draws 20] [--save]`. FOLDER/masks.csv has rows
+`KITLIB_REAL_DATA=FOLDER python benchmarks/ends.py [--draws 20] [--save]`. FOLDER/masks.csv has rows
 `id class segmentation` of whole scans, as train.csv has them. Only the first and last slice of each organ are used; the
 presence that a network would give is made up:
 

@@ -97,8 +97,8 @@ def kit_elastic(_, tiny: bool, seconds: float) -> dict:
 
 def smp(encoder: str, tiny: bool, seconds: float) -> dict:
     """Train the U-Net of segmentation_models_pytorch under torch.compile, without augmentation."""
-    sys.path.insert(0, str(Path(__file__).parent))
     import torch
+
     from peers import smp_unet
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -184,7 +184,7 @@ def main() -> None:
         if not given.tiny and not shutil.which("nvidia-smi"):
             lines.append(f"| {name} | not measured: this machine has no GPU | | |")
             continue
-        command = [sys.executable, "-P", __file__, "--one", name, "--seconds", str(given.seconds)]
+        command = [sys.executable, __file__, "--one", name, "--seconds", str(given.seconds)]
         done = subprocess.run(command + ["--tiny"] * given.tiny, capture_output=True, text=True, check=False)
         if done.returncode:
             lines.append(f"| {name} | failed: {done.stderr.strip().splitlines()[-1][:90]} | | |")

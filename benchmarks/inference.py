@@ -94,7 +94,6 @@ def torch_network():
     """The plain network of benchmarks/step.py with a sigmoid, in inference mode."""
     import torch
 
-    sys.path.insert(0, str(Path(__file__).parent))
     from step import torch_unet
 
     return torch.nn.Sequential(torch_unet(4), torch.nn.Sigmoid()).eval()
@@ -107,7 +106,6 @@ def torch(kind, count):
 def smp(kind, count):
     import torch
 
-    sys.path.insert(0, str(Path(__file__).parent))
     from peers import smp_unet
 
     return eager(torch.nn.Sequential(smp_unet(kind), torch.nn.Sigmoid()).eval(), count)
@@ -256,7 +254,7 @@ def peak_mib() -> float:
 
 def child(*arguments: object) -> dict:
     """Run one part in a process of its own; give its figures, or the reason why there are none."""
-    command = [sys.executable, "-P", __file__, *map(str, arguments)]
+    command = [sys.executable, __file__, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return {"failed": done.stderr.strip().splitlines()[-1][:100]}

@@ -1,4 +1,4 @@
-"""The score ledger of a training set: `python -P benchmarks/ledger.py [--scans 274] [--save]`.
+"""The score ledger of a training set: `python benchmarks/ledger.py [--scans 274] [--save]`.
 
 Processor seconds and peak memory of the ledger of as many scans as the training set has, on one core. The scans are
 those of a phantom, repeated under new names; the predictions are made from the truth, and cleaned with the default

@@ -1,6 +1,6 @@
 """Images per second that reach a training step, from packed scans and from two common alternatives.
 
-`python -P benchmarks/pipeline.py [--data FOLDER] [--save]`. A sample is five neighbouring slices on 128 x 128 pixels
+`python benchmarks/pipeline.py [--data FOLDER] [--save]`. A sample is five neighbouring slices on 128 x 128 pixels
 with three masks; batches of 16 in a new order every epoch. Alternatives: the tf.data of many notebooks, which decodes
 five PNG files and the run-length text for every sample, and a PyTorch DataLoader with two workers that reads saved
 stacks with np.load, then resizes and augments them with albumentations. Each row runs in a process of its own.
@@ -229,7 +229,7 @@ PLAIN = list(ROWS)[:2]
 
 def work(row, data):
     """Run one row in a process of its own; {} where a package is missing."""
-    command = [sys.executable, "-P", __file__, "--data", data, "--row", row]
+    command = [sys.executable, __file__, "--data", data, "--row", row]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "NO_ALBUMENTATIONS_UPDATE": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:

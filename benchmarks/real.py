@@ -6,23 +6,18 @@ KITLIB_REAL_DATA). Two patients allow no interval: every number is shown.
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-sys.path.append(str(Path(__file__).parent))
 import encoders
-
-from kitlib import files, runs
+import experiment
+from kitlib import runs
 from kitlib.data import boxes, inputs, pipeline, scans
 from kitlib.scoring import host
 
-RESULTS = Path(__file__).parent / "results" / "real.md"
 SEEDS = (0, 1, 2)
 MARGIN_MM = 40.0  # one scan does not show where the organs of others lie
 FIELD = {
@@ -40,7 +35,7 @@ def part(folder: Path, root: Path, learned: str, name: str, seed: int, minutes: 
     contestant = encoders.Contestant(name, seed=seed, **FIELD[name])
     packed = pipeline.pack(slices, spec)
     folder.mkdir(parents=True, exist_ok=True)
-    found = encoders.train_kit(contestant, slices, held_out, packed, folder, minutes, empty_share=0.0)
+    result, _ = encoders.train_kit(contestant, slices, held_out, packed, folder, minutes, empty_share=0.0)
     rows = slices[held_out & (scans.organ_count(slices) > 0)]
     (scan,) = rows["scan"].unique()
     whole = slices[slices["scan"] == scan]
@@ -57,8 +52,8 @@ def part(folder: Path, root: Path, learned: str, name: str, seed: int, minutes: 
         "learned": learned,
         "network": name,
         "seed": seed,
-        "steps": found["steps"],
-        "minutes": found["curve"][-1],
+        "steps": result["steps"],
+        "minutes": result["curve"][-1],
         "dice": float(np.mean(dice)),
         "score": float(host.value(totals)),
     }
@@ -66,37 +61,33 @@ def part(folder: Path, root: Path, learned: str, name: str, seed: int, minutes: 
 
 def report(table: pd.DataFrame, minutes: float) -> str:
     """Write all numbers, and how often one network was ahead of another."""
-    lines = [
-        "# A pretrained encoder on two real scans\n",
-        f"{encoders.machine()}\n",
+    numbers = [
+        (row.learned, row.network, row.seed, row.steps, f"{row.dice:.4f}", f"{row.score:.4f}")
+        for row in table.itertuples()
+    ]
+    wide = table.set_index(["learned", "seed", "network"])[["dice", "score"]].unstack("network")
+    (first, *others), ahead = FIELD, []
+    for other in others:
+        gains = [wide[kind][first] - wide[kind][other] for kind in ("dice", "score")]
+        counts = [f"{(gain > 0).sum()} of {len(wide)}" for gain in gains]
+        ahead.append((f"{first} - {other}", *counts, *(f"{gain.mean():+.4f}" for gain in gains)))
+    return experiment.page(
+        "A pretrained encoder on two real scans",
         f"Learned: the annotated slices of one scan; measured: those of the other, threshold 0.5, nothing cleaned. "
         f"{encoders.GRID[0]} x {encoders.GRID[1]} pixels of the learned scan's box and {MARGIN_MM:g} mm, "
         f"{minutes:g} minutes of training each (processor time over the cores). Dice: pooled over the slices, mean of "
-        "the organs. Score: 0.4 Dice of the rows + 0.6 (1 - Hausdorff) of the annotated part.\n",
-        "| learned | network | seed | steps | Dice | score |",
-        "|--|--|--|--|--|--|",
-    ]
-    for row in table.itertuples():
-        lines.append(f"| {row.learned} | {row.network} | {row.seed} | {row.steps} | {row.dice:.4f} | {row.score:.4f} |")
-    lines += ["\n| pairs of the same scan and seed | Dice higher | score higher | mean Dice | mean score |"]
-    lines += ["|--|--|--|--|--|"]
-    wide = table.set_index(["learned", "seed", "network"])[["dice", "score"]].unstack("network")
-    first = next(iter(FIELD))
-    for other in list(FIELD)[1:]:
-        gains = {kind: wide[kind][first] - wide[kind][other] for kind in ("dice", "score")}
-        counts = [f"{(gains[kind] > 0).sum()} of {len(wide)}" for kind in gains]
-        means = [f"{gains[kind].mean():+.4f}" for kind in gains]
-        lines.append(f"| {first} - {other} | {' | '.join([*counts, *means])} |")
-    return "\n".join(lines) + "\n"
+        "the organs. Score: 0.4 Dice of the rows + 0.6 (1 - Hausdorff) of the annotated part.",
+        experiment.table(("learned", "network", "seed", "steps", "Dice", "score"), numbers),
+        experiment.table(
+            ("pairs of the same scan and seed", "Dice higher", "score higher", "mean Dice", "mean score"), ahead
+        ),
+    )
 
 
 def main() -> None:
     """Run every training that has no result yet, print the table, save it with --save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of the experiment, written to")
+    parser = experiment.parser(__doc__, minutes=1.25)
     parser.add_argument("--data", type=Path, default=os.environ.get("KITLIB_REAL_DATA"), help="folder of the two scans")
-    parser.add_argument("--minutes", type=float, default=1.25, help="of training, each (default: 1.25)")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/real.md")
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.data is None:
@@ -104,26 +95,18 @@ def main() -> None:
     if given.part:
         learned, name, seed = given.part
         found = part(given.folder, given.data, learned, name, int(seed), given.minutes)
-        with files.replacing(given.folder / "result.json") as file:
-            file.write(json.dumps(found))
+        experiment.write(given.folder / "result.json", found)
         return
-    lines = []
-    names = scans.read(given.data)["scan"].unique()
+    lines, names = [], scans.read(given.data)["scan"].unique()
     for seed in SEEDS:
         for learned in names:
             for number, name in enumerate(FIELD):
                 place = given.folder / f"{learned}-{number}-{seed}"
-                if not (place / "result.json").is_file():
-                    command = [sys.executable, "-P", __file__, str(place), "--data", str(given.data)]
-                    command += ["--minutes", str(given.minutes), "--part", learned, name, str(seed)]
-                    subprocess.run(command, check=True)
-                lines.append(json.loads((place / "result.json").read_text(encoding="utf-8")))
+                arguments = (place, "--data", given.data, "--minutes", given.minutes, "--part", learned, name, seed)
+                experiment.run(place / "result.json", __file__, *arguments)
+                lines.append(experiment.read(place / "result.json"))
                 print(lines[-1], flush=True)
-    text = report(pd.DataFrame(lines), given.minutes)
-    print("\n" + text)
-    if given.save:
-        with files.replacing(RESULTS) as file:
-            file.write(text)
+    experiment.publish(report(pd.DataFrame(lines), given.minutes), "real", given.save)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Speed of run-length text: slices of three masks per second on one core, on a phantom's masks.
 
-`python -P benchmarks/rle.py [--save]`. Compares this kit, called for each slice and for blocks of slices, with the
+`python benchmarks/rle.py [--save]`. Compares this kit, called for each slice and for blocks of slices, with the
 NumPy functions of most public notebooks and with pycocotools, which is column-major and gets transposed masks.
 """
 

@@ -170,7 +170,6 @@ def monai_steps(rounds) -> dict:
 
 def smp_steps(rounds, encoder) -> dict:
     """Time the U-Net of segmentation_models_pytorch on the same encoder; its decoder is wider."""
-    sys.path.insert(0, str(Path(__file__).parent))
     from peers import smp_unet
 
     return {**torch_steps(rounds, network=smp_unet(encoder)), "share": None}
@@ -218,7 +217,7 @@ def main() -> None:
         if find_spec(package) is None:
             lines.append(f"| {name} | {package} is not installed | | | | |")
             continue
-        command = [sys.executable, "-P", __file__, "--one", name, "--rounds", str(options.rounds)]
+        command = [sys.executable, __file__, "--one", name, "--rounds", str(options.rounds)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines.append(f"| {name} | failed: {done.stderr.strip().splitlines()[-1][:80]} | | | | |")

@@ -1,4 +1,4 @@
-"""The score viewer's page: `python -P benchmarks/viewer.py [--scans 12] [--root ROOT] [--save]`.
+"""The score viewer's page: `python benchmarks/viewer.py [--scans 12] [--root ROOT] [--save]`.
 
 Prints the seconds that the page takes to write, its size, and the milliseconds from its opening in Chromium to the
 first picture. The scans have 144 slices of 310 x 360, the largest size, and come from a phantom, whose noise compresses

@@ -1,4 +1,4 @@
-"""The speed of the phantom: `python benchmarks/phantom.py [--save]`.
+"""The speed of the phantom: `python benchmarks/synthesis.py [--save]`.
 
 Prints slices per second on one core, seconds for 12 cases of three days on two, and the memory of a process.
 """
