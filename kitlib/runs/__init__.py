@@ -2,6 +2,7 @@
 
 folder      run.json, history.csv, out-of-fold probabilities: read, write, list and compare
 selection   choose the runs and settings that predict, and the validation scans that are scored
+weights     store the weights of a mean over cross-validations
 manifest    the check sums of a bundle, to find damaged files
 """
 
@@ -24,4 +25,4 @@ from kitlib.runs.selection import HeldOut as HeldOut
 from kitlib.runs.selection import choose as choose
 from kitlib.runs.selection import choose_held_out as choose_held_out
 from kitlib.runs.selection import choose_settings as choose_settings
-from kitlib.runs.selection import write_weights as write_weights
+from kitlib.runs.weights import write_weights as write_weights

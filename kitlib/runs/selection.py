@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kitlib import contest, files
+from kitlib import contest
 from kitlib.data.inputs import InputSpec
 from kitlib.postprocess import cleaning
 from kitlib.postprocess.cleaning import Settings
@@ -179,23 +179,6 @@ class HeldOut:
         elif others:
             many += f", with {gates}"
         return f"{self.folder.name}{many}: {len(self.scans)} scans of {len(self.cases)} cases held out"
-
-
-def write_weights(found: Sequence[HeldOut], weights: Sequence[float]) -> None:
-    """Store the weights of a mean over cross-validations, such as `postprocess.fusion.choose` finds.
-
-    Each network gets its share of the weight of its cross-validation, however many it has. The files travel in bundles.
-    In inference each pass over a scan counts, so that networks that also predict it mirrored count twice.
-
-    Raises:
-        ValueError: for a weight of 0 or less: names the cross-validation, which belongs in no ensemble.
-    """
-    for choice, weight in zip(found, weights, strict=True):
-        if not weight > 0:
-            raise ValueError(f"{choice.folder} has the weight {weight}; leave it out of the bundle instead")
-    for choice, weight in zip(found, weights, strict=True):
-        with files.replacing(choice.folder / folder.WEIGHT) as file:
-            file.write(f"{weight / len(choice.runs)!r}")
 
 
 def choose_held_out(
