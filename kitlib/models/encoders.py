@@ -315,7 +315,7 @@ def arrays(name: str, path: Path, head: bool = False) -> dict[str, list[np.ndarr
         found = _through_model(encoder, path)
     else:
         found = weights.read(path)
-        found = _from_torch(found) if path.suffix == ".pth" else found
+        found = weights.from_lite0(found, [block for block, *_ in _LITE0]) if path.suffix == ".pth" else found
     return {layer: values for layer, values in found.items() if head or not _matches(layer, encoder.beyond)}
 
 
@@ -347,32 +347,6 @@ def _widened(kernel: np.ndarray, stem: str, depth: int) -> np.ndarray:
     if stem == "repeat":
         return kernel[:, :, np.arange(depth) % 3] * (3 / depth)
     return kernel
-
-
-def _from_torch(tensors: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
-    """Name the tensors of Lite0's .pth as our layers, and turn their axes to Keras' order."""
-    names = {
-        "_conv_stem": "stem_conv",
-        "_bn0": "stem_bn",
-        "_conv_head": "top_conv",
-        "_bn1": "top_bn",
-        "_fc": "predictions",
-    }
-    for index, (block, *_) in enumerate(_LITE0):
-        for theirs, ours in (("expand", "_bn0"), ("depthwise", "_bn1"), ("project", "_bn2")):
-            layer = f"{block}_{theirs}".replace("_depthwise", "_dw")
-            names[f"_blocks.{index}._{theirs}_conv"] = f"{layer}conv" if theirs == "depthwise" else f"{layer}_conv"
-            names[f"_blocks.{index}.{ours}"] = f"{block}_bn" if theirs == "depthwise" else f"{layer}_bn"
-    parts = ("weight", "bias", "running_mean", "running_var")
-    layers_found: dict[str, list] = {}
-    for part in parts:
-        for name, (array,) in tensors.items():
-            if name.endswith(f".{part}"):
-                theirs = name.removesuffix(f".{part}")
-                if array.ndim == 4:
-                    array = array.transpose((2, 3, 0, 1) if "depthwise" in name else (2, 3, 1, 0))
-                layers_found.setdefault(names.get(theirs, theirs), []).append(array.T if array.ndim == 2 else array)
-    return layers_found
 
 
 def _through_model(encoder: _Encoder, path: Path) -> dict[str, list[np.ndarray]]:

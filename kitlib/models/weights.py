@@ -6,6 +6,7 @@ import hashlib
 import math
 import pickle
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -49,6 +50,39 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
     """Compute the check sum of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def from_lite0(tensors: dict[str, list[np.ndarray]], blocks: Sequence[str]) -> dict[str, list[np.ndarray]]:
+    """Name the tensors of EfficientNet-Lite0's .pth as the kit's layers, and turn their axes to Keras' order.
+
+    Args:
+        tensors: as `read` gives them.
+        blocks: the names of its blocks, in order.
+    """
+    names = {
+        "_conv_stem": "stem_conv",
+        "_bn0": "stem_bn",
+        "_conv_head": "top_conv",
+        "_bn1": "top_bn",
+        "_fc": "predictions",
+    }
+    for index, block in enumerate(blocks):
+        for theirs, bn, conv, ours in (
+            ("expand", "_bn0", "expand_conv", "expand_bn"),
+            ("depthwise", "_bn1", "dwconv", "bn"),
+            ("project", "_bn2", "project_conv", "project_bn"),
+        ):
+            names[f"_blocks.{index}._{theirs}_conv"] = f"{block}_{conv}"
+            names[f"_blocks.{index}.{bn}"] = f"{block}_{ours}"
+    layers: dict[str, list] = {}
+    for part in ("weight", "bias", "running_mean", "running_var"):
+        for name, (array,) in tensors.items():
+            if name.endswith(f".{part}"):
+                theirs = name.removesuffix(f".{part}")
+                if array.ndim == 4:
+                    array = array.transpose((2, 3, 0, 1) if "depthwise" in name else (2, 3, 1, 0))
+                layers.setdefault(names.get(theirs, theirs), []).append(array.T if array.ndim == 2 else array)
+    return layers
 
 
 def _read_npz(path):

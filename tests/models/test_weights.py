@@ -130,6 +130,26 @@ def test_files_of_another_format_are_named(name, tmp_path):
         weights.read(path)
 
 
+def test_tensors_of_lite0_get_the_names_and_axes_of_layers():
+    shapes = {
+        "_conv_stem.weight": (2, 3, 5, 7),
+        "_bn0.running_var": (2,),
+        "_bn0.weight": (3,),
+        "_blocks.1._depthwise_conv.weight": (2, 3, 5, 7),
+        "_blocks.1._bn2.bias": (5,),
+        "_fc.weight": (2, 3),
+    }
+    tensors = {name: [np.zeros(shape)] for name, shape in shapes.items()}
+    found = weights.from_lite0(tensors, ["a", "b"])
+    assert {name: [array.shape for array in arrays] for name, arrays in found.items()} == {
+        "stem_conv": [(5, 7, 3, 2)],
+        "stem_bn": [(3,), (2,)],
+        "b_dwconv": [(5, 7, 2, 3)],
+        "b_project_bn": [(5,)],
+        "predictions": [(3, 2)],
+    }
+
+
 def test_an_npz_with_objects_is_refused(tmp_path):
     np.savez(tmp_path / "objects.npz", **{"a/0": np.array([Evil(tmp_path / "executed")], dtype=object)})
     with pytest.raises(ValueError, match=r"objects\.npz is damaged"):
