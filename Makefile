@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 SUITS := -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))"
 PYTHON ?= $(firstword $(shell for p in python3 python3.13 python3.12 python3.11; do $$p $(SUITS) 2>/dev/null && echo $$p; done))
+SUITED = $(or $(PYTHON),false) $(SUITS) || { echo "PYTHON=$(PYTHON): the kit needs Python 3.11, 3.12 or 3.13; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
 PYTHON312 ?= $(firstword $(shell for p in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python3.12; do $$p -c "" 2>/dev/null && echo $$p; done))
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,6 +10,7 @@ BIN := $(VENV)/bin
 version_of = $(shell $(or $(1),false) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null)
 STAMP := $(VENV)/.python-$(call version_of,$(PYTHON))
 KAGGLE_STAMP := .venv-kaggle/.python-$(call version_of,$(or $(PYTHON312),$(PYTHON)))
+CHECK_STAMP := .venv-check/.python-$(call version_of,$(PYTHON))
 BENCH_STAMP := .venv-bench/.python-$(call version_of,$(PYTHON))
 DATA ?= data/phantom
 CHOSEN := $(if $(filter file,$(origin DATA)),,--set "DATA=$(DATA)")
@@ -35,14 +37,15 @@ test-kaggle: $(KAGGLE_STAMP)  ## all tests on the versions of Kaggle's image
 test-jax: $(VENV)/.jax  ## the tests of the pure-Keras rooms on the JAX backend
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/layers tests/models
 
-check: $(STAMP)  ## style, and notebooks that match their scripts
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python notebooks/generate.py --check
+# these three need no TensorFlow, and have a small environment of their own
+check: $(CHECK_STAMP)  ## style, and notebooks that match their scripts
+	.venv-check/bin/ruff check . && .venv-check/bin/ruff format --check . && .venv-check/bin/python notebooks/generate.py --check
 
-fix: $(STAMP)  ## mend style
-	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+fix: $(CHECK_STAMP)  ## mend style
+	.venv-check/bin/ruff check --fix . ; .venv-check/bin/ruff format .
 
-notebooks: $(STAMP)  ## generate each ipynb from its script
-	$(BIN)/python notebooks/generate.py
+notebooks: $(CHECK_STAMP)  ## generate each ipynb from its script
+	.venv-check/bin/python notebooks/generate.py
 
 pages: $(STAMP) $(TABLE)  ## run all notebooks and render them to pages/*.html
 	$(BIN)/python notebooks/execute.py $(CHOSEN)
@@ -64,16 +67,22 @@ kaggle-check: $(KAGGLE_STAMP)  ## run the inference notebook offline as Kaggle w
 	.venv-kaggle/bin/python kaggle/check.py $(RUNS)
 
 clean:  ## remove environments, caches, pages and the phantom; data, runs and submissions stay
-	rm -rf .venv .venv-kaggle .venv-bench pages data/phantom build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-check .venv-kaggle .venv-bench pages data/phantom build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): requirements.txt pyproject.toml
-	@$(or $(PYTHON),false) $(SUITS) || { echo "PYTHON=$(PYTHON): the kit needs Python 3.11, 3.12 or 3.13; name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(SUITED)
 	@[ -e $@ ] || { $(PYTHON) -m venv --clear $(VENV) && $(BIN)/python -m pip install -q --upgrade pip; }
 	$(BIN)/python -m pip install -q -r requirements.txt
 	$(BIN)/python -m pip install -q --no-deps -e .
+	@touch $@
+
+$(CHECK_STAMP): requirements.txt
+	@$(SUITED)
+	@[ -e $@ ] || $(PYTHON) -m venv --clear .venv-check
+	.venv-check/bin/python -m pip install -q -c requirements.txt jupytext ruff
 	@touch $@
 
 $(VENV)/.jax: $(STAMP)

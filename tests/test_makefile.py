@@ -60,7 +60,8 @@ def test_pages_are_of_the_data_that_are_named_or_else_found(checkout):
 @pytest.mark.parametrize(
     ("target", "folder", "name"),
     [
-        ("notebooks", ".venv", "PYTHON"),
+        ("test", ".venv", "PYTHON"),
+        ("check", ".venv-check", "PYTHON"),
         ("kaggle-check", ".venv-kaggle", "PYTHON312"),
         ("bench", ".venv-bench", "PYTHON"),
     ],
