@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kitlib import contest, inference, runs, training
-from kitlib.data import alignment, earlier, folds, inputs, pipeline, priors, scans
+from kitlib.data import alignment, earlier, folds, inputs, pipeline, scans
 from kitlib.inference import Faults
 from kitlib.layers import augment
 from kitlib.postprocess import PLAIN, rescoring
@@ -94,10 +94,8 @@ def test_inference_finds_the_earlier_day_by_itself(run, slices, packed, later):
     (rows, before), bare = later, later[0].drop(columns=list(contest.ORGANS))
     found = predict(run, bare, known=slices).probabilities
     prepared = packed.images[packed.rows(rows)]
-    both = [
-        inputs.prepare(inputs.load(scan["path"].tolist()), alignment.SPEC, scans.spacing_mm(scan)) for scan in later
-    ]
-    prior = priors.channels(packed.truth(before), len(rows), alignment.register(*both)[0])
+    prior = packed.prior(rows["scan"].iloc[0], before["scan"].iloc[0])
+    assert prior[..., -1].any()
     network, mean = inference.load(run.folder), 0
     for side in (1, -1):
         given = prepared[:, :, ::side], rows, SPEC, 4, prior[:, :, ::side]

@@ -276,7 +276,7 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed, 
                 if member.spec not in prepared:
                     prepared[member.spec] = inputs.prepare(scan, member.spec, spacing_mm)
                 if member.spec.prior and day is not None and member.spec not in made:
-                    made[member.spec] = _prior(day, rows, member.spec, faults)
+                    made[member.spec] = _prior(day, rows, prepared[member.spec], member.spec, faults)
                 prior = made.get(member.spec)
                 found = _with_less(member, prepared[member.spec], rows, batch_size, run, faults, prior)
                 (gates if run.gate else segmenters).add(member, found)
@@ -297,9 +297,10 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed, 
 
 
 class _EarlierDay(NamedTuple):
-    """The earlier day of a scan: its rows of the slice table with masks, and the slices from it to the scan."""
+    """The earlier day of a scan: its rows of the table with masks, its images, and the slices from it to the scan."""
 
     rows: pd.DataFrame
+    images: np.ndarray
     shift: int
 
 
@@ -310,15 +311,22 @@ def _earlier_day(scan: np.ndarray, rows: pd.DataFrame, before: pd.DataFrame, fau
         return None
     both = ((scan, rows), (images, before))
     prepared = (inputs.prepare(volume, alignment.SPEC, scans.spacing_mm(table)) for volume, table in both)
-    return _EarlierDay(before, alignment.register(*prepared)[0])
+    return _EarlierDay(before, images, alignment.register(*prepared)[0])
 
 
-def _prior(day: _EarlierDay, rows: pd.DataFrame, spec: inputs.InputSpec, faults: Faults) -> np.ndarray | None:
-    """Make the prior of a scan from the masks of its earlier day; None where they fail or are on another scale."""
+def _prior(
+    day: _EarlierDay, rows: pd.DataFrame, prepared: np.ndarray, spec: inputs.InputSpec, faults: Faults
+) -> np.ndarray | None:
+    """Make the prior of a prepared scan from its earlier day, registered as in training; None where that fails.
+
+    Packed scans are half floats on the network's grid, and a shift may depend on both.
+    """
     with faults.survive(rows["scan"].iloc[0], "predicted without the masks of its earlier day"):
         if priors.comparable(rows, day.rows, spec):
-            masks = inputs.prepare_masks(scans.masks(day.rows), spec, scans.spacing_mm(day.rows))
-            return priors.channels(masks, len(rows), day.shift)
+            before, spacing_mm = day.images, scans.spacing_mm(day.rows)
+            both = (images.astype(np.float16) for images in (prepared, inputs.prepare(before, spec, spacing_mm)))
+            masks = inputs.prepare_masks(scans.masks(day.rows), spec, spacing_mm)
+            return priors.channels(masks, len(rows), alignment.register(*both)[0])
     return None
 
 

@@ -193,7 +193,8 @@ def _labelling(network: keras.Model, recipe: Recipe, spec: InputSpec) -> keras.M
 
 def _compiled(network: keras.Model, recipe: Recipe, steps: int, xla: bool | str) -> AugmentedModel:
     """Put a network and its augmentation into one compiled model, with its optimizer built."""
-    model = AugmentedModel(network, recipe.made("augment") if recipe.augment_on == "device" else None, recipe.average)
+    augment = recipe.made("augment") if recipe.augment_on == "device" else None
+    model = AugmentedModel(network, augment, recipe.momentum(steps))
     metrics = [monitors.Dice(name="dice"), monitors.IoU(name="iou")]
     optimizer = recipe.make_optimizer(steps)
     if keras.config.dtype_policy().name == "mixed_float16":

@@ -54,7 +54,7 @@ class Recipe:
         score_every: epochs from one host score to the next; the last epoch always has one. Loss, Dice and IoU are
             measured after each.
         average: share of the old value that a moving average of the weights keeps at each step, such as 0.999; the
-            average is then evaluated and saved. 0 is none.
+            average is then evaluated and saved. 0 is none. A training of few steps keeps less, see `momentum`.
         average_last: the mean of the weights of this many last epochs competes with the best epoch; 0 is none.
         batch_size: slices per step, or volumes, of a network that labels all slices of its stack.
         role: what the network is for. "gate": which slices show an organ; its presence is kept in the run folder.
@@ -184,9 +184,23 @@ class Recipe:
             return keras.optimizers.schedules.CosineDecay(peak, decay)
         return keras.optimizers.schedules.CosineDecay(peak / 10, decay, warmup_target=peak, warmup_steps=warmup)
 
+    def momentum(self, steps: int) -> float:
+        """Return the share of the old value that the moving average keeps at each step: `average` at most.
+
+        An average over n steps has a momentum of 1 - 1/n. More than a tenth of the training would keep the weights that
+        it started from.
+
+        Args:
+            steps: batches per epoch.
+
+        >>> Recipe(average=0.999, epochs=10).momentum(steps=20)
+        0.95
+        """
+        return min(self.average, max(0.0, 1 - 10 / (steps * self.epochs)))
+
     def make_optimizer(self, steps: int) -> keras.optimizers.Optimizer:
         """Make the optimizer, which keeps the moving average of the weights where one is asked for."""
-        averaging = {"use_ema": True, "ema_momentum": self.average} if self.average else {}
+        averaging = {"use_ema": True, "ema_momentum": self.momentum(steps)} if self.average else {}
         if self.optimizer == "adam":
             return keras.optimizers.Adam(self.rate(steps), **averaging)
         made = keras.optimizers.AdamW(self.rate(steps), weight_decay=self.weight_decay, **averaging)
