@@ -10,6 +10,7 @@ Kaggle mounts it, and 03_inference runs as it would there:
               several), and wrong parameters
     roles     the rerun with the same networks as a gate and a segmenter, which look at the earlier days of the cases:
               both, the gate broken, the segmenter broken, a bundle without a gate, and a competition without train/
+    ensemble  the rerun with that pair and untrained networks on coronal and sagittal pictures and on volumes
 
 Each run must end with a file that submission.check accepts, and the rerun with the score of the same networks here.
 """
@@ -114,6 +115,22 @@ def make_pair(found: list[Path], folder: Path) -> list[Path]:
     return [folder / role for role in names]
 
 
+def make_ensemble(pair: list[Path], folder: Path) -> list[Path]:
+    """Add untrained segmenters on coronal and sagittal pictures and on volumes to a gate and a segmenter."""
+    from kitlib.models import build_segresnet, build_unet
+
+    shutil.rmtree(folder, ignore_errors=True)
+    record = runs.read(pair[-1]).record
+    specs = {axis: inputs.InputSpec(32, 32, depth=3, axis=axis, length=32) for axis in "yx"}
+    specs |= {"volume": inputs.InputSpec(32, 32, depth=8, volume=True)}
+    for name, spec in specs.items():
+        build, options = (build_segresnet, {"init": 4}) if spec.volume else (build_unet, {"levels": 2, "base": 4})
+        (folder / name).mkdir(parents=True)
+        build(spec.shape, **options).save(folder / name / "model.keras")
+        runs.write_record(folder / name, record | {"input_spec": json.loads(spec.to_json())})
+    return [*pair, *(folder / name for name in specs)]
+
+
 def mount(folder: Path, competition: Path, dataset: Path, new: bool) -> Path:
     """Lay out /kaggle/input as before 2026 (new=False) or as today; return the competition's folder in it."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -216,7 +233,7 @@ class Check:
     def __init__(self, out: Path, python: Path):
         self.out, self.python, self.hidden = out, python, out / "hidden"
         self.dataset, self.notebook = out / "bundle/dataset", out / "bundle/kernels/03_inference/03_inference.ipynb"
-        self.pair = out / "bundle-pair/dataset"
+        self.pair, self.whole = out / "bundle-pair/dataset", out / "bundle-ensemble/dataset"
         self.truth = files.read_csv(self.hidden / "truth.csv", ["id", "class", "segmentation"])
         self.slices = scans.read(self.hidden, "test")
         self.known = earlier.days(self.slices, scans.read(self.hidden))
@@ -344,6 +361,16 @@ class Check:
             count = f"{listed.count(chr(10)) - 1} faults listed" if listed else "no faults"
             print(f"roles    {seconds:5.0f} s  {case}: valid, score {score:.6f}, {count}", flush=True)
 
+    def ensemble(self) -> None:
+        """A gate, segmenters along three axes and a network on volumes: valid, with the score of this machine."""
+        self.mount("competition", dataset=self.whole)
+        file, seconds, text = self.run("working-ensemble")
+        score, expected = self.score(file), self.here(self.whole)
+        assert "no faults" in text, text
+        assert score == expected, f"scored {score} in the rerun and {expected} here"
+        count = len(runs.choose(self.whole / "runs").folders)
+        print(f"ensemble {seconds:5.0f} s  {count} networks: valid, score {score:.6f}, no faults", flush=True)
+
 
 def main() -> int:
     """Run the check and print what each run gave."""
@@ -371,14 +398,16 @@ def main() -> int:
             chosen = given.runs or tiny_runs(out / "competition", out / "runs")
             bundle.build(chosen, "somebody", out / "bundle")
             found = [run.folder for folder in chosen for run in runs.find(folder)]
-            bundle.build(make_pair(found, out / "pair"), "somebody", out / "bundle-pair")
+            pair = make_pair(found, out / "pair")
+            bundle.build(pair, "somebody", out / "bundle-pair")
+            bundle.build(make_ensemble(pair, out / "ensemble"), "somebody", out / "bundle-ensemble")
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
     network = isolate()
     print(f"Python {sys.version.split()[0]}, {runs.surroundings()['versions']}\nnetwork: {network}", flush=True)
     shutil.rmtree(out / "environment", ignore_errors=True)
     check = Check(out, make_environment(out / "environment"))
-    for run in (check.public, check.rerun, check.foreign, check.hostile, check.roles):
+    for run in (check.public, check.rerun, check.foreign, check.hostile, check.roles, check.ensemble):
         run()
     slices = check.slices
     print(f"passed: {len(contest.ORGANS) * len(slices)} rows, {slices['scan'].nunique()} scans; pages in {out}")

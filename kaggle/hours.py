@@ -15,7 +15,7 @@ from kitlib.inference import windows
 from kitlib.training import presets, recipes
 
 ENCODERS = ("efficientnet-lite0", "efficientnetv2-b0", "efficientnetv2-s", "efficientnetv2-m")
-DEPTH, FOLDS = 5, 5
+FOLDS = 5
 SLICES, ANNOTATED = 38_496, 16_590  # of the competition's training set
 OF_A_SCAN = 144  # slices of most scans
 RATES = 5e12, 8e12  # floating-point operations per second
@@ -33,11 +33,15 @@ def macs(network) -> int:
     return total
 
 
-def hours(role: str, encoder: str) -> tuple[float, float]:
-    """Estimate the hours of one fold of five on one T4: at the higher rate, and at the lower one."""
+def hours(role: str, encoder: str, axis: str = "z") -> tuple[float, float]:
+    """Estimate the hours of one fold of five on one T4: at the higher rate, and at the lower one.
+
+    Along y and x an epoch draws as many pictures as there are slices, and every row or column of a scan is validated.
+    """
     make, slices = ROLES[role]
     recipe, (_, grid) = make(encoder), presets.suited(accelerators=1, role=role)
-    return _hours(recipe, (*grid, DEPTH), slices, SLICES)
+    pictures = {"z": OF_A_SCAN, "y": grid[0], "x": grid[1]}[axis]
+    return _hours(recipe, presets.spec("encoder", grid, axis=axis).shape, slices, SLICES / OF_A_SCAN * pictures)
 
 
 def volume_hours() -> tuple[float, float]:
@@ -55,11 +59,14 @@ def _hours(recipe: recipes.Recipe, shape: tuple[int, int, int], trained: float, 
 
 
 def main() -> None:
-    """Print a table in Markdown, and a line on volumes."""
+    """Print a table in Markdown, and lines on other axes and volumes."""
     print("| encoder | " + " | ".join(ROLES) + " |\n" + "|---" * (1 + len(ROLES)) + "|")
     for encoder in ENCODERS:
         cells = ["{:.1f} to {:.1f} h".format(*hours(role, encoder)) for role in ROLES]
         print(f"| {encoder} | {' | '.join(cells)} |")
+    for axis, name in (("y", "coronal"), ("x", "sagittal")):
+        text = "A segmenter on {} pictures, `--encoder efficientnetv2-s --axis {}`: {:.1f} to {:.1f} h a fold."
+        print(("\n" + text).format(name, axis, *hours("segmenter", "efficientnetv2-s", axis)))
     print("\nA network for volumes, `--preset volume`: {:.1f} to {:.1f} h a fold.".format(*volume_hours()))
 
 

@@ -41,7 +41,7 @@ print(session.versions())
 DATA = ""  # folder of the competition; empty: searched for as kitlib.data.scans.find_root describes
 RUNS = ""  # folder for the run folders; empty: runs/ here on Kaggle, which keeps it, ../runs elsewhere
 RUN = ""  # name of a new run, or of the run to resume; empty: the current date and time
-PRESET = ""  # "paper", "paper_first", "strong", "short" or "encoder" (recipes); empty: paper on a GPU, else short
+PRESET = ""  # "paper", "strong", "encoder", "volume" (3D), or another of presets; empty: paper on a GPU, else short
 ENCODER = ""  # pretrained encoder (kitlib.models.encoders); empty: with the preset encoder, one for this machine
 WEIGHTS = ""  # weight file of the encoder, or run folder, to start from; empty: the encoder's, searched for
 ROLE = ""  # "gate" (on which slices is an organ) or "segmenter" (its contours), both with one RUN; empty: one network
@@ -50,6 +50,7 @@ EPOCHS = 0  # maximum number of epochs; 0: the preset's
 SIZE = 0  # the input's side in pixels, or (height, width); 0: the preset's (presets.grid)
 BOX = None  # crop to the box in mm around all training masks; None: with an encoder
 PRIOR = False  # also show the network the masks of the case's earlier day, where there is one
+AXIS = "z"  # along which pictures follow each other: "z", the slices; "y" for coronal, "x" for sagittal pictures
 PACKED = ""  # folder for the prepared scans, which the next call finds there; empty: in memory
 FOLDS = 5  # number of folds, the groups that the cases are split into
 FOLD = 0  # fold to validate on; the others are the training set
@@ -71,7 +72,7 @@ import pandas as pd
 from IPython.display import display
 
 from kitlib import contest, runs, training
-from kitlib.data import boxes, folds, inputs, pipeline, scans
+from kitlib.data import axes, boxes, folds, inputs, pipeline, scans
 from kitlib.figures import training as figures_model, layers
 from kitlib.layers import augment, elastic
 from kitlib.models import encoders, unet
@@ -83,29 +84,30 @@ session.parameters(
     DATA="",
     RUNS="",
     RUN="",
-    PRESET=lambda: ("", "encoder") if ENCODER else ("", "paper", "paper_first", "strong", "short", "encoder"),
+    PRESET=lambda: ("", "encoder") if ENCODER else ("", *presets.PRESETS),
     ENCODER=("", *encoders.NAMES),
     WEIGHTS="",
     ROLE=("", "gate", "segmenter"),
     HOURS=0.0,
     EPOCHS=0,
-    LEVELS=lambda: (0, 5) if presets.has_encoder(PRESET, ENCODER) else (0, range(1, 8)),
+    LEVELS=lambda: {"encoder": (0, 5), "volume": (0,), "paper": (0, range(1, 8))}[presets.kind(PRESET, ENCODER)],
     SIZE=lambda: (
         0,
-        sides := range(step := 2 ** max(5 if presets.has_encoder(PRESET, ENCODER) else 4, LEVELS), 2049, step),
+        sides := range(step := max(presets.STEPS[presets.kind(PRESET, ENCODER)], 2**LEVELS), 2049, step),
         (sides, sides),
     ),
     BOX=(None, True, False),
-    PRIOR=(False, True),
+    PRIOR=lambda: (False, *[True] * (AXIS == "z" and PRESET not in presets.VOLUMES)),
+    AXIS=lambda: ("z", *inputs.AXES[1:] * (PRESET not in presets.VOLUMES)),
     PACKED="",
     FOLDS=(5, range(2, 101)),
     FOLD=lambda: (0, range(FOLDS)),
     FOLDS_TO_TRAIN=lambda: (0, range(FOLDS + 1)),
     UNSEEN=("", "fold", "later-days"),
     CARDS=0,
-    ATTENTION=(True, False),
+    ATTENTION=lambda: (True, *[False] * (presets.kind(PRESET, ENCODER) != "volume")),
     AUGMENT=("", "paper", "full", "none"),
-    COMPARE=lambda: ["unaugmented", *["plain"] * (not presets.has_encoder(PRESET, ENCODER))],
+    COMPARE=lambda: ["unaugmented", *["plain"] * (presets.kind(PRESET, ENCODER) == "paper")],
     SEED=(0, range(2**31)),
 )
 
@@ -147,7 +149,8 @@ why = (
     if machine.accelerators
     else "best in minutes on a CPU"
 )
-network = f"a U-Net with {encoder}, pretrained" if encoder else "the paper's U-Net, from random weights"
+texts = {"encoder": f"a U-Net with {encoder}, pretrained", "volume": "a 3D SegResNet, from random weights"}
+network = texts.get(presets.kind(preset, ENCODER), "the paper's U-Net, from random weights")
 print(f"preset {preset} ({why}): {f'{network}; starts from {WEIGHTS}' if WEIGHTS else network}")
 
 # %% [markdown]
@@ -204,8 +207,8 @@ print("unseen:", f"{unseen.sum():,} slices of {slices.loc[unseen, 'scan'].nuniqu
 # %%
 size = SIZE or presets.grid(preset, machine.accelerators, ROLE or "both")
 height, width = size if isinstance(size, list | tuple) else (size, size)
-box = boxes.box_for(known) if BOX or (BOX is None and encoder) else None
-spec = inputs.InputSpec(height, width, box_mm=box, prior=PRIOR)
+box = boxes.box_for(known) if BOX or (BOX is None and (encoder or preset in presets.VOLUMES)) else None
+spec = replace(presets.spec(preset, (height, width), box, AXIS, axes.length_for(slices)), prior=PRIOR)
 print(f"{height} x {width} pixels for {f'the box {box} mm from the centre' if box else 'whole slices'}")
 print(f"at most {recipe.epochs} epochs of batches of {recipe.batch_size}")
 
@@ -213,7 +216,8 @@ print(f"at most {recipe.epochs} epochs of batches of {recipe.batch_size}")
 # ## The network's input
 #
 # How is a slice prepared for the network? It is scaled by the percentiles of its scan, resized to the input size, and
-# stacked with two neighbours on either side. The middle one of the five is outlined.
+# stacked with two neighbours on either side. The middle one of the five is outlined. Along another `AXIS` the pictures
+# are cut through all slices of a scan; a 3D network gets 32 slices at once.
 
 # %%
 packed = pipeline.pack(known, spec, PACKED or None)
@@ -261,9 +265,9 @@ else:
 # stack change together.
 
 # %%
-layer, stack = recipe.made("augment"), packed.stack(busiest)
+layer, (stack, shown, _) = recipe.made("augment"), packed.example(busiest)
 if layer is not None:
-    display(layers.samples(layer, stack, masks, np.arange(1, 6)))
+    display(layers.samples(layer, stack, shown, np.arange(1, 6)))
 else:
     print("This recipe has no augmentation: samples stay as they are.")
 

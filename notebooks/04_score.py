@@ -165,6 +165,14 @@ scoring.waterfall(found.table, found.score)
 print("\n".join(ledger.advice(found.table)))
 
 # %% [markdown]
+# Do cases with an earlier day lose points elsewhere than new ones? Each column is the points that would be lost if all
+# scans were like those of its kind.
+
+# %%
+kinds = {f"known ({len(days)} scans)": set(days), f"new ({len(names) - len(days)} scans)": set(names) - set(days)}
+display(found.split(kinds).head(10).round(4))
+
+# %% [markdown]
 # Is it harder to find the right slices or to draw the right contours? `now` is this score. `right slices` would be
 # the score with the predicted contours on exactly the right slices, and `right contours` with the true contours on
 # the predicted slices.

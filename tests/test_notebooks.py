@@ -444,7 +444,7 @@ CHECKS = {
         *[("ATTENTION", "false"), ("ATTENTION", 1), ("COMPARE", "plain"), ("COMPARE", ["none"]), ("FOLD", 5)],
         *[("ENCODER", "resnet"), ("BOX", "no"), ("SIZE", (128, 100)), ("SIZE", (128,)), ("LEVELS", 8)],
         *[("PRESET", "Paper"), ("SIZE", 100), ("HOURS", "2"), ("EPOCHS", 2.5), ("FOLDS", 1), ("SEED", True)],
-        *[("ROLE", "both"), ("PRIOR", 1)],
+        *[("ROLE", "both"), ("PRIOR", 1), ("AXIS", "Z")],
     ],
     "03_inference": [("FLIP", "False"), ("BATCH", 0), ("HOURS", 0), ("FALLBACK", "Atlas"), ("FAULTS", True)],
     "04_score": [("GRID", "Full"), ("SCANS", "all"), ("FOLDS", 0)],
@@ -455,10 +455,11 @@ CHECKS = {
 def names_of_rules():
     """What the rules of the parameters call by name."""
     from kitlib import session
+    from kitlib.data import inputs
     from kitlib.models import encoders
     from kitlib.training import presets, recipes
 
-    return {"session": session, "encoders": encoders, "presets": presets, "recipes": recipes}
+    return {"session": session, "inputs": inputs, "encoders": encoders, "presets": presets, "recipes": recipes}
 
 
 def check_of(script):
@@ -494,6 +495,15 @@ def test_parameters_are_all_checked_before_any_data_is_read(script, monkeypatch)
         ({"PRESET": "encoder"}, ""),
         ({"PRESET": "encoder", "ENCODER": "convnext-tiny", "SIZE": (256, 384), "BOX": False, "LEVELS": 5}, ""),
         ({"PRESET": "paper", "SIZE": (48, 80), "COMPARE": ("plain",)}, ""),
+        ({"PRESET": "volume", "SIZE": (40, 72)}, ""),
+        ({"PRESET": "encoder", "AXIS": "y"}, ""),
+        ({"PRESET": "volume", "AXIS": "y"}, "AXIS"),
+        ({"PRESET": "volume_short", "PRIOR": True}, "PRIOR"),
+        ({"PRIOR": True, "AXIS": "x"}, "PRIOR"),
+        ({"PRESET": "volume", "ATTENTION": False}, "ATTENTION"),
+        ({"PRESET": "volume", "LEVELS": 4}, "LEVELS"),
+        ({"PRESET": "volume", "SIZE": 100}, "SIZE"),
+        ({"PRESET": "volume", "COMPARE": ("plain",)}, "COMPARE"),
         ({"ENCODER": "efficientnetv2-s", "PRESET": "strong"}, "PRESET"),
         ({"PRESET": "encoder", "SIZE": (48, 80)}, "SIZE"),
         ({"ENCODER": "efficientnetv2-s", "SIZE": 144}, "SIZE"),

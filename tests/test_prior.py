@@ -47,11 +47,11 @@ def test_out_of_fold_probabilities_are_made_with_the_earlier_day(run, slices, pa
     for name, rows in slices[held_out].groupby("scan", sort=False):
         prepared, prior = packed.images[packed.rows(rows)], packed.prior(name, days.get(name))
         both = [
-            inference.predict_scan(network, prepared[:, :, ::side], rows, SPEC, 4, prior[:, :, ::side])[:, :, ::side]
+            inference.predict_scan(network, prepared[:, :, ::side], SPEC, 4, prior[:, :, ::side])[:, :, ::side]
             for side in (1, -1)
         ]
         np.testing.assert_allclose(run.probabilities(name), np.mean(both, axis=0), atol=0.5 / 255 + 1e-4)
-        alone = inference.predict_scan(network, prepared, rows, SPEC, 4)
+        alone = inference.predict_scan(network, prepared, SPEC, 4)
         assert (np.abs(alone - both[0]).max() > 1e-3) == prior.any()
         with_prior += prior.any()
     assert 0 < with_prior < len(run.scans)
@@ -98,7 +98,7 @@ def test_inference_finds_the_earlier_day_by_itself(run, slices, packed, later):
     assert prior[..., -1].any()
     network, mean = inference.load(run.folder), 0
     for side in (1, -1):
-        given = prepared[:, :, ::side], rows, SPEC, 4, prior[:, :, ::side]
+        given = prepared[:, :, ::side], SPEC, 4, prior[:, :, ::side]
         mean = mean + inference.predict_scan(network, *given)[:, :, ::side] / 2
     expected = inputs.restore(mean, scans.common_size(rows), SPEC, scans.spacing_mm(rows))
     np.testing.assert_allclose(found, expected, atol=5e-3)  # packed images are half floats

@@ -6,6 +6,7 @@
     priors     the masks of another day, as further channels of the network's input
     inputs     `InputSpec`: stack depth, grid and scale; read images and bring them to the network's grid and back
     alignment  how far two scans of a patient lie apart, by normalised cross-correlation
+    axes       stacks along other axes: coronal and sagittal pictures of packed scans
     boxes      the part of the slices around the organs, in mm, measured from the masks
     pipeline   pack scans in memory or on disk, and batch them with tf.data
 

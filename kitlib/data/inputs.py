@@ -22,6 +22,8 @@ from kitlib import contest
 from kitlib.data import boxes
 from kitlib.files import Problem
 
+AXES = ("z", "y", "x")  # from slice to slice, down, and across
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -39,6 +41,11 @@ class InputSpec:
         volume: whether the network labels every slice of its stack, not only the middle one, such as
             `kitlib.models.build_segresnet`. Needs stride 1.
         prior: whether the masks of the case's earlier day follow the slices as further channels (`priors`).
+        axis: along which the pictures of a stack follow each other: "z", the slices of the files; "y", coronal
+            pictures, whose rows are slices; "x", sagittal ones. The grid of the slices stays the same, so that packed
+            scans serve all three (`axes`).
+        length: rows of a picture along y or x: slices of the scan. A shorter scan is filled up with zeros, a longer
+            one is predicted in parts that overlap.
     """
 
     height: int = 128
@@ -51,9 +58,11 @@ class InputSpec:
     box_mm: boxes.Box | None = None
     volume: bool = False
     prior: bool = False
+    axis: str = "z"
+    length: int = 160
 
     def __post_init__(self):
-        for name in ("height", "width", "depth", "stride"):
+        for name in ("height", "width", "depth", "stride", "length"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"InputSpec {name}={value!r}: expected a whole number of 1 or more")
@@ -75,19 +84,35 @@ class InputSpec:
             raise ValueError(f"InputSpec prior={self.prior!r}: expected True or False")
         if self.prior and self.volume:
             raise ValueError("InputSpec prior=True and volume=True: a prior goes with a stack; leave one of them out")
+        if self.axis not in AXES:
+            raise ValueError(f"InputSpec axis={self.axis!r}: choose one of {', '.join(AXES)}")
+        if self.axis != "z" and (self.prior or self.volume):
+            name = "prior" if self.prior else "volume"
+            raise ValueError(f"InputSpec axis={self.axis!r} and {name}=True: leave {name} out, or the axis at 'z'")
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """The rows and columns of one picture of a stack: (height, width), along y (length, width), x (length, height).
+
+        >>> InputSpec(96, 128, axis="x", length=160).picture
+        (160, 96)
+        """
+        return {"z": (self.height, self.width), "y": (self.length, self.width), "x": (self.length, self.height)}[
+            self.axis
+        ]
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The shape of one input: (height, width, depth), with a prior depth + 4."""
-        return self.height, self.width, self.depth + self.prior * contest.PRIOR_CHANNELS
+        """The shape of one input: a picture and its depth; with a prior depth + 4."""
+        return *self.picture, self.depth + self.prior * contest.PRIOR_CHANNELS
 
     @property
     def labelled(self) -> tuple[int, ...]:
-        """The shape of the masks of one input, but for the organs: (height, width), of a volume with its depth."""
-        return self.shape if self.volume else (self.height, self.width)
+        """The shape of the masks of one input, but for the organs: that of a picture, of a volume with its depth."""
+        return self.shape if self.volume else self.picture
 
     def to_json(self) -> str:
-        """Write the record as JSON; box, volume and prior have no entry where they are off, as before they existed.
+        """Write the record as JSON; box, volume, prior and axis have no entry where off, as before they existed.
 
         >>> InputSpec.from_json(InputSpec(height=96).to_json()) == InputSpec(height=96)
         True
@@ -96,6 +121,8 @@ class InputSpec:
         for name in ("box_mm", "volume", "prior"):
             if not values[name]:
                 del values[name]
+        if self.axis == "z":
+            del values["axis"], values["length"]
         return json.dumps(values)
 
     @classmethod

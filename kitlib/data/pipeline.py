@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from kitlib import contest, files
-from kitlib.data import earlier, inputs, priors, scans
+from kitlib.data import axes, earlier, inputs, priors, scans
 
 _BITS = np.arange(len(contest.ORGANS), dtype=np.uint8)
 VISITS = 2  # volumes of an epoch that show a slice, about
@@ -46,8 +46,31 @@ class Packed:
     shifts: priors.Shifts | None = None
 
     def stack(self, row: int) -> np.ndarray:
-        """The stack or volume of one slice, by its row, as the network gets it: (height, width, depth) float32."""
+        """The stack or volume of one slice, by its row: (height, width, depth) float32."""
         return self.images[self.stacks[row]].transpose(1, 2, 0).astype(np.float32)
+
+    def example(self, row: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """The input of one slice, to look at.
+
+        Along y and x it goes through the row or column of the slice that shows most of the organs; of a volume it is
+        the slice between two neighbours on either side.
+
+        Returns:
+            Images (height, width, n) float32, masks (height, width, organs) bool of the middle one, and n names.
+        """
+        masks, spec = self.truth(self.slices.iloc[[row]])[0], self.spec
+        if spec.axis == "z":
+            stack = scans.stacks(self.slices, 5)[row] if spec.volume else self.stacks[row]
+            images = self.images[stack].transpose(1, 2, 0).astype(np.float32)
+            return images, masks, [f"slice {number}" for number in self.slices["slice"].to_numpy()[stack]]
+        rows = self.slices[self.slices["scan"] == self.slices["scan"].iloc[row]]
+        place = int(masks.any(axis=-1).sum(axis="zyx".index(spec.axis) % 2).argmax())
+        stack = axes.places(spec.height if spec.axis == "y" else spec.width, spec)[place]
+        pad = [(0, max(spec.length - len(rows), 0)), (0, 0), (0, 0)]
+        images = axes.turn(np.pad(self.images[rows.index], pad)[: spec.length], spec.axis)[stack]
+        shown = axes.turn(np.pad(self.truth(rows), [*pad, (0, 0)])[: spec.length], spec.axis)[place]
+        kind = "row" if spec.axis == "y" else "column"
+        return images.transpose(1, 2, 0).astype(np.float32), shown, [f"{kind} {number + 1}" for number in stack]
 
     def truth(self, slices: pd.DataFrame) -> np.ndarray:
         """The masks of some slices on the grid: (rows, height, width, organs) bool."""
@@ -68,14 +91,14 @@ class Packed:
             return tuple(outside.map(_variable, (self.images, self.masks)))
 
     def restacked(self, spec: inputs.InputSpec) -> "Packed":
-        """The same scans for another depth or stride, as volumes, or with a prior; nothing is decoded or copied.
+        """The same scans for another depth, stride or axis, as volumes, or with a prior; nothing is decoded or copied.
 
         Raises:
             ValueError: when anything else differs.
         """
         if _as_packed(spec) != _as_packed(self.spec):
             raise ValueError(
-                f"the scans were packed for {self.spec}; {spec} differs in more than depth and stride: pack again"
+                f"the scans were packed for {self.spec}; {spec} differs in more than depth, stride and axis: pack again"
             )
         if spec == self.spec:
             return self
@@ -159,6 +182,9 @@ def dataset(
     (B, height, width, depth, organs), "seed" (B,) int32 and "weight" (B,) float32. Order and seeds depend on (seed,
     epoch, row) alone, so a run that is resumed at `first_epoch` sees the same batches as one that never stopped.
 
+    Along y and x the height and width are those of a picture (`InputSpec.picture`). An epoch then draws as many
+    pictures as there are slices, from `axes.pictures`; of a scan with more slices than `length` each draw takes a part.
+
     With a prior, its four channels follow the organs in "masks", because an augmentation treats them alike; the
     training step brings them behind the slices. In training it is another day among `slices`, which never holds a
     validation scan, and a sample's seed chooses the day, or for half of the samples none. Otherwise it is the earlier
@@ -187,7 +213,13 @@ def dataset(
     if packed.spec != spec:
         raise ValueError(f"the scans were packed for {packed.spec}, not for {spec}; pack them again")
     chosen = packed.rows(slices)
-    count = len(chosen)
+    count, turned = len(chosen), spec.axis != "z"
+    if turned:
+        pictures = axes.pictures(slices, packed.slices, packed.masks, spec, seed if training else None)
+        if training:  # each as often as it takes for an epoch
+            pictures = np.resize(pictures, (max(len(pictures), len(slices)), pictures.shape[1]))
+        count = len(pictures)
+        cut_turned = _cutter(packed, pictures, training)
     if training:
         number = steps(slices, batch_size, spec)
         if not number:
@@ -214,7 +246,7 @@ def dataset(
     images, masks = packed.tensors
     stacks = packed.stacks[chosen].astype(np.int32)
     labelled = stacks if spec.volume else chosen.astype(np.int32)
-    turn = _turn(len(_BITS) + spec.prior * contest.PRIOR_CHANNELS)
+    to_last = _to_last(len(_BITS) + spec.prior * contest.PRIOR_CHANNELS)
     if spec.prior:
         days = priors.others(slices) if training else _listed(earlier.days(slices, packed.slices))
         table, counts = (part[chosen] for part in priors.rows(packed.slices, days, packed.shifts))
@@ -229,12 +261,15 @@ def dataset(
 
     def load(rows, seeds, weight):
         # No Python in here: it can deadlock, as tf.data waits for the interpreter and the interpreter for tf.data.
-        cut = tf.gather(tf.convert_to_tensor(images), tf.gather(stacks, rows))
-        bits = tf.gather(tf.convert_to_tensor(masks), tf.gather(labelled, rows))
+        if turned:
+            cut, bits = cut_turned(rows, seeds)
+        else:
+            cut = tf.gather(tf.convert_to_tensor(images), tf.gather(stacks, rows))
+            bits = tf.gather(tf.convert_to_tensor(masks), tf.gather(labelled, rows))
         if spec.prior:
             bits = tf.bitwise.bitwise_or(bits, tf.bitwise.left_shift(prior(rows, seeds), np.uint8(len(_BITS))))
-        turned, unpacked = turn(cut, bits)
-        return {"images": turned, "masks": unpacked, "seed": seeds, "weight": weight}
+        last, unpacked = to_last(cut, bits)
+        return {"images": last, "masks": unpacked, "seed": seeds, "weight": weight}
 
     def augmented(batch):
         images, masks = augment(batch["images"], batch["masks"], batch["seed"], training=True)
@@ -246,8 +281,48 @@ def dataset(
     return batches.prefetch(4)
 
 
+def _cutter(packed: Packed, pictures: np.ndarray, training: bool):
+    """Make the function that cuts stacks along y or x out of packed slices.
+
+    Args:
+        packed: for the axis.
+        pictures: from `axes.pictures`.
+        training: begin anywhere in a scan that has more slices than a picture; otherwise with its first.
+
+    Returns:
+        From numbers of pictures and seeds, (B,) each, to images (B, depth, length, columns) and bits of the middle
+        pictures (B, length, columns).
+    """
+    import tensorflow as tf
+
+    spec, (images, masks) = packed.spec, packed.tensors
+    firsts, counts, middles = (tf.constant(column, tf.int64) for column in pictures.T)
+    near = tf.constant(axes.places(spec.height if spec.axis == "y" else spec.width, spec), tf.int64)
+    lines, numbers = tf.range(spec.length, dtype=tf.int64), tf.range(spec.height, dtype=tf.int64)
+
+    def cut(rows, seeds):
+        count, middle = tf.gather(counts, rows)[:, None], tf.gather(middles, rows)
+        begins = tf.math.floormod(tf.cast(seeds, tf.int64)[:, None], tf.maximum(count - spec.length, 0) + 1)
+        line = begins * int(training) + lines
+        inside = (line < count)[:, None, :, None]
+        line = (tf.gather(firsts, rows)[:, None] + tf.minimum(line, count - 1))[:, None]  # (B, 1, length)
+
+        def take(packed, places):
+            if spec.axis == "y":
+                table, index = tf.reshape(packed, [-1, spec.width]), line * spec.height + places[..., None]
+            else:
+                table = tf.reshape(packed, [-1])
+                index = (line[..., None] * spec.height + numbers) * spec.width + places[..., None, None]
+            found = tf.gather(table, index)
+            return tf.where(inside, found, tf.zeros([], found.dtype))
+
+        return take(images, tf.gather(near, middle)), take(masks, middle[:, None])[:, 0]
+
+    return cut
+
+
 @cache
-def _turn(count: int):
+def _to_last(count: int):
     """Make the function that moves slices and `count` bits to the last axis; XLA makes it three times as fast."""
     import tensorflow as tf
 
@@ -297,7 +372,9 @@ def _stacks(slices: pd.DataFrame, spec: inputs.InputSpec) -> np.ndarray:
 
 def _as_packed(spec: inputs.InputSpec) -> inputs.InputSpec:
     """Keep of a spec what packed arrays depend on: the grid and how it is filled."""
-    return replace(spec, depth=1, stride=1, volume=False, prior=False)
+    plain = inputs.InputSpec(depth=1)
+    names = ("depth", "stride", "volume", "prior", "axis", "length")
+    return replace(spec, **{name: getattr(plain, name) for name in names})
 
 
 def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:

@@ -16,15 +16,13 @@ from kitlib.scoring import metric
 
 @look
 def stack(packed: Packed, index: int) -> Figure:
-    """Draw the input stack of one row of the slice table, with the masks on its middle slice."""
-    images = packed.stack(index)
-    depth = packed.spec.depth
-    figure, axes = canvas(WIDTH / depth + 0.7, columns=depth)
-    numbers = packed.slices["slice"].to_numpy()[packed.stacks[index]]
-    masks = packed.truth(packed.slices.iloc[[index]])[0]
-    for position, (axis, image, number) in enumerate(zip(axes[0], np.moveaxis(images, -1, 0), numbers, strict=True)):
+    """Draw the input of one row of the slice table (`Packed.example`), with the masks on its middle image."""
+    images, masks, names = packed.example(index)
+    depth = len(names)
+    figure, axes = canvas(WIDTH / depth * images.shape[0] / images.shape[1] + 0.7, columns=depth)
+    for position, (axis, image, name) in enumerate(zip(axes[0], np.moveaxis(images, -1, 0), names, strict=True)):
         overlay(axis, image, masks if position == depth // 2 else np.zeros_like(masks))
-        axis.set_title(f"slice {number}" + (", with masks" if position == depth // 2 else ""))
+        axis.set_title(name + (", with masks" if position == depth // 2 else ""))
     organ_legend(figure)
     return figure
 

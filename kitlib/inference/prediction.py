@@ -21,7 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from kitlib import contest, runs, submission
-from kitlib.data import alignment, earlier, inputs, priors, scans
+from kitlib.data import alignment, axes, earlier, inputs, priors, scans
 from kitlib.inference import rescue, windows
 from kitlib.inference.clock import Deadline, Pass, passes
 from kitlib.inference.faults import Faults
@@ -203,22 +203,22 @@ def rows(
 def predict_scan(
     network,
     prepared: np.ndarray,
-    rows: pd.DataFrame,
     spec: inputs.InputSpec,
     batch_size: int = BATCH_SIZE,
     prior: np.ndarray | None = None,
+    flipped: bool = False,
 ) -> np.ndarray:
-    """Run a network over the stacks of one prepared scan, or over overlapping volumes (`windows.slide`).
+    """Run a network over the stacks of one prepared scan, along any axis, or over overlapping volumes.
 
     Args:
         network: keras.Model from (B, *spec.shape) to (B, *spec.labelled, organs).
         prepared: (D, height, width) as inputs.prepare gives it.
-        rows: the scan's rows of the table of slices.
-        spec: the stack or volume.
+        spec: the stack, its axis, or the volume.
         batch_size: slices to label per call, see `networks.inputs_per_call`; the last batch is filled up, so that one
             compiled graph serves all.
         prior: (D, height, width, 4), the masks of the earlier day as `priors.channels` makes them; None is no such day.
             A network without a prior ignores it.
+        flipped: mirror each input left to right, and what the network gives back again.
 
     Returns:
         (D, height, width, organs) float32.
@@ -227,7 +227,7 @@ def predict_scan(
     def run(images: np.ndarray) -> np.ndarray:
         return np.asarray(network.predict_on_batch(images))
 
-    return _run_scan(run, prepared, rows, spec, inputs_per_call(spec, batch_size), prior=prior)
+    return _run_scan(run, prepared, spec, inputs_per_call(spec, batch_size), flipped, prior)
 
 
 class _Mean:
@@ -335,7 +335,7 @@ def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Fa
     count = inputs_per_call(member.spec, batch_size)
     while True:
         try:
-            found = _run_scan(member.run, prepared, rows, member.spec, count, run.flipped, prior)
+            found = _run_scan(member.run, prepared, member.spec, count, run.flipped, prior)
             break
         except MemoryError as error:
             if count == 1:
@@ -351,7 +351,7 @@ def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Fa
     return found
 
 
-def _run_scan(run, prepared, rows, spec, batch_size, flipped=False, prior=None) -> np.ndarray:
+def _run_scan(run, prepared, spec, batch_size, flipped=False, prior=None) -> np.ndarray:
     """Run a network over the stacks or volumes of a scan, `batch_size` of them at a time."""
 
     def label(slices: np.ndarray, *more: np.ndarray) -> np.ndarray:
@@ -359,18 +359,30 @@ def _run_scan(run, prepared, rows, spec, batch_size, flipped=False, prior=None) 
         found = run(np.ascontiguousarray(batch[:, :, ::-1] if flipped else batch, np.float32))
         return found[:, :, ::-1] if flipped else found
 
+    def along(pictures: np.ndarray) -> np.ndarray:
+        count, parts = len(pictures), []
+        stacks = axes.places(count, spec)
+        filled = np.minimum(np.arange(-(-count // batch_size) * batch_size), count - 1)
+        for first in range(0, len(filled), batch_size):
+            some = filled[first : first + batch_size]
+            parts.append(label(pictures[stacks[some]], *([prior[some]] if spec.prior else [])))
+        return np.concatenate(parts)[:count]
+
     if spec.volume:
         sides = spec.depth, spec.height, spec.width
         return windows.slide(lambda batch: np.moveaxis(label(batch), 3, 1), prepared, sides, batch_size=batch_size)
+    if spec.axis != "z":
+        longer = np.pad(prepared, [(0, max(spec.length - len(prepared), 0)), (0, 0), (0, 0)])
+        found = windows.slide(lambda one: _turned(along, one[0], spec.axis)[None], longer, (spec.length,))
+        return found[: len(prepared)]
     if spec.prior and prior is None:
         prior = np.zeros((*prepared.shape, contest.PRIOR_CHANNELS), np.uint8)
-    stacks = scans.stacks(rows, spec.depth, spec.stride)
-    count = len(stacks)
-    filled, parts = np.minimum(np.arange(-(-count // batch_size) * batch_size), count - 1), []
-    for first in range(0, len(filled), batch_size):
-        some = filled[first : first + batch_size]
-        parts.append(label(prepared[stacks[some]], *([prior[some]] if spec.prior else [])))
-    return np.concatenate(parts)[:count]
+    return along(prepared)
+
+
+def _turned(along: Callable[[np.ndarray], np.ndarray], scan: np.ndarray, axis: str) -> np.ndarray:
+    """Label a scan picture by picture along an axis."""
+    return axes.turn_back(along(axes.turn(scan, axis)), axis)
 
 
 def _masks(found: Prediction, settings: cleaning.Settings, faults: Faults) -> np.ndarray:

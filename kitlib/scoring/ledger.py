@@ -11,6 +11,7 @@ follow from the pixels of each class on each slice. Of the distance, only the di
 has to be measured after a step, since the other one is the largest distance of the false voxels that are left.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +69,7 @@ class Ledger:
         orders: the table of each order of mending, "forward" and "reverse"; `table` is their mean.
         right_presence: host score with our contours on the right slices: every error of PRESENCE mended.
         right_contours: host score with the true contours on our slices: every other error mended.
+        names: of all scans, also of those without an error.
     """
 
     score: float
@@ -76,6 +78,25 @@ class Ledger:
     orders: dict[str, pd.DataFrame]
     right_presence: float
     right_contours: float
+    names: tuple[str, ...] = ()
+
+    def split(self, groups: Mapping[str, Collection[str]]) -> pd.DataFrame:
+        """Compare groups of scans, such as known cases and new ones.
+
+        Args:
+            groups: names of scans by the name of their group.
+
+        Returns:
+            One row per class of error and organ, in the order of `table`, and a column per group: the points that would
+            be lost if all scans were like those of the group on average. Groups without a scan are left out.
+        """
+        table = self.table.set_index(["error", "organ"])[[]]
+        for group, scans in groups.items():
+            count = len(set(self.names) & set(scans))
+            if count:
+                own = self.scans[self.scans["scan"].isin(scans)].groupby(["error", "organ"])["points"].sum()
+                table[group] = own.reindex(table.index, fill_value=0.0) * len(self.names) / count
+        return table.reset_index()
 
 
 def table(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame, progress: bool = False) -> pd.DataFrame:
@@ -113,7 +134,7 @@ def measure(truth: pd.DataFrame, prediction: pd.DataFrame, slices: pd.DataFrame,
     sums = totals.sum(axis=(0, 1))
     mended = sums[0, 0], sums[0, len(PRESENCE)], sums[1, len(CLASSES) - 1 - len(PRESENCE)]
     score, right_presence, right_contours = (float(host.value(total)) for total in mended)
-    return Ledger(score, _table(rows), rows, orders, right_presence, right_contours)
+    return Ledger(score, _table(rows), rows, orders, right_presence, right_contours, tuple(scans))
 
 
 def errors(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:

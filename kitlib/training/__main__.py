@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from kitlib import inference, postprocess, runs, submission
-from kitlib.data import boxes, earlier, folds, scans
+from kitlib.data import axes, boxes, earlier, folds, inputs, scans
 from kitlib.models import encoders
 from kitlib.models.unet import NO_ATTENTION
 from kitlib.training import devices, fit, jobs, presets, recipes
@@ -73,13 +73,13 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
         recipe = replace(recipe, network_options=recipe.network_options | NO_ATTENTION)
     encoder = recipe.network_options.get("encoder")
     size = given.size or presets.grid(preset, machine.accelerators, given.role)
-    volumes, multiple = preset in presets.VOLUMES, presets.multiple(preset, recipe)
+    volumes, step = preset in presets.VOLUMES, presets.STEPS[presets.kind(preset, given.encoder)]
     name = encoder or ("SegResNet" if volumes else "U-Net")
-    if any(side % multiple for side in size):
-        raise ValueError(f"--size {size[0]}x{size[1]}: {name} needs multiples of {multiple}, such as 256x384")
+    if any(side % step for side in size):
+        raise ValueError(f"--size {size[0]}x{size[1]}: {name} needs multiples of {step}, such as 256x384")
     box = boxes.box_for(slices) if given.box or (given.box is None and (encoder or volumes)) else None
     same = {
-        "spec": replace(presets.spec(preset, size, box), prior=given.prior),
+        "spec": replace(presets.spec(preset, size, box, given.axis, axes.length_for(slices)), prior=given.prior),
         "recipe": recipe,
         "pretrained": given.weights or encoder,
         "packed": given.packed,
@@ -87,8 +87,8 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
         "deadline": None if given.time_limit is None else time.time() + given.time_limit,
     }
     held_out = None if given.folds else _held_out(slices, given.held_out)
-    prior = ", masks of the earlier day" if given.prior else ""
-    print(f"{name}, {size[0]} x {size[1]} pixels, {f'box_mm={box}' if box else 'whole slices'}{prior}")
+    more = ", masks of the earlier day" * given.prior + f", along {given.axis}" * (given.axis != "z")
+    print(f"{name}, {size[0]} x {size[1]} pixels, {f'box_mm={box}' if box else 'whole slices'}{more}")
     print(runs.check_disk(folder, _stored(slices, folder, given, held_out, machine), same["spec"]))
     if given.packed and not list(given.packed.glob("*.npy")):
         print(runs.check_disk(given.packed, len(slices), same["spec"]))
@@ -166,6 +166,13 @@ def _parser() -> argparse.ArgumentParser:
         "--prior",
         action="store_true",
         help="also show the network the masks of the case's earlier day, where there is one",
+    )
+    parser.add_argument(
+        "--axis",
+        choices=inputs.AXES,
+        default="z",
+        help="along which the network's pictures follow each other: y for coronal ones, x for sagittal ones (default: "
+        "z, the slices)",
     )
     parser.add_argument("--packed", type=Path, metavar="FOLDER", help="keep packed scans there instead of in memory")
     parser.add_argument("--plain", action="store_true", help="train without the attention layers")

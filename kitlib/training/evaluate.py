@@ -118,16 +118,13 @@ class Evaluator:
     def _predictions(self, flip: bool = False):
         """Predict scan after scan: name, rows and probabilities on the grid."""
         for name, rows in self.val.groupby("scan", sort=False):
-            prepared = self.packed.images[self.packed.rows(rows)]
-            prior = self.packed.prior(name, self.days.get(name)) if self.packed.spec.prior else None
-            probabilities = self._predict(prepared, rows, prior)
+            prepared, spec = self.packed.images[self.packed.rows(rows)], self.packed.spec
+            prior = self.packed.prior(name, self.days.get(name)) if spec.prior else None
+            given = self.network, prepared, spec, self.batch_size, prior
+            probabilities = inference.predict_scan(*given)
             if flip:
-                mirrored = prepared[:, :, ::-1], rows, None if prior is None else prior[:, :, ::-1]
-                probabilities = (probabilities + self._predict(*mirrored)[:, :, ::-1]) / 2
+                probabilities = (probabilities + inference.predict_scan(*given, flipped=True)) / 2
             yield name, rows, probabilities
-
-    def _predict(self, prepared: np.ndarray, rows: pd.DataFrame, prior: np.ndarray | None) -> np.ndarray:
-        return inference.predict_scan(self.network, prepared, rows, self.packed.spec, self.batch_size, prior)
 
     def _score(self, kept: dict[str, np.ndarray]) -> dict[str, float]:
         """Take the host score of probabilities in 255ths, several scans at a time."""

@@ -171,7 +171,7 @@ def _timed(recipe: str, spec: InputSpec, policy: str) -> dict:
     made, size = Recipe.from_json(recipe), Recipe.from_json(recipe).batch_size
     more = spec.shape[-1] - spec.depth  # of a prior
     batch = {
-        "images": np.zeros((size, spec.height, spec.width, spec.depth), "float32"),
+        "images": np.zeros((size, *spec.picture, spec.depth), "float32"),
         "masks": np.zeros((size, *spec.labelled, len(contest.ORGANS) + more), "uint8"),
         "seed": np.arange(size, dtype="int32"),
         "weight": np.ones(size, "float32"),

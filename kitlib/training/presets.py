@@ -6,6 +6,7 @@ from kitlib.training import recipes
 from kitlib.training.devices import detect
 
 VOLUMES = ("volume", "volume_short")  # presets whose networks label every slice of their stack
+STEPS = {"encoder": 2**encoders.LEVELS, "volume": 8, "paper": 16}  # what divides the sides of the grid, by `kind`
 
 
 def suited(accelerators: int, role: str = "both") -> tuple[str, tuple[int, int]]:
@@ -35,26 +36,22 @@ def grid(preset: str, accelerators: int, role: str = "both") -> tuple[int, int]:
     return suited(accelerators, role)[1] if preset == "encoder" else (128, 128)
 
 
-def spec(preset: str, size: tuple[int, int], box_mm: boxes.Box | None = None) -> inputs.InputSpec:
+def spec(
+    preset: str, size: tuple[int, int], box_mm: boxes.Box | None = None, axis: str = "z", length: int = 160
+) -> inputs.InputSpec:
     """Return what a preset's network sees on a grid: stacks of five slices, or volumes of 32.
 
-    >>> spec("volume", (192, 288)).labelled
-    (192, 288, 32)
+    Args:
+        preset: one of `PRESETS`.
+        size: the grid (height, width) of the slices.
+        box_mm, axis, length: of the `InputSpec`; see `axes.length_for`.
+
+    >>> spec("volume", (192, 288)).labelled, spec("encoder", (256, 384), axis="y").shape
+    ((192, 288, 32), (160, 384, 5))
     """
     if preset in VOLUMES:
-        return inputs.InputSpec(*size, depth=32, box_mm=box_mm, volume=True)
-    return inputs.InputSpec(*size, box_mm=box_mm)
-
-
-def multiple(preset: str, recipe: recipes.Recipe) -> int:
-    """Return the number that divides the sides of a preset's grid; 1 where its network says so itself.
-
-    >>> multiple("volume", recipes.volume()), multiple("encoder", recipes.encoder())
-    (8, 32)
-    """
-    if preset in VOLUMES:
-        return 8
-    return 2**encoders.LEVELS if "encoder" in recipe.network_options else 1
+        return inputs.InputSpec(*size, depth=32, box_mm=box_mm, volume=True, axis=axis)
+    return inputs.InputSpec(*size, box_mm=box_mm, axis=axis, length=length)
 
 
 PRESETS = {
@@ -75,9 +72,14 @@ def preset_for(preset: str, name: str, accelerators: int) -> str:
     return preset or ("encoder" if name else "paper" if accelerators else "short")
 
 
-def has_encoder(preset: str, name: str) -> bool:
-    """Tell whether `choose` would give a network with a pretrained encoder on this machine."""
-    return preset_for(preset, name, detect().accelerators) in ("encoder", "short")
+def kind(preset: str, name: str) -> str:
+    """Tell which network `choose` would give on this machine: "encoder", a pretrained one, "volume", 3D, or "paper".
+
+    >>> kind("volume_short", "")
+    'volume'
+    """
+    preset = preset_for(preset, name, detect().accelerators)
+    return "encoder" if preset in ("encoder", "short") else "volume" if preset in VOLUMES else "paper"
 
 
 def choose(preset: str = "", name: str = "", accelerators: int = 0) -> recipes.Recipe:

@@ -103,7 +103,7 @@ def test_prediction_of_a_slice_uses_its_own_stack(folders, hidden):
     some = hidden[hidden["scan"] == hidden["scan"].iloc[0]]
     prepared = inputs.prepare(inputs.load(some["path"].tolist()), SPEC)
     network = inference.load(folders[0])
-    whole = inference.predict_scan(network, prepared, some, SPEC, 4)
+    whole = inference.predict_scan(network, prepared, SPEC, 4)
     stack = prepared[scans.stacks(some, SPEC.depth)[2]].transpose(1, 2, 0)[None]
     np.testing.assert_allclose(whole[2], network.predict_on_batch(stack)[0], atol=1e-5)
 

@@ -220,6 +220,21 @@ def test_scans_are_the_shares_of_the_table():
     np.testing.assert_allclose(sums.loc[expected.index], expected, atol=1e-12)
 
 
+def test_groups_lose_what_all_scans_would_lose_if_they_were_like_theirs():
+    truth = [scan(), scan(), scan()]
+    prediction = [mask.copy() for mask in truth]
+    late_start(prediction[0])
+    found = ledger.measure(*tables(truth, prediction))
+    names = list(found.names)
+    assert len(names) == 3
+    split = found.split({"known": names[:1], "new": names[1:], "none": []})
+    assert list(split.columns) == ["error", "organ", "known", "new"]
+    assert split["known"].sum() == pytest.approx(3 * (1 - found.score), abs=1e-12)
+    assert split["new"].sum() == 0
+    whole = found.split({"all": names})
+    np.testing.assert_allclose(whole["all"], found.table["points"], atol=1e-12)
+
+
 def test_the_order_of_rows_and_of_slices_does_not_matter_and_few_columns_do():
     truth, prediction, slices = tables(*random_scans())
     expected = ledger.table(truth, prediction, slices)

@@ -66,6 +66,7 @@ def test_run_folder_is_said_before_the_training_and_how_to_continue_after_it(com
             "--encoder efficientnetv2-s --size 64 --no-box --weights s.h5",
             *("efficientnetv2-s", (64, 64), False, Path("s.h5")),
         ),
+        ("--preset short --axis y", "efficientnet-lite0", (64, 96), True, "efficientnet-lite0"),
     ],
 )
 def test_an_encoder_brings_its_grid_its_box_and_its_weights(
@@ -78,6 +79,7 @@ def test_an_encoder_brings_its_grid_its_box_and_its_weights(
     assert (asked["spec"].height, asked["spec"].width) == size
     assert asked["spec"].box_mm == (boxes.box_for(slices) if boxed else None)
     assert asked["spec"].prior == ("--prior" in arguments)
+    assert asked["spec"].picture == ((32, 96) if "--axis y" in arguments else size)  # no scan has more slices
     assert (asked["pretrained"], asked["packed"]) == (pretrained, tmp_path / "packed")
     said = capsys.readouterr().out
     assert f"{encoder or 'U-Net'}, {size[0]} x {size[1]} pixels, {'box_mm=(' if boxed else 'whole slices'}" in said

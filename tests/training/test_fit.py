@@ -46,7 +46,7 @@ def test_out_of_fold_probabilities_are_those_of_the_saved_network(run, slices, p
     name = run.scans[0]
     rows = slices[slices["scan"] == name]
     prepared = packed.images[packed.rows(rows)]
-    again = inference.predict_scan(network, prepared, rows, spec, 4)
+    again = inference.predict_scan(network, prepared, spec, 4)
     np.testing.assert_allclose(run.probabilities(name), again, atol=0.5 / 255 + 1e-4)
 
 
@@ -77,8 +77,8 @@ def test_probabilities_are_averaged_with_the_mirrored_slice_where_the_augmentati
     network = inference.load(run.folder)
     rows = slices[slices["scan"] == run.scans[0]]
     prepared = packed.images[packed.rows(rows)]
-    plain = inference.predict_scan(network, prepared, rows, spec, 4)
-    mirrored = inference.predict_scan(network, prepared[:, :, ::-1], rows, spec, 4)[:, :, ::-1]
+    plain = inference.predict_scan(network, prepared, spec, 4)
+    mirrored = inference.predict_scan(network, prepared[:, :, ::-1], spec, 4)[:, :, ::-1]
     expected = (plain + mirrored) / 2 if flip else plain
     assert np.abs(plain - mirrored).max() > 0.01
     np.testing.assert_allclose(run.probabilities(run.scans[0]), expected, atol=0.5 / 255 + 1e-4)
@@ -274,7 +274,7 @@ def test_a_network_for_volumes_is_trained_scored_and_saved_like_others(slices, p
     assert np.isfinite(history[["loss", "dice", "val_loss", "val_dice", "score"]]).all(axis=None)
     assert history["loss"].iloc[1] < history["loss"].iloc[0]
     rows = slices[slices["scan"] == run.scans[0]]
-    again = inference.predict_scan(inference.load(run.folder), own.images[own.rows(rows)], rows, spec, 8)
+    again = inference.predict_scan(inference.load(run.folder), own.images[own.rows(rows)], spec, 8)
     np.testing.assert_allclose(run.probabilities(run.scans[0]), again, atol=0.5 / 255 + 1e-4)
     found = next(inference.predict([run.folder], rows, inference.Faults(), progress=False))
     expected = inputs.restore(again, found.probabilities.shape[1:3], spec)

@@ -1,0 +1,114 @@
+"""Networks along all three axes: their training, and inference with all of them and their flips."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kitlib import inference, runs, training
+from kitlib.data import folds, inputs, pipeline, scans
+from kitlib.inference import Faults, networks
+from kitlib.layers import augment
+
+BOX = (-150.0, 100.0, -150.0, 150.0)
+SPECS = {axis: inputs.InputSpec(32, 48, depth=3, box_mm=BOX, axis=axis, length=32) for axis in inputs.AXES}
+RECIPE = training.Recipe(
+    network_options={"levels": 2, "base": 4, "window_stages": (0,)},
+    augment=augment.Augment(field=None),
+    epochs=1,
+    batch_size=4,
+    learning_rate=1e-2,
+    leave_out=(),
+)
+
+
+@pytest.fixture(scope="module")
+def packed(slices):
+    return pipeline.pack(slices, SPECS["z"])
+
+
+@pytest.fixture(scope="module")
+def held_out(slices):
+    return folds.by_case(slices, 4) == 0
+
+
+@pytest.fixture(scope="module")
+def found(slices, packed, held_out, tmp_path_factory):
+    """A run per axis, with the same folds and one set of packed scans."""
+    home = tmp_path_factory.mktemp("axes")
+    return {
+        axis: training.fit_fold(
+            slices, home / axis, held_out=held_out, spec=spec, recipe=RECIPE, packed=packed.restacked(spec)
+        )
+        for axis, spec in SPECS.items()
+    }
+
+
+def middle(axis, rise=0.0):
+    """A member that returns the middle picture of its stack, and `rise` from left to right."""
+
+    def run(images):
+        columns = np.linspace(0, rise, images.shape[2], dtype=np.float32)
+        return np.repeat(images[..., 1:2], 3, axis=-1) + columns[:, None]
+
+    return networks.Member(axis, SPECS[axis], run, flip=True)
+
+
+@pytest.mark.parametrize("length", [32, 8])
+@pytest.mark.parametrize("axis", inputs.AXES)
+def test_a_network_that_changes_nothing_gives_the_scan_whatever_its_axis(slices, packed, axis, length):
+    rows = slices[slices["scan"] == slices["scan"].iloc[0]]
+    member, prepared = middle(axis), packed.images[packed.rows(rows)].astype(np.float32)
+    spec = replace(member.spec, length=length)
+
+    class Network:
+        def predict_on_batch(self, images):
+            assert images.shape[1:] == spec.shape
+            return member.run(images)
+
+    for flipped in (False, True):
+        found = inference.predict_scan(Network(), prepared, spec, 4, flipped=flipped)
+        np.testing.assert_allclose(found, np.repeat(prepared[..., None], 3, axis=-1), atol=1e-6)
+
+
+def test_flips_mirror_the_columns_of_each_axis(slices, packed):
+    rows = slices[slices["scan"] == slices["scan"].iloc[0]]
+    prepared = packed.images[packed.rows(rows)].astype(np.float32)
+    for axis, direction in (("z", 2), ("y", 2), ("x", 1)):
+        member = middle(axis, rise=1.0)
+        network = type("Network", (), {"predict_on_batch": staticmethod(member.run)})()
+        plain = inference.predict_scan(network, prepared, member.spec, 4)[..., 0] - prepared
+        mirrored = inference.predict_scan(network, prepared, member.spec, 4, flipped=True)[..., 0] - prepared
+        np.testing.assert_allclose(mirrored, np.flip(plain, direction), atol=1e-5)
+        assert np.ptp(plain, axis=direction).min() > 0.9
+
+
+def test_members_of_all_axes_are_averaged_on_one_grid(slices, held_out):
+    rows = slices[held_out]
+    members = [middle(axis) for axis in inputs.AXES]
+    for one, all_three in zip(
+        inference.predict(members[:1], rows, Faults(), progress=False),
+        inference.predict(members, rows, Faults(), progress=False),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one.probabilities, all_three.probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", inputs.AXES)
+def test_a_run_learns_along_its_axis_and_is_predicted_as_it_was_scored(found, slices, axis):
+    run = runs.read(found[axis].folder)
+    assert run.spec == SPECS[axis]
+    assert run.history()["loss"].notna().all()
+    name = run.scans[0]
+    rows = slices[slices["scan"] == name]
+    (predicted,) = inference.predict([run.folder], rows, Faults(), progress=False)
+    kept = inputs.restore(run.probabilities(name), scans.common_size(rows), run.spec, scans.spacing_mm(rows))
+    np.testing.assert_allclose(predicted.probabilities, kept, atol=0.01)
+
+
+def test_runs_of_all_axes_predict_together(found, slices, held_out):
+    rows = slices[held_out]
+    own = [inference.predict([run.folder], rows, Faults(), progress=False) for run in found.values()]
+    together = inference.predict([run.folder for run in found.values()], rows, Faults(), progress=False)
+    for mean, *parts in zip(together, *own, strict=True):
+        np.testing.assert_allclose(mean.probabilities, sum(part.probabilities for part in parts) / 3, atol=1e-5)
