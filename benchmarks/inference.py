@@ -1,9 +1,10 @@
 """Images per second of the network in inference, beside the usual ways; and whole scans, with where their time goes.
 
-`python benchmarks/inference.py [--parts network scans] [--rounds 4] [--scans 1] [--save]`. Every contestant runs in a
-process of its own, one after the other: 144 slices of 128 x 128 x 5, float32, from NumPy to NumPy. The end-to-end part
-writes the submission of phantom scans of 144 x 310 x 360 with five networks and the flip, through the same functions as
+`python benchmarks/inference.py [--parts network scans ensemble] [--rounds 4] [--scans 1] [--save]`. Every contestant
+runs in a process of its own, one after the other: 144 slices of 128 x 128 x 5, float32, from NumPy to NumPy. The
+end-to-end part writes the submission of phantom scans of 144 x 310 x 360 with five networks and the flip, through the same functions as
 03_inference. These networks are not trained; what follows them works on the true masks instead, as after good ones.
+The part ensemble predicts one scan with the networks of docs/strength.md, one of each kind, at their full size.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 VERSIONS = "keras tensorflow torch segmentation_models_pytorch onnxruntime openvino numpy opencv-python-headless"
 SHAPE, SLICES, BATCH = (128, 128, 5), 144, 16
+PARTS = ("network", "scans", "ensemble")
 # name: needed packages, contestant, batch
 FIELD = {
     "Keras predict, as it comes (32 at a time)": (("tensorflow",), "predict", 32),
@@ -232,6 +234,41 @@ def end_to_end(scans_wanted: int, models: int = 5) -> dict:
     }
 
 
+def ensemble() -> dict:
+    """Predict a scan with a gate, segmenters along three axes, a network on volumes, and all their flips."""
+    import phantom
+    from kitlib import inference
+    from kitlib.data import scans
+    from kitlib.inference import clock as deadline
+    from kitlib.inference import networks
+    from kitlib.training import presets, recipes
+
+    box = (-185.0, 72.0, -202.0, 192.0)
+    grids = {role: presets.suited(1, role)[1] for role in ("gate", "segmenter")}
+    specs = {"gate": presets.spec("encoder", grids["gate"], box)}
+    specs |= {f"segmenter, {axis}": presets.spec("encoder", grids["segmenter"], box, axis) for axis in "zyx"}
+    specs |= {"volumes": presets.spec("volume", presets.grid("volume", 1), box)}
+    members, found = [], {}
+    for name, spec in specs.items():
+        network = (recipes.volume() if spec.volume else recipes.encoder()).builder()(spec.shape)
+        engine = networks.Engine(network, networks.inputs_per_call(spec, BATCH))
+        role = "gate" if name == "gate" else "segmenter"
+        members.append(networks.Member(name, spec, engine, flip=True, role=role))
+    with tempfile.TemporaryDirectory() as folder:
+        slices = scans.read(phantom.write(folder + "/phantom", cases=2, slices=SLICES, sizes=[(310, 360)]))
+        slices = slices[slices["scan"] == slices["scan"].iloc[0]].reset_index(drop=True)
+        clock, started = deadline.Deadline(None), time.perf_counter()
+        (predicted,) = inference.predict(members, slices, inference.Faults(), clock=clock, progress=False)
+        seconds = time.perf_counter() - started
+    assert predicted.presence is not None
+    every = deadline.passes([True] * len(members), [member.gate for member in members])
+    for number, (name, spec) in enumerate(specs.items()):
+        shape = " x ".join(map(str, spec.shape))
+        own = clock.forecast(SLICES, every) - clock.forecast(SLICES, [run for run in every if run.model != number])
+        found[name] = {"input": shape, "seconds": own, "weights": members[number].run.network.count_params()}
+    return {"members": found, "seconds": seconds, "memory": peak_mib()}
+
+
 def true_masks(slices, spec, passes: int):
     """Give the masks of each scan as a good network would, batch after batch, as often as there are passes."""
     from kitlib import contest, rle
@@ -317,6 +354,28 @@ def scan_table(scans_wanted: int) -> list[str]:
     return lines
 
 
+def ensemble_table(_: int) -> list[str]:
+    """Seconds and peak memory of the whole ensemble, and what they come to for fifty scans."""
+    found = child("--ensemble")
+    if "failed" in found:
+        return [f"\nThe whole ensemble: {found['failed']}\n"]
+    lines = [
+        "\nA scan of 144 x 310 x 360, from files to probabilities; each network also predicts the mirrored inputs. "
+        "EfficientNetV2-S for gate and segmenters, SegResNet for volumes; not trained, float32.\n",
+        "| network | input | weights | seconds |",
+        "|--|--|--|--|",
+    ]
+    for name, one in found["members"].items():
+        lines.append(f"| {name} | {one['input']} | {one['weights']:,} | {one['seconds']:.1f} |")
+    hours = [found["seconds"] * count / 3600 for count in (50, 160)]
+    lines += [
+        f"| all, with reading and resizing | | | {found['seconds']:.1f} |",
+        f"\nPeak memory {found['memory']:,.0f} MiB, all networks loaded. At this pace 50 scans take {hours[0]:.1f} hours, "
+        f"160 scans {hours[1]:.1f}. Beyond the 9 hours the clock sheds flips first, then segmenters, then gates.",
+    ]
+    return lines
+
+
 def versions() -> str:
     """The versions of whatever takes part."""
     from importlib.metadata import PackageNotFoundError, version
@@ -342,13 +401,14 @@ def versions() -> str:
 def main() -> None:
     """Run everybody, print the tables, save them with --save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=("network", "scans"), default=("network", "scans"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--scans", type=int, default=1, help="scans of the end-to-end part")
-    parser.add_argument("--save", action="store_true", help="write results/inference.md and results/scans.md")
+    parser.add_argument("--save", action="store_true", help="write the tables into results/")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--network", choices=NETWORKS, help=argparse.SUPPRESS)
     parser.add_argument("--end-to-end", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--ensemble", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if options.one:
@@ -357,11 +417,15 @@ def main() -> None:
     if options.end_to_end:
         print(json.dumps(end_to_end(options.scans)))
         return
+    if options.ensemble:
+        print(json.dumps(ensemble()))
+        return
     from kitlib import files
 
     parts = {
         "network": ("inference.md", "# The network in inference\n", speed_table, options.rounds),
         "scans": ("scans.md", "# Whole scans, from files to the submission\n", scan_table, options.scans),
+        "ensemble": ("ensemble.md", "# A whole ensemble on one scan\n", ensemble_table, 1),
     }
     for part in options.parts:
         name, title, table, count = parts[part]

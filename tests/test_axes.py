@@ -11,7 +11,8 @@ from kitlib.inference import Faults, networks
 from kitlib.layers import augment
 
 BOX = (-150.0, 100.0, -150.0, 150.0)
-SPECS = {axis: inputs.InputSpec(32, 48, depth=3, box_mm=BOX, axis=axis, length=32) for axis in inputs.AXES}
+SPECS = {axis: inputs.InputSpec(32, 48, depth=3, box_mm=BOX, axis=axis, length=32) for axis in "yx"}
+SPECS = {"z": inputs.InputSpec(32, 48, depth=3, box_mm=BOX)} | SPECS
 RECIPE = training.Recipe(
     network_options={"levels": 2, "base": 4, "window_stages": (0,)},
     augment=augment.Augment(field=None),

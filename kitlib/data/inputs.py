@@ -112,17 +112,15 @@ class InputSpec:
         return self.shape if self.volume else self.picture
 
     def to_json(self) -> str:
-        """Write the record as JSON; box, volume, prior and axis have no entry where off, as before they existed.
+        """Write the record as JSON; what came later has no entry where it has its default, as before it existed.
 
         >>> InputSpec.from_json(InputSpec(height=96).to_json()) == InputSpec(height=96)
         True
         """
         values = asdict(self)
-        for name in ("box_mm", "volume", "prior"):
-            if not values[name]:
+        for name in ("box_mm", "volume", "prior", "axis", "length"):
+            if values[name] == getattr(InputSpec, name):
                 del values[name]
-        if self.axis == "z":
-            del values["axis"], values["length"]
         return json.dumps(values)
 
     @classmethod

@@ -51,7 +51,8 @@ def spec(
     """
     if preset in VOLUMES:
         return inputs.InputSpec(*size, depth=32, box_mm=box_mm, volume=True, axis=axis)
-    return inputs.InputSpec(*size, box_mm=box_mm, axis=axis, length=length)
+    turned = {} if axis == "z" else {"axis": axis, "length": length}
+    return inputs.InputSpec(*size, box_mm=box_mm, **turned)
 
 
 PRESETS = {
