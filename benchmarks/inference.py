@@ -1,10 +1,10 @@
 """Images per second of the network in inference, beside the usual ways; and whole scans, with where their time goes.
 
 `python benchmarks/inference.py [--parts network scans ensemble] [--rounds 4] [--scans 1] [--save]`. Every contestant
-runs in a process of its own, one after the other: 144 slices of 128 x 128 x 5, float32, from NumPy to NumPy. The
-end-to-end part writes the submission of phantom scans of 144 x 310 x 360 with five networks and the flip, through the same functions as
-03_inference. These networks are not trained; what follows them works on the true masks instead, as after good ones.
-The part ensemble predicts one scan with the networks of docs/strength.md, one of each kind, at their full size.
+runs in a process of its own, one after the other: 144 slices of 128 x 128 x 5, float32, from NumPy to NumPy. The part
+scans writes the submission of phantom scans of 144 x 310 x 360 with five networks and the flip, through the same
+functions as 03_inference. These networks are not trained; what follows them works on the true masks instead, as after
+good ones. The part ensemble predicts one scan with the networks of docs/strength.md, one of each kind, at full size.
 """
 
 import argparse
@@ -370,8 +370,8 @@ def ensemble_table(_: int) -> list[str]:
     hours = [found["seconds"] * count / 3600 for count in (50, 160)]
     lines += [
         f"| all, with reading and resizing | | | {found['seconds']:.1f} |",
-        f"\nPeak memory {found['memory']:,.0f} MiB, all networks loaded. At this pace 50 scans take {hours[0]:.1f} hours, "
-        f"160 scans {hours[1]:.1f}. Beyond the 9 hours the clock sheds flips first, then segmenters, then gates.",
+        f"\nPeak memory {found['memory']:,.0f} MiB, all networks loaded. At this pace 50 scans take {hours[0]:.1f} "
+        f"hours, 160 scans {hours[1]:.1f}. Beyond the 9 hours the clock sheds flips first, then segmenters, then gates.",
     ]
     return lines
 
