@@ -371,7 +371,7 @@ def ensemble_table(_: int) -> list[str]:
     lines += [
         f"| all, with reading and resizing | | | {found['seconds']:.1f} |",
         f"\nPeak memory {found['memory']:,.0f} MiB, all networks loaded. At this pace 50 scans take {hours[0]:.1f} "
-        f"hours, 160 scans {hours[1]:.1f}. Beyond the 9 hours the clock sheds flips first, then segmenters, then gates.",
+        f"hours, 160 scans {hours[1]:.1f}. Beyond 9 hours the clock sheds flips first, then segmenters, then gates.",
     ]
     return lines
 
