@@ -91,11 +91,7 @@ session.parameters(
     HOURS=0.0,
     EPOCHS=0,
     LEVELS=lambda: {"encoder": (0, 5), "volume": (0,), "paper": (0, range(1, 8))}[presets.kind(PRESET, ENCODER)],
-    SIZE=lambda: (
-        0,
-        sides := range(step := max(presets.STEPS[presets.kind(PRESET, ENCODER)], 2**LEVELS), 2049, step),
-        (sides, sides),
-    ),
+    SIZE=lambda: (0, sides := presets.sides(PRESET, ENCODER, LEVELS), (sides, sides)),
     BOX=(None, True, False),
     PRIOR=lambda: (False, *[True] * (AXIS == "z" and PRESET not in presets.VOLUMES)),
     AXIS=lambda: ("z", *inputs.AXES[1:] * (PRESET not in presets.VOLUMES)),

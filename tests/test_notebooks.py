@@ -169,7 +169,20 @@ def test_the_comparison_trains_what_it_names(pages):
 
 
 @pytest.mark.slow
-def test_a_gate_and_a_segmenter_are_trained_under_one_name_and_predict_together(competition, tmp_path):
+def test_a_network_for_volumes_is_trained_on_the_box(competition, tmp_path):
+    from kitlib import runs
+
+    given = {"DATA": str(competition), "RUNS": str(tmp_path / "runs"), "PRESET": "volume_short", "EPOCHS": 1}
+    load("execute").execute("02_train", given | {"SIZE": (16, 24)}, tmp_path)
+    (run,) = runs.find(tmp_path / "runs")
+    assert run.spec.shape == (16, 24, 32)
+    assert run.spec.volume
+    assert run.spec.box_mm is not None
+    assert "a 3D SegResNet, from random weights" in printed(tmp_path / "02_train.ipynb")
+
+
+@pytest.mark.slow
+def test_a_gate_and_a_coronal_segmenter_are_trained_under_one_name_and_predict_together(competition, tmp_path):
     from kitlib import runs, submission
     from kitlib.data import scans
     from kitlib.postprocess import Settings
@@ -177,14 +190,15 @@ def test_a_gate_and_a_segmenter_are_trained_under_one_name_and_predict_together(
     execute = load("execute")
     given = {"DATA": str(competition), "RUNS": str(tmp_path / "runs"), "OUTPUT": str(tmp_path / "submission.csv")}
     given |= {"PRESET": "paper", "EPOCHS": 1, "SIZE": 32, "ATTENTION": False, "RUN": "pair"}
-    for role in ("segmenter", "gate"):
-        execute.execute("02_train", given | {"ROLE": role}, tmp_path)
+    for role, axis in (("segmenter", "y"), ("gate", "z")):
+        execute.execute("02_train", given | {"ROLE": role, "AXIS": axis}, tmp_path)
     gate, segmenter = (tmp_path / "runs/pair" / role for role in ("gate", "segmenter"))
     assert (gate / "folds.csv").read_bytes() == (segmenter / "folds.csv").read_bytes()
     assert sorted(path.name for path in (gate / "fold0/presence").iterdir()) == [
         f"{scan}.npy" for scan in runs.read(gate / "fold0").scans
     ]
     assert runs.read(segmenter / "fold0").score()["evaluated_with"] == "presence of the truth"
+    assert runs.read(segmenter / "fold0").spec.axis == "y"
     settings = Settings(ends="interval", offset=(-1.0,) * 3, line_weight=1.0)
     (segmenter / "settings.json").write_text(settings.to_json(), encoding="utf-8")
     execute.execute("03_inference", given, tmp_path)

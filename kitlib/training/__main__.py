@@ -73,10 +73,10 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
         recipe = replace(recipe, network_options=recipe.network_options | NO_ATTENTION)
     encoder = recipe.network_options.get("encoder")
     size = given.size or presets.grid(preset, machine.accelerators, given.role)
-    volumes, step = preset in presets.VOLUMES, presets.STEPS[presets.kind(preset, given.encoder)]
+    volumes, sides = preset in presets.VOLUMES, presets.sides(preset, given.encoder)
     name = encoder or ("SegResNet" if volumes else "U-Net")
-    if any(side % step for side in size):
-        raise ValueError(f"--size {size[0]}x{size[1]}: {name} needs multiples of {step}, such as 256x384")
+    if not set(size) <= set(sides):
+        raise ValueError(f"--size {size[0]}x{size[1]}: {name} needs multiples of {sides.step}, such as 256x384")
     box = boxes.box_for(slices) if given.box or (given.box is None and (encoder or volumes)) else None
     same = {
         "spec": replace(presets.spec(preset, size, box, given.axis, axes.length_for(slices)), prior=given.prior),
@@ -214,9 +214,9 @@ def _folds(text: str) -> int:
 
 
 def _size(text: str) -> tuple[int, int]:
-    """Read one or two sides of the grid: more than 2048 pixels fill any memory."""
+    """Read one or two sides of the grid."""
     height, by, width = text.partition("x")
-    return _count(height, 1, 2048), _count(width if by else height, 1, 2048)
+    return tuple(_count(side, 1, presets.MOST_PIXELS) for side in (height, width if by else height))
 
 
 def _seed(text: str) -> int:

@@ -5,8 +5,8 @@ from kitlib.models import encoders
 from kitlib.training import recipes
 from kitlib.training.devices import detect
 
+MOST_PIXELS = 2048  # of a side; more fill any memory
 VOLUMES = ("volume", "volume_short")  # presets whose networks label every slice of their stack
-STEPS = {"encoder": 2**encoders.LEVELS, "volume": 8, "paper": 16}  # what divides the sides of the grid, by `kind`
 
 
 def suited(accelerators: int, role: str = "both") -> tuple[str, tuple[int, int]]:
@@ -81,6 +81,17 @@ def kind(preset: str, name: str) -> str:
     """
     preset = preset_for(preset, name, detect().accelerators)
     return "encoder" if preset in ("encoder", "short") else "volume" if preset in VOLUMES else "paper"
+
+
+def sides(preset: str, name: str, levels: int = 0) -> range:
+    """Return the sides in pixels that the grid of a preset may have: as many halvings as the network makes.
+
+    >>> sides("encoder", "")[:3], sides("volume", "").step
+    (range(32, 128, 32), 8)
+    """
+    halvings = {"encoder": encoders.LEVELS, "volume": 3, "paper": 4}[kind(preset, name)]
+    step = 2 ** max(halvings, levels)
+    return range(step, MOST_PIXELS + 1, step)
 
 
 def choose(preset: str = "", name: str = "", accelerators: int = 0) -> recipes.Recipe:
