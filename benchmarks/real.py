@@ -7,6 +7,7 @@ KITLIB_REAL_DATA). Two patients allow no interval: every number is shown.
 
 import argparse
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def part(folder: Path, root: Path, learned: str, name: str, seed: int, minutes: 
     spec = inputs.InputSpec(*encoders.GRID, box_mm=boxes.box_for(slices[~held_out], MARGIN_MM))
     contestant = encoders.Contestant(name, seed=seed, **FIELD[name])
     packed = pipeline.pack(slices, spec)
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted call, whose clock is lost
+    folder.mkdir(parents=True)
     result, _ = encoders.train_kit(contestant, slices, held_out, packed, folder, minutes, empty_share=0.0)
     rows = slices[held_out & (scans.organ_count(slices) > 0)]
     (scan,) = rows["scan"].unique()

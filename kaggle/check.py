@@ -127,6 +127,7 @@ def make_ensemble(pair: list[Path], folder: Path) -> list[Path]:
         build, options = (build_segresnet, {"init": 4}) if spec.volume else (build_unet, {"levels": 2, "base": 4})
         (folder / name).mkdir(parents=True)
         build(spec.shape, **options).save(folder / name / "model.keras")
+        (folder / name / "weight.json").write_text("0.1", encoding="utf-8")  # beside a trained one
         runs.write_record(folder / name, record | {"input_spec": json.loads(spec.to_json())})
     return [*pair, *(folder / name for name in specs)]
 
@@ -258,15 +259,16 @@ class Check:
         assert not problems, problems
         return metric.score(self.truth, submission.read(file), self.slices).value
 
-    def here(self, dataset: Path) -> float:
-        """Score what the networks of a bundle predict in this process."""
+    def here(self, dataset: Path, **options) -> float:
+        """Score what the networks of a bundle predict in this process; options of `inference.submit`."""
         local, faults = self.out / "local.csv", Faults()
         slices, sample = rescue.read(self.out / "competition", faults)
         chosen = runs.choose(dataset / "runs").folders
         settings, _ = runs.choose_settings(chosen)
         back = inference.looks_back([runs.read(folder) for folder in chosen], settings)
         known = rescue.read_known(self.out / "competition", slices, faults) if back else None
-        inference.submit(chosen, slices, sample, local, faults, settings=settings, known=known, progress=False)
+        options |= {"settings": settings, "known": known, "progress": False}
+        inference.submit(chosen, slices, sample, local, faults, **options)
         return self.score(local)
 
     def public(self) -> None:
@@ -362,12 +364,13 @@ class Check:
             print(f"roles    {seconds:5.0f} s  {case}: valid, score {score:.6f}, {count}", flush=True)
 
     def ensemble(self) -> None:
-        """A gate, segmenters along three axes and a network on volumes: valid, with the score of this machine."""
+        """A gate, segmenters along three axes, volumes, and all flips: valid, with the score of this machine."""
         self.mount("competition", dataset=self.whole)
-        file, seconds, text = self.run("working-ensemble")
-        score, expected = self.score(file), self.here(self.whole)
+        file, seconds, text = self.run("working-ensemble", FLIP=True)
+        score, expected = self.score(file), self.here(self.whole, flip=True)
         assert "no faults" in text, text
         assert score == expected, f"scored {score} in the rerun and {expected} here"
+        assert expected > 0, "the networks predict no masks, so equal scores prove nothing"
         count = len(runs.choose(self.whole / "runs").folders)
         print(f"ensemble {seconds:5.0f} s  {count} networks: valid, score {score:.6f}, no faults", flush=True)
 

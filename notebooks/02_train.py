@@ -136,7 +136,7 @@ encoder = recipe.network_options.get("encoder")
 options = recipe.network_options | ({"levels": LEVELS} if LEVELS else {}) | ({} if ATTENTION else unet.NO_ATTENTION)
 kinds = {"": recipe.augment, "paper": augment.paper(), "full": augment.Augment(), "none": None}
 changes = {"network_options": options, "augment": kinds[AUGMENT], "seed": SEED, "epochs": EPOCHS or recipe.epochs}
-recipe = replace(recipe, **changes)
+recipe = recipes.along(replace(recipe, **changes), AXIS)
 pretrained = WEIGHTS or encoder
 why = (
     "chosen above"
@@ -204,7 +204,8 @@ print("unseen:", f"{unseen.sum():,} slices of {slices.loc[unseen, 'scan'].nuniqu
 size = SIZE or presets.grid(preset, machine.accelerators, ROLE or "both")
 height, width = size if isinstance(size, list | tuple) else (size, size)
 box = boxes.box_for(known) if BOX or (BOX is None and (encoder or preset in presets.VOLUMES)) else None
-spec = replace(presets.spec(preset, (height, width), box, AXIS, axes.length_for(slices)), prior=PRIOR)
+length = axes.length_for(slices, presets.sides(PRESET, ENCODER, LEVELS).step)
+spec = replace(presets.spec(preset, (height, width), box, AXIS, length), prior=PRIOR)
 print(f"{height} x {width} pixels for {f'the box {box} mm from the centre' if box else 'whole slices'}")
 print(f"at most {recipe.epochs} epochs of batches of {recipe.batch_size}")
 

@@ -18,13 +18,13 @@ from kitlib.data.inputs import InputSpec
 _ORDER = {"z": (0, 1, 2), "y": (1, 0, 2), "x": (2, 0, 1)}
 
 
-def length_for(slices: pd.DataFrame) -> int:
-    """Return the `length` of an InputSpec that holds the longest scan of a table: a multiple of 32.
+def length_for(slices: pd.DataFrame, step: int = SIDES) -> int:
+    """Return the `length` of an InputSpec that holds the longest scan of a table: a multiple of `step`.
 
     >>> length_for(pd.DataFrame({"scan": ["a"] * 144 + ["b"] * 80}))
     160
     """
-    return -(-int(slices["scan"].value_counts().max()) // SIDES) * SIDES
+    return -(-int(slices["scan"].value_counts().max()) // step) * step
 
 
 def turn(volume: np.ndarray, axis: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import math
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import cv2
@@ -110,6 +110,13 @@ class InputSpec:
     def labelled(self) -> tuple[int, ...]:
         """The shape of the masks of one input, but for the organs: that of a picture, of a volume with its depth."""
         return self.shape if self.volume else self.picture
+
+    @property
+    def grid(self) -> "InputSpec":
+        """The part on which prepared and packed scans depend: grid, box and scale, without stack and axis."""
+        plain = InputSpec(depth=1)
+        names = ("depth", "stride", "volume", "prior", "axis", "length")
+        return replace(self, **{name: getattr(plain, name) for name in names})
 
     def to_json(self) -> str:
         """Write the record as JSON; what came later has no entry where it has its default, as before it existed.

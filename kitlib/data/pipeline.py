@@ -96,7 +96,7 @@ class Packed:
         Raises:
             ValueError: when anything else differs.
         """
-        if _as_packed(spec) != _as_packed(self.spec):
+        if spec.grid != self.spec.grid:
             raise ValueError(
                 f"the scans were packed for {self.spec}; {spec} differs in more than depth, stride and axis: pack again"
             )
@@ -196,7 +196,8 @@ def dataset(
         spec: grid and stack.
         batch_size: B.
         training: True shuffles, drops the remainder, and repeats for ever, epoch after epoch; False gives every slice
-            once, in order, and pads the last batch with slices of weight 0.
+            once, in order, and pads the last batch with slices of weight 0. Along y and x these are the pictures of the
+            slices' scans, cut after `length` slices.
         packed: packed scans that hold the slices; None packs them here.
         seed: of the run.
         first_epoch: number of the first epoch to deliver, in training.
@@ -217,7 +218,7 @@ def dataset(
     if turned:
         pictures = axes.pictures(slices, packed.slices, packed.masks, spec, seed if training else None)
         if training:  # each as often as it takes for an epoch
-            pictures = np.resize(pictures, (max(len(pictures), len(slices)), pictures.shape[1]))
+            pictures = np.tile(pictures, (-(-len(slices) // max(len(pictures), 1)), 1))
         count = len(pictures)
         cut_turned = _cutter(packed, pictures, training)
     if training:
@@ -370,13 +371,6 @@ def _stacks(slices: pd.DataFrame, spec: inputs.InputSpec) -> np.ndarray:
     return scans.stacks(slices, spec.depth, spec.stride)
 
 
-def _as_packed(spec: inputs.InputSpec) -> inputs.InputSpec:
-    """Keep of a spec what packed arrays depend on: the grid and how it is filled."""
-    plain = inputs.InputSpec(depth=1)
-    names = ("depth", "stride", "volume", "prior", "axis", "length")
-    return replace(spec, **{name: getattr(plain, name) for name in names})
-
-
 def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
     """Make an array of zeros that TensorFlow can share, by its alignment."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -435,7 +429,7 @@ def _listed(days: dict[str, str]) -> dict[str, list[str]]:
 def _fingerprint(slices: pd.DataFrame, spec: inputs.InputSpec) -> str:
     """Name packed arrays by their contents: slices, masks, sizes and times of the image files, and the grid."""
     columns = [name for name in ("id", "path", *contest.ORGANS) if name in slices.columns]
-    digest = hashlib.sha256(_as_packed(spec).to_json().encode())
+    digest = hashlib.sha256(spec.grid.to_json().encode())
     digest.update(pd.util.hash_pandas_object(slices[columns], index=False).to_numpy().tobytes())
     for path in slices["path"]:
         try:

@@ -153,6 +153,8 @@ def open_members(
 ) -> list[Member]:
     """Load networks and make them ready to run; one that does not load is left out, unless faults are strict.
 
+    Those of a larger weight come first, so that the clock sheds them last.
+
     Args:
         run_folders: runs, or members that are open already.
         faults: raises or lists networks that do not load.
@@ -168,7 +170,7 @@ def open_members(
             name = run.folder.name if run.role == "both" else f"{run.folder.parent.name}/{run.folder.name}"
             engine = Engine(load(folder), inputs_per_call(run.spec, batch_size))
             members.append(Member(name, run.spec, engine, run.flipped, run.role, run.weight))
-    return members
+    return sorted(members, key=lambda member: -member.weight)
 
 
 def inputs_per_call(spec: inputs.InputSpec, slices: int) -> int:

@@ -239,7 +239,7 @@ class _Mean:
 
     def add(self, member: Member, found: np.ndarray) -> None:
         """Add a pass."""
-        grid = inputs.InputSpec(member.spec.height, member.spec.width, box_mm=member.spec.box_mm)
+        grid = member.spec.grid
         self.sums[grid] = member.weight * found + self.sums.get(grid, 0.0)
         self.weights[grid] = member.weight + self.weights.get(grid, 0.0)
 
@@ -273,12 +273,12 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed, 
         where = f"{name}, {member.name}{' flipped' * run.flipped}"
         with faults.survive(where, "this pass is left out of this scan"):
             try:
-                if member.spec not in prepared:
-                    prepared[member.spec] = inputs.prepare(scan, member.spec, spacing_mm)
+                if member.spec.grid not in prepared:
+                    prepared[member.spec.grid] = inputs.prepare(scan, member.spec, spacing_mm)
                 if member.spec.prior and day is not None and member.spec not in made:
-                    made[member.spec] = _prior(day, rows, prepared[member.spec], member.spec, faults)
+                    made[member.spec] = _prior(day, rows, prepared[member.spec.grid], member.spec, faults)
                 prior = made.get(member.spec)
-                found = _with_less(member, prepared[member.spec], rows, batch_size, run, faults, prior)
+                found = _with_less(member, prepared[member.spec.grid], rows, batch_size, run, faults, prior)
                 (gates if run.gate else segmenters).add(member, found)
             except Exception as error:
                 failed[run] = type(error)
@@ -373,8 +373,9 @@ def _run_scan(run, prepared, spec, batch_size, flipped=False, prior=None) -> np.
         return windows.slide(lambda batch: np.moveaxis(label(batch), 3, 1), prepared, sides, batch_size=batch_size)
     if spec.axis != "z":
         longer = np.pad(prepared, [(0, max(spec.length - len(prepared), 0)), (0, 0), (0, 0)])
-        found = windows.slide(lambda one: _turned(along, one[0], spec.axis)[None], longer, (spec.length,))
-        return found[: len(prepared)]
+        if len(longer) == spec.length:  # one window, without the memory that a mean of several takes
+            return _turned(along, longer, spec.axis)[: len(prepared)]
+        return windows.slide(lambda one: _turned(along, one[0], spec.axis)[None], longer, (spec.length,))
     if spec.prior and prior is None:
         prior = np.zeros((*prepared.shape, contest.PRIOR_CHANNELS), np.uint8)
     return along(prepared)

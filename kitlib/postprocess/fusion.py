@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from kitlib.data import inputs, scans
 from kitlib.postprocess import cleaning, rescoring
@@ -78,6 +79,8 @@ def choose(
     confidence: float = 0.95,
     workers: int = 2,
     presence: Presence | None = None,
+    lines: rescoring.Lines | None = None,
+    progress: bool = False,
 ) -> Fusion:
     """Choose the weights of a mean: for each further source in turn the best of `SHARES` beside the mean so far.
 
@@ -86,28 +89,37 @@ def choose(
             first is the one that the others shall improve.
         truth: rows `id class segmentation`.
         slices: the slice table of the scans to score.
-        settings: how the mean becomes masks.
+        settings: how the mean becomes masks, as in inference: `runs.choose_settings` finds those tuned with runs.
         folds: groups of cases; each case is held out once. With fewer cases there is a group per case.
         confidence: of the interval of the gain.
         workers: number of scans scored in parallel.
-        presence: function that returns the presence of a scan by its name, as for `rescoring.Rescorer`.
+        presence, lines: functions that return the presence of a scan, and the slice on which its bowels are expected to
+            end, by its name, as for `rescoring.Rescorer`.
+        progress: show a bar over the means that are scored.
 
     Raises:
-        ValueError: for fewer than two sources, cases or folds.
+        ValueError: for fewer than two sources, cases or folds, and for a presence that the settings do not look at.
     """
     cases = slices["case"].nunique() if "case" in slices else slices["scan"].nunique()
     for name, count in (("sources", len(sources)), ("cases", cases), ("folds", folds)):
         if count < 2:
             raise ValueError(f"fusion needs at least two {name}, got {count}")
+    if presence is not None and not cleaning.needs_presence(settings):
+        raise ValueError(
+            f"the presence has no effect with {settings}; give settings that look at it, such as cleaning.default(gate="
+            "True), or leave it out"
+        )
     known: dict[Weights, np.ndarray] = {}
+    bar = tqdm(desc="scoring", unit=" means", disable=not progress)
 
     def totals(weights: Weights) -> np.ndarray:
         """Return the totals of each case, (cases, 4), scored once."""
         if weights not in known:
             mean = Mean(sources, weights, slices)
-            scorer = rescoring.Rescorer(mean, truth, slices, workers=workers, presence=presence)
+            scorer = rescoring.Rescorer(mean, truth, slices, workers=workers, presence=presence, lines=lines)
             scorer.fill([settings])
             known[weights] = scorer.totals(settings)
+            bar.update()
         return known[weights]
 
     def search(chosen: np.ndarray) -> Weights:
@@ -124,6 +136,7 @@ def choose(
     for fold in range(group.max() + 1):
         after[group == fold] = totals(search(group != fold))[group == fold]
     weights = search(np.ones(len(before), bool))
+    bar.close()
     scores = {tried: bootstrap.interval(found, confidence) for tried, found in known.items()}
     table = pd.DataFrame(scores.values(), pd.Index(list(scores), tupleize_cols=False), ["score", "low", "high"])
     return Fusion(weights, table.rename_axis("weights"), bootstrap.gain(before, after, confidence))

@@ -81,8 +81,8 @@ def choose_settings(run_folders: Sequence[str | os.PathLike]) -> tuple[Settings,
     """Choose post-processing settings among those tuned with the runs.
 
     Settings are tuned together and therefore never mixed. Several runs take the settings in their common folder, where
-    a cross-validation is tuned on all its folds; without those, and where the runs disagree, the settings of the run
-    with the best score. A single run's own settings come before those of its folder. Settings for a gate and a
+    a cross-validation is tuned on all its folds; without those, and where the runs disagree, the settings of the tuned
+    run with the best score. A single run's own settings come before those of its folder. Settings for a gate and a
     segmenter are stored with the segmenter; a gate's own are used only if there is no segmenter. Runs never tuned get
     `cleaning.default`.
 
@@ -107,9 +107,8 @@ def choose_settings(run_folders: Sequence[str | os.PathLike]) -> tuple[Settings,
     for where in common:
         if where in found:
             return found[where], problems
-    own = {path: found.get(path, default) for path in folders}
-    best = max(folders, key=_score, default=None) if len(set(own.values())) > 1 else next(iter(folders), None)
-    return own.get(best, default), problems
+    best = max((path for path in folders if path in found), key=_score, default=None)
+    return found.get(best, default), problems
 
 
 class HeldOut:

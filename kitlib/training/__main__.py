@@ -71,6 +71,7 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
     recipe = replace(recipe, **{name: getattr(given, name) for name in CHANGES if getattr(given, name) is not None})
     if given.plain:
         recipe = replace(recipe, network_options=recipe.network_options | NO_ATTENTION)
+    recipe = recipes.along(recipe, given.axis)
     encoder = recipe.network_options.get("encoder")
     size = given.size or presets.grid(preset, machine.accelerators, given.role)
     volumes, sides = preset in presets.VOLUMES, presets.sides(preset, given.encoder)
@@ -78,8 +79,9 @@ def _train(slices: pd.DataFrame, folder: Path, given: argparse.Namespace, machin
     if not set(size) <= set(sides):
         raise ValueError(f"--size {size[0]}x{size[1]}: {name} needs multiples of {sides.step}, such as 256x384")
     box = boxes.box_for(slices) if given.box or (given.box is None and (encoder or volumes)) else None
+    spec = presets.spec(preset, size, box, given.axis, axes.length_for(slices, sides.step))
     same = {
-        "spec": replace(presets.spec(preset, size, box, given.axis, axes.length_for(slices)), prior=given.prior),
+        "spec": replace(spec, prior=given.prior),
         "recipe": recipe,
         "pretrained": given.weights or encoder,
         "packed": given.packed,

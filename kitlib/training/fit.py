@@ -26,6 +26,8 @@ from kitlib.training.evaluate import Evaluator
 from kitlib.training.recipes import Recipe
 from kitlib.training.step import AugmentedModel, LossScaling
 
+SAMPLES = 8  # on each device, for the statistics of a batch norm
+
 
 def fit_fold(
     slices: pd.DataFrame,
@@ -143,6 +145,8 @@ def _check(spec: InputSpec, recipe: Recipe, devices: Devices | None, deadline: f
             f"batch_size {recipe.batch_size} is not divisible by {cards}, the number of devices that share it; "
             f"choose a multiple of {cards}"
         )
+    if cards > 1 and recipe.batch_size < SAMPLES * cards:
+        print(f"batch norm sees {recipe.batch_size // cards} samples on each device; it needs about {SAMPLES}")
     if recipe.augment_on == "cpu" and keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             f"augment_on='cpu': keras.ops cannot run inside tf.data on the {keras.backend.backend()} backend of Keras; "

@@ -196,7 +196,7 @@ class Recipe:
         >>> Recipe(average=0.999, epochs=10).momentum(steps=20)
         0.95
         """
-        return min(self.average, max(0.0, 1 - 10 / (steps * self.epochs)))
+        return min(self.average, max(0.0, 1 - 10 / max(steps * self.epochs, 1)))
 
     def make_optimizer(self, steps: int) -> keras.optimizers.Optimizer:
         """Make the optimizer, which keeps the moving average of the weights where one is asked for."""
@@ -303,6 +303,18 @@ def volume_short() -> Recipe:
     return replace(
         volume(), network_options={"init": 8}, learning_rate=2e-3, epochs=20, patience=20, average=0.98, average_last=0
     )
+
+
+def along(recipe: Recipe, axis: str) -> Recipe:
+    """Make a recipe that for pictures along an axis: sagittal ones are not mirrored, which would turn front and back.
+
+    >>> along(short(), "y").flips, along(short(), "x").flips
+    (True, False)
+    """
+    layer = recipe.made("augment")
+    if axis != "x" or not isinstance(layer, augmentation.Augment):
+        return recipe
+    return replace(recipe, augment=augmentation.Augment.from_config(layer.get_config() | {"flip": 0.0}))
 
 
 def with_role(recipe: Recipe, role: str) -> Recipe:

@@ -342,7 +342,7 @@ def _filled(record: dict, part: str):
     known = {"recipe": Recipe, "input_spec": InputSpec}
     if part not in known or part not in record:
         return record.get(part, {})
-    return json.loads(known[part]().to_json()) | record[part]
+    return json.loads(json.dumps(asdict(known[part]()))) | record[part]
 
 
 def _settings(value, name: str) -> Iterator[tuple[str, object]]:

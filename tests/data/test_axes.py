@@ -7,8 +7,8 @@ SPECS = [inputs.InputSpec(32, 24, depth=3, stride=2, axis=axis, length=length) f
 
 
 @pytest.fixture(scope="module")
-def packed(slices):
-    return pipeline.pack(slices, inputs.InputSpec(32, 24))
+def packed(slices, tmp_path_factory):
+    return pipeline.pack(slices, inputs.InputSpec(32, 24), tmp_path_factory.mktemp("packed"))
 
 
 def batches(dataset, count):
@@ -70,6 +70,20 @@ def test_training_draws_pictures_with_organs_and_the_share_of_others(packed, sli
         assert found.sum() == organs
         drawn = (kept & ~filled).sum() / (~filled).sum() * (len(everything) - organs)
         assert (~found).sum() == pytest.approx(drawn, abs=3 * np.sqrt(drawn) * (empty_share < 1))
+
+
+def test_pictures_are_drawn_alike_where_a_scan_has_fewer_of_them_than_slices(slices):
+    spec = inputs.InputSpec(4, 32, depth=1, axis="y", length=32)
+    own = pipeline.pack(slices, spec)
+    scans_of = np.zeros(slices["scan"].nunique(), int)
+    for batch in batches(pipeline.dataset(slices, spec, 4, True, packed=own), 25 * (len(slices) // 4)):
+        for stack in batch["images"][..., 0]:
+            for number, rows in enumerate(slices.groupby("scan", sort=False).indices.values()):
+                scan = own.images[rows].astype(np.float32)
+                scans_of[number] += any((scan[:, place] == stack[: len(rows)]).all() for place in range(4))
+    pictures = axes.pictures(slices, own.slices, own.masks, spec)[:, 0]
+    expected = np.unique(pictures, return_counts=True)[1] / len(pictures) * scans_of.sum()
+    np.testing.assert_allclose(scans_of, expected, rtol=0.25)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.axis}{spec.length}")

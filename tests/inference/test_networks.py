@@ -140,6 +140,15 @@ def test_a_role_that_no_network_plays_is_a_fault(roles, words):
     assert [remedy for *_, remedy in faults.entries] == ([words] if words else [])
 
 
+def test_networks_of_a_larger_weight_come_first(tmp_path):
+    saved = Path(__file__).parents[1] / "runs/saved-ae48e92"
+    for name, weight in (("coronal", "0.3"), ("other", "0.3"), ("slices", "0.7")):
+        shutil.copytree(saved, tmp_path / name)
+        (tmp_path / name / "weight.json").write_text(weight, encoding="utf-8")
+    members = networks.open_members([tmp_path / name for name in ("coronal", "other", "slices")], Faults(), 1)
+    assert [member.name for member in members] == ["slices", "coronal", "other"]
+
+
 def test_the_role_of_a_run_is_that_of_its_member(tmp_path):
     saved = Path(__file__).parents[1] / "runs/saved-ae48e92"
     run = Path(shutil.copytree(saved, tmp_path / "pair/gate"))

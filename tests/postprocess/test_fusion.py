@@ -57,6 +57,12 @@ def test_sources_with_errors_of_their_own_are_better_together(cohort):
     assert len(found.scores) == 11
 
 
+def test_a_presence_that_the_settings_ignore_is_refused(cohort):
+    sources = noisy(cohort[2], 0.5, 1), noisy(cohort[2], 0.5, 2)
+    with pytest.raises(ValueError, match="the presence has no effect with Settings"):
+        choose(cohort, *sources, presence=lambda scan: np.ones((SIDES[0], 3), np.float32))
+
+
 def test_a_source_that_knows_nothing_gets_no_weight(cohort):
     found = choose(cohort, noisy(cohort[2], 0.3, 1), noisy(cohort[2], 1.0, 2))
     assert found.weights[0] > 0.5

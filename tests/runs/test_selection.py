@@ -145,6 +145,17 @@ def test_settings_of_runs_that_disagree_are_those_of_the_best(tmp_path):
     assert runs.choose_settings([]) == (DEFAULT, [])
 
 
+def test_runs_that_were_never_tuned_have_no_vote(tmp_path):
+    folders = [tmp_path / name for name in ("coronal/fold0", "pair/fold0", "pair/fold1")]
+    for folder, score in zip(folders, (0.9, 0.8, 0.7), strict=True):
+        runs.write_record(folder, {"parameters": {}})
+        (folder / "score.json").write_text(f'{{"score": {score}}}', encoding="utf-8")
+    for folder, gap in zip(folders[1:], (1, 2), strict=True):
+        tune(folder, gap)
+    assert runs.choose_settings(folders)[0].gap[0] == 1
+    assert runs.choose_settings(folders[:1])[0] == DEFAULT
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"gap": 1}', '{"unheard_of": 1}'])
 def test_settings_that_cannot_be_read_are_a_problem_and_the_default_is_used(tmp_path, text):
     runs.write_record(tmp_path / "a", {})

@@ -39,6 +39,16 @@ def test_keras_objects_are_stored_and_made_again():
     assert Recipe().made("augment") is None
 
 
+def test_an_average_reaches_back_over_a_tenth_of_the_training_at_most():
+    recipe = Recipe(average=0.99, epochs=10)
+    assert recipe.momentum(steps=1000) == 0.99
+    assert recipe.momentum(steps=20) == 0.95
+    assert recipe.momentum(steps=1) == 0
+    assert recipe.momentum(steps=0) == 0  # `pipeline.dataset` says what is wrong
+    assert Recipe(epochs=10).momentum(steps=1000) == 0
+    assert recipe.make_optimizer(20).ema_momentum == 0.95
+
+
 def test_recipes_share_no_options():
     options = {"levels": 3}
     recipe = Recipe(network_options=options)
