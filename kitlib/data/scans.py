@@ -209,7 +209,7 @@ def presence(rows: pd.DataFrame) -> np.ndarray:
 
 def organ_count(slices: pd.DataFrame) -> pd.Series:
     """Count the organs on each slice, 0 to 3; folds are stratified by it."""
-    return (slices[list(contest.ORGANS)] != "").sum(axis=1).rename("organs")
+    return pd.Series(presence(slices).sum(axis=1), slices.index, name="organs")
 
 
 def stacks(slices: pd.DataFrame, depth: int = 5, stride: int = 1) -> np.ndarray:
