@@ -18,7 +18,7 @@ import encoders
 import experiment
 from kitlib import inference, postprocess
 from kitlib.data import boxes, inputs, scans
-from kitlib.postprocess import tuning
+from kitlib.postprocess import cleaning, tuning
 
 GRIDS = {"both": encoders.GRID, "gate": (64, 96), "segmenter": encoders.GRID}
 SHARES = {"both": 1.0, "gate": 1 / 3, "segmenter": 2 / 3}
@@ -105,7 +105,7 @@ def tune(folder: Path, minutes: float, team: str, seed: int) -> None:
     """Tune a team's settings on one half of the unseen cases for the other, and leave the scores in tuned.json."""
     place = folder / "roles" / f"{team}{seed}"
     _, unseen = encoders.data(folder)
-    kept, start = Kept(place), postprocess.default(gate=team == "pair")
+    kept, start = Kept(place), cleaning.default(gate=team == "pair")
     found = tuning.tune(
         kept,
         scans.rows(unseen),
