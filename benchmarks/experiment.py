@@ -101,6 +101,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
     return "\n".join([lines[0], "|--" * len(columns) + "|", *lines[1:]])
 
 
+def added(seeds: int) -> str:
+    """Say of how many trainings the totals are.
+
+    >>> added(2)
+    'totals of 2 seeds added'
+    """
+    return "one seed" if seeds == 1 else f"totals of {seeds} seeds added"
+
+
 def figures(result: dict) -> tuple[str, ...]:
     """Write the cells of `FIGURES`."""
     return f"{result['weights']:,}", f"{result['curve'][-1]:.1f}", str(result["epochs"]), str(result["steps"])

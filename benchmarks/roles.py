@@ -147,7 +147,7 @@ def report(folder: Path, minutes: float, seeds: int) -> str:
     ]
     return experiment.page(
         "A gate and a segmenter, and the ends of organs",
-        f"A phantom: {encoders.LEARNED} cases learned, {encoders.UNSEEN} unseen; totals of {seeds} seeds added. "
+        f"A phantom: {encoders.LEARNED} cases learned, {encoders.UNSEEN} unseen; {experiment.added(seeds)}. "
         f"{encoders.ENCODER} from ImageNet in the box in mm that holds all training masks; {minutes:g} minutes of "
         f"training (processor time over {os.cpu_count()} cores, evaluation not counted) for one network, and for gate "
         "and segmenter together. The gate learns from all slices, the segmenter from those with a mask, with losses "
