@@ -71,8 +71,8 @@ def report(folder: Path, minutes: float, seeds: int) -> str:
     return experiment.page(
         "The masks of the earlier day as a second input",
         f"A phantom: {encoders.LEARNED} cases learned, two days each, {encoders.UNSEEN} unseen; "
-        f"{experiment.added(seeds)}. {encoders.ENCODER} from ImageNet, {encoders.GRID[0]} x {encoders.GRID[1]} pixels of the box "
-        f"in mm that holds all training masks, {minutes:g} minutes of training each (processor time over "
+        f"{experiment.added(seeds)}. {encoders.ENCODER} from ImageNet, {encoders.GRID[0]} x {encoders.GRID[1]} pixels "
+        f"of the box in mm that holds all training masks, {minutes:g} minutes of training each (processor time over "
         f"{os.cpu_count()} cores, evaluation not counted), {encoders.EMPTY_SHARE:.0%} of the empty slices. "
         "The later day of every unseen case is scored, once with its earlier day (known) and once without (new). "
         "Mirrored slices, default post-processing; the better of the thresholds "
