@@ -157,8 +157,8 @@ def report(folder: Path, minutes: float, seeds: int) -> str:
         experiment.table(("network", "grid", *experiment.FIGURES), trainings),
         experiment.table(("team", "ends", *experiment.SCORE), scores),
         experiment.differences(pairs),
-        "Tuning starts from the default, of the pair with runs of slices. The settings for each half of the cases "
-        "are tuned on the other half.",
+        "Tuning starts from `cleaning.default`, of the pair with the gate's presence. The settings for each half of "
+        "the cases are tuned on the other half.",
         experiment.table(("team", "settings", "score", "95 % interval", "gain over the start", "95 % interval"), tuned),
     )
 

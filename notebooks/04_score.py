@@ -243,8 +243,8 @@ command.main([*paths, "--data", str(root), "--worst", "3"])
 # %% [markdown]
 # ## Tuning
 #
-# How much do better settings gain? The search starts from the default settings, which with a gate give each organ one
-# run of slices, and changes one setting at a time. Each group of cases is scored with the value chosen on the others.
+# How much do better settings gain? The search starts from the default settings, with which a gate decides on the slices
+# of each organ, and changes one setting at a time. Each group of cases is scored with the value chosen on the others.
 # A change is kept only if the whole interval of its gain is above zero. The probabilities include the mirrored slices
 # where inference adds them. They are those of one fold's network, while inference averages all folds. The first line
 # is a forecast of the time.

@@ -1,7 +1,6 @@
 """Which runs predict and score: folds that go together, unknown names, foreign data, broken bundles, thinning."""
 
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kitlib import runs
+from kitlib.postprocess import cleaning
 from kitlib.postprocess.cleaning import DEFAULT, Settings
 from kitlib.runs import manifest, selection
 
@@ -336,7 +336,7 @@ def test_settings_of_a_pair_are_those_of_the_segmenter(pair):
     tune(pair / "gate", 1)
     tune(pair / "gate/fold0", 1)
     chosen = runs.choose(pair).folders
-    assert runs.choose_settings(chosen) == (replace(DEFAULT, ends="interval"), []), "the gate decides on the slices"
+    assert runs.choose_settings(chosen) == (cleaning.default(gate=True), []), "the gate decides on the slices"
     tune(pair / "segmenter", 2)
     assert runs.choose_settings(chosen)[0].gap[0] == 2
     assert runs.choose_settings(chosen[:2])[0].gap[0] == 1, "gates alone"
