@@ -276,7 +276,8 @@ else:
 
 # %% tags=["preview-network"]
 network = recipe.builder(spec.prior)(spec.shape)
-layers.network(network)
+text = f"{network.name}: {network.count_params():,} weights in {len(network.layers)} layers; see models.segresnet"
+text if spec.volume else layers.network(network)
 
 # %% [markdown]
 # How large are the paper's two networks, and how large is the receptive field? The paper's Table 7 counts a pooling

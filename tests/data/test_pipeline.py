@@ -33,7 +33,7 @@ def test_new_masks_leave_the_packed_images_alone(packed, slices):
     np.testing.assert_array_equal(bare.masks, packed.masks & 3)
     with pytest.raises(ValueError, match="packed ones in their order"):
         packed.remasked(slices.iloc[::-1])
-    with pytest.raises(ValueError, match="more than depth and stride"):
+    with pytest.raises(ValueError, match="more than depth, stride and axis"):
         packed.restacked(inputs.InputSpec(64, 64))
 
 
