@@ -124,7 +124,7 @@ def make_ensemble(pair: list[Path], folder: Path) -> list[Path]:
     specs = {axis: inputs.InputSpec(32, 32, depth=3, axis=axis, length=32) for axis in "yx"}
     specs |= {"volume": inputs.InputSpec(32, 32, depth=8, volume=True)}
     for name, spec in specs.items():
-        build, options = (build_segresnet, {"init": 4}) if spec.volume else (build_unet, {"levels": 2, "base": 4})
+        build, options = (build_segresnet, {"init": 8}) if spec.volume else (build_unet, {"levels": 2, "base": 4})
         (folder / name).mkdir(parents=True)
         build(spec.shape, **options).save(folder / name / "model.keras")
         (folder / name / "weight.json").write_text("0.1", encoding="utf-8")  # beside a trained one
