@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -235,10 +236,10 @@ def end_to_end(scans_wanted: int, models: int = 5) -> dict:
 
 
 def ensemble() -> dict:
-    """Predict a scan with a gate, segmenters along three axes, a network on volumes, and all their flips."""
+    """Predict a scan with a gate, segmenters along three axes (z with a prior), 3D, and all flips."""
     import phantom
     from kitlib import inference
-    from kitlib.data import scans
+    from kitlib.data import earlier, scans
     from kitlib.inference import clock as deadline
     from kitlib.inference import networks
     from kitlib.training import presets, recipes
@@ -247,20 +248,23 @@ def ensemble() -> dict:
     grids = {role: presets.suited(1, role)[1] for role in ("gate", "segmenter")}
     specs = {"gate": presets.spec("encoder", grids["gate"], box)}
     specs |= {f"segmenter, {axis}": presets.spec("encoder", grids["segmenter"], box, axis) for axis in "zyx"}
+    specs["segmenter, z"] = replace(specs["segmenter, z"], prior=True)
     specs |= {"volumes": presets.spec("volume", presets.grid("volume", 1), box)}
     members, found = [], {}
     for name, spec in specs.items():
-        network = (recipes.volume() if spec.volume else recipes.encoder()).builder()(spec.shape)
+        network = (recipes.volume() if spec.volume else recipes.encoder()).builder(spec.prior)(spec.shape)
         engine = networks.Engine(network, networks.inputs_per_call(spec, BATCH))
         role = "gate" if name == "gate" else "segmenter"
         members.append(networks.Member(name, spec, engine, flip=True, role=role))
     with tempfile.TemporaryDirectory() as folder:
-        slices = scans.read(phantom.write(folder + "/phantom", cases=2, slices=SLICES, sizes=[(310, 360)]))
-        slices = slices[slices["scan"] == slices["scan"].iloc[0]].reset_index(drop=True)
+        known = scans.read(phantom.write(folder + "/phantom", cases=2, days=2, slices=SLICES, sizes=[(310, 360)]))
+        slices = known[known["scan"] == next(iter(earlier.days(known)))].reset_index(drop=True)
         clock, started = deadline.Deadline(None), time.perf_counter()
-        (predicted,) = inference.predict(members, slices, inference.Faults(), clock=clock, progress=False)
+        options = {"clock": clock, "known": known, "progress": False}
+        (predicted,) = inference.predict(members, slices, inference.Faults(), **options)
         seconds = time.perf_counter() - started
     assert predicted.presence is not None
+    assert predicted.line is not None
     every = deadline.passes([True] * len(members), [member.gate for member in members])
     for number, (name, spec) in enumerate(specs.items()):
         shape = " x ".join(map(str, spec.shape))
