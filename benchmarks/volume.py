@@ -3,7 +3,7 @@
 `python benchmarks/volume.py FOLDER [--minutes 10] [--save]`. The phantom, its 20 unseen cases, the course and the clock
 are those of encoders.py. A SegResNet learns volumes of 32 slices for the minutes given, predicts the unseen scans with
 overlapping windows and mirrored, and is scored beside an atlas of the training masks, which reads no image. Where
-encoders.py has left its network A in FOLDER, both networks' probabilities are averaged at several weights. Training and
+encoders.py has left its network A or A2 in FOLDER, both networks' probabilities are averaged at several weights. Training and
 scoring run in processes of their own, and what is done is not done again, so an interrupted call goes on.
 """
 
@@ -32,6 +32,11 @@ WEIGHTS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)  # of the network on volumes in th
 Choice = tuple[float, float]  # weight and threshold
 
 
+def partner(folder: Path) -> list[str]:
+    """Find the network on slices that encoders.py has left: its first seed, or its second; none where neither is."""
+    return [name for name in ("A", "A2") if (folder / "encoders" / name / "run" / "model.keras").is_file()][:1]
+
+
 def train(folder: Path, minutes: float) -> None:
     """Train the network into folder/volume/run, and leave its figures in result.json."""
     learned, _ = encoders.data(folder)
@@ -43,8 +48,7 @@ def train(folder: Path, minutes: float) -> None:
 def score(folder: Path, minutes: float) -> None:
     """Predict and score the unseen scans, at each weight and threshold; leave the totals by case in scores.json."""
     (learned, unseen), place = encoders.data(folder), folder / "volume"
-    runs = [place / "run", folder / "encoders" / "A" / "run"]
-    runs = [run for run in runs if (run / "model.keras").is_file()]
+    runs = [place / "run", *(folder / "encoders" / name / "run" for name in partner(folder))]
 
     def predictions():
         streams = [inference.predict([run], unseen, inference.Faults(), progress=run == runs[0]) for run in runs]
@@ -72,7 +76,8 @@ def report(folder: Path, minutes: float) -> str:
     scores, result = (experiment.read(folder / "volume" / name) for name in ("scores.json", "result.json"))
     found = {(line["weight"], line["threshold"]): np.array(line["totals"]) for line in scores["networks"]}
     by_weight = {weight: {key: value for key, value in found.items() if key[0] == weight} for weight, _ in found}
-    names, atlas = {0.0: "slices (network A)", 1.0: "volumes"}, np.array(scores["atlas"])
+    beside = "".join(partner(folder))
+    names, atlas = {0.0: f"slices (network {beside})", 1.0: "volumes"}, np.array(scores["atlas"])
     rows, tables = [("atlas of the training masks", *experiment.scored("-", atlas))], {}
     for weight, choices in by_weight.items():
         (_, threshold), tables[weight] = experiment.best(choices)
@@ -92,7 +97,8 @@ def report(folder: Path, minutes: float) -> str:
         f"{result['weights']:,} weights on {GRID[0]} x {GRID[1]} pixels of the box in mm that holds all training masks "
         f"and {DEPTH} slices, {result['epochs']} epochs of {result['steps'] // result['epochs']} steps with "
         f"{SEGRESNET.batch} volumes, {minutes:g} minutes of training (processor time over {os.cpu_count()} cores, "
-        "evaluation not counted), random weights at the start. Beside it network A of encoders.py: Lite0 from ImageNet "
+        f"evaluation not counted), random weights at the start. Beside it network {beside} of encoders.py: Lite0 from "
+        "ImageNet "
         "on slices. Mirrored scans, default post-processing, the best of three thresholds each, chosen on the cases "
         "that are scored but where the table says otherwise.",
         experiment.table(("prediction", *experiment.SCORE), rows),
