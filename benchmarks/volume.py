@@ -3,8 +3,8 @@
 `python benchmarks/volume.py FOLDER [--minutes 10] [--save]`. The phantom, its 20 unseen cases, the course and the clock
 are those of encoders.py. A SegResNet learns volumes of 32 slices for the minutes given, predicts the unseen scans with
 overlapping windows and mirrored, and is scored beside an atlas of the training masks, which reads no image. Where
-encoders.py has left its network A or A2 in FOLDER, both networks' probabilities are averaged at several weights. Training and
-scoring run in processes of their own, and what is done is not done again, so an interrupted call goes on.
+encoders.py has left its network A or A2 in FOLDER, both networks' probabilities are averaged at several weights.
+Training and scoring run in processes of their own, and what is done is not done again, so an interrupted call goes on.
 """
 
 import os
