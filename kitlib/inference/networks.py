@@ -19,6 +19,7 @@ from kitlib.inference.faults import Faults
 
 TOLERANCE = 1e-5  # largest difference of a probability between a frozen graph and its network, in float32
 TOLERANCE_16_BIT = 1e-2
+PIXELS = 4 * 256 * 384  # of the pictures in a call
 
 
 @dataclass(frozen=True)
@@ -176,10 +177,17 @@ def open_members(
 def inputs_per_call(spec: inputs.InputSpec, slices: int) -> int:
     """Return how many inputs label some slices in one call: a stack labels one, a volume all of its own.
 
+    Of large pictures it takes fewer, because the memory of a call grows with its pixels.
+
     >>> inputs_per_call(inputs.InputSpec(depth=8, volume=True), 16), inputs_per_call(inputs.InputSpec(depth=5), 16)
     (2, 16)
+    >>> inputs_per_call(inputs.InputSpec(256, 384), 16)
+    4
     """
-    return max(1, slices // spec.depth) if spec.volume else slices
+    if spec.volume:
+        return max(1, slices // spec.depth)
+    height, width = spec.picture
+    return max(1, min(slices, PIXELS // (height * width)))
 
 
 def check_roles(members: Sequence[Member], faults: Faults) -> None:
