@@ -257,8 +257,9 @@ def ensemble() -> dict:
         role = "gate" if name == "gate" else "segmenter"
         members.append(networks.Member(name, spec, engine, flip=True, role=role))
     with tempfile.TemporaryDirectory() as folder:
-        known = scans.read(phantom.write(folder + "/phantom", cases=2, days=2, slices=SLICES, sizes=[(310, 360)]))
-        slices = known[known["scan"] == next(iter(earlier.days(known)))].reset_index(drop=True)
+        root = phantom.write(folder + "/phantom", cases=3, days=2, slices=SLICES, sizes=[(310, 360)], processes=2)
+        known, hidden = scans.read(root), scans.read(root, "test")
+        slices = hidden[hidden["scan"] == next(iter(earlier.days(hidden, known)))].reset_index(drop=True)
         clock, started = deadline.Deadline(None), time.perf_counter()
         options = {"clock": clock, "known": known, "progress": False}
         (predicted,) = inference.predict(members, slices, inference.Faults(), **options)
