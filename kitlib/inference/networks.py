@@ -64,7 +64,7 @@ class Engine:
     `predict_on_batch`. A CPU runs a network trained in 16 bits in float32, which is faster there.
 
     A graph copies its constants: 850 MiB for an EfficientNetV2-S, for a fifth of the time. So a network of more than
-    `MOST_FROZEN` weights runs as a graph that leaves them where they are.
+    `MOST_FROZEN` weights, or without a batch norm to fuse, runs as a graph that leaves them where they are.
 
     Args:
         network: functional keras.Model from (B, height, width, C) to (B, height, width, organs).
@@ -85,7 +85,7 @@ class Engine:
                 self.network, single = _in_float32(network), True
             trial = np.random.default_rng(0).random((batch_size, *network.input_shape[1:]), np.float32)
             found = self._run_graph(trial)[:1]
-            if network.count_params() > MOST_FROZEN:  # nothing was changed
+            if not _pays(network):  # nothing was changed
                 self.frozen = True
                 return
             error = np.abs(found - np.asarray(self.network.predict_on_batch(trial[:1]))).max()
@@ -96,7 +96,7 @@ class Engine:
     def __str__(self) -> str:
         if not self.frozen:
             return f"Keras on {self.backend}"
-        return f"{'frozen ' * (self.network.count_params() <= MOST_FROZEN)}TensorFlow graph"
+        return f"{'frozen ' * _pays(self.network)}TensorFlow graph"
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Run a batch (B, height, width, C) float32; gives (B, height, width, organs) float32.
@@ -227,6 +227,14 @@ def _in_float32(network):
     return copy
 
 
+def _pays(network) -> bool:
+    """Whether freezing is worth its memory."""
+    import keras
+
+    normed = any(isinstance(layer, keras.layers.BatchNormalization) for layer in network.layers)
+    return normed and network.count_params() <= MOST_FROZEN
+
+
 def _freeze(network, batch_size: int):
     """Make a function of one static shape, with constants for weights unless they are too many."""
     import tensorflow as tf
@@ -235,7 +243,7 @@ def _freeze(network, batch_size: int):
     shape = (batch_size, *network.input_shape[1:])
     function = tf.function(lambda images: network(images, training=False), autograph=False)
     graph = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
-    if network.count_params() > MOST_FROZEN:
+    if not _pays(network):
         return lambda images: [graph(images)]
     return convert_variables_to_constants_v2(graph)
 

@@ -68,13 +68,16 @@ def test_engine_drops_a_graph_that_computes_something_else(monkeypatch):
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow's graphs are frozen")
 def test_a_large_network_runs_as_a_graph_that_copies_no_weights(monkeypatch):
-    network = keras.Sequential([keras.Input((8, 8, 5)), keras.layers.Conv2D(3, 3, padding="same")])
+    convolution, norm = keras.layers.Conv2D(3, 3, padding="same"), keras.layers.BatchNormalization()
+    network = keras.Sequential([keras.Input((8, 8, 5)), convolution, norm])
+    assert str(networks.Engine(network, 2)) == "frozen TensorFlow graph"
+    assert str(networks.Engine(keras.Sequential([keras.Input((8, 8, 5)), convolution]), 2)) == "TensorFlow graph"
     monkeypatch.setattr(networks, "MOST_FROZEN", network.count_params() - 1)
     made = networks.Engine(network, 2)
     assert str(made) == "TensorFlow graph"
     images = np.random.default_rng(1).random((3, 8, 8, 5), np.float32)
     np.testing.assert_allclose(made(images), network.predict_on_batch(images), atol=1e-6)
-    network.layers[0].kernel.assign(network.layers[0].kernel * 2)
+    convolution.kernel.assign(convolution.kernel * 2)
     np.testing.assert_allclose(made(images), network.predict_on_batch(images), atol=1e-6)
 
 
