@@ -19,7 +19,7 @@ from kitlib.inference.faults import Faults
 
 TOLERANCE = 1e-5  # largest difference of a probability between a frozen graph and its network, in float32
 TOLERANCE_16_BIT = 1e-2
-PIXELS = 4 * 256 * 384  # of the pictures in a call
+PIXELS = 16 * 128 * 128  # of the pictures in a call
 MOST_FROZEN = 10_000_000  # weights of a network
 
 
@@ -192,7 +192,7 @@ def inputs_per_call(spec: inputs.InputSpec, slices: int) -> int:
     >>> inputs_per_call(inputs.InputSpec(depth=8, volume=True), 16), inputs_per_call(inputs.InputSpec(depth=5), 16)
     (2, 16)
     >>> inputs_per_call(inputs.InputSpec(256, 384), 16)
-    4
+    2
     """
     if spec.volume:
         return max(1, slices // spec.depth)

@@ -245,10 +245,12 @@ class _Mean:
         self.weights[grid] = member.weight + self.weights.get(grid, 0.0)
 
     def probabilities(self, shape: tuple[int, int], spacing_mm: float | None) -> np.ndarray:
-        """Bring the mean to the size of the files: (D, H, W, organs)."""
+        """Bring the mean to the size of the files: (D, H, W, organs). The sums are used up."""
         total, mean = sum(self.weights.values()), None
-        for grid, part in self.sums.items():
-            restored = inputs.restore(part / total, shape, grid, spacing_mm)
+        for grid in list(self.sums):
+            part = self.sums.pop(grid)
+            restored = inputs.restore(np.divide(part, total, out=part), shape, grid, spacing_mm)
+            del part
             mean = restored if mean is None else np.add(mean, restored, out=mean)
         return mean
 
@@ -293,8 +295,9 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed, 
         faults.meet(name, "no gate works on it", "the segmenters also decide on which slices an organ is")
     if not segmenters.sums and not all(run.gate for run in plan):
         faults.meet(name, "no segmenter works on it", "the gates also draw the contours")
+    presence = gates.presence() if gates.sums else None
     found = (segmenters if segmenters.sums else gates).probabilities(scan.shape[1:], spacing_mm)
-    return Prediction(name, found, gates.presence() if gates.sums else None)
+    return Prediction(name, found, presence)
 
 
 class _EarlierDay(NamedTuple):
