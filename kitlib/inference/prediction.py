@@ -86,6 +86,7 @@ def predict(
     if not len(run_folders):
         raise ValueError("no run folder to predict with; train first, or attach a run")
     members = open_members(run_folders, faults, batch_size)
+    rescue.return_memory()
     if not members:
         raise ValueError(f"none of the {len(run_folders)} runs could be opened; repair them, or name others:\n{faults}")
     clock = clock or Deadline(None)
@@ -287,6 +288,7 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed, 
                 failed[run] = type(error)
                 raise
             finally:
+                rescue.return_memory()
                 seconds[run] = time.perf_counter() - started
     if not (gates.sums or segmenters.sums):
         faults.meet(name, "every pass over it failed", "left empty")
