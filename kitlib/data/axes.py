@@ -82,3 +82,44 @@ def pictures(
         return listed
     share = empty[packed["id"].isin(slices["id"])].sum() / max(empty.sum(), 1)
     return listed[filled | (np.random.default_rng(seed).random(len(listed)) < share)]
+
+
+def cutter(tensors: tuple, pictures: np.ndarray, spec: InputSpec, training: bool):
+    """Make the function that cuts stacks along y or x out of packed slices.
+
+    Args:
+        tensors: images and masks of packed slices, as `Packed.tensors`.
+        pictures: from `pictures`.
+        spec: grid and axis.
+        training: begin anywhere in a scan that has more slices than a picture; otherwise with its first.
+
+    Returns:
+        From numbers of pictures and seeds, (B,) each, to images (B, depth, length, columns) and bits of the middle
+        pictures (B, length, columns).
+    """
+    import tensorflow as tf
+
+    images, masks = tensors
+    firsts, counts, middles = (tf.constant(column, tf.int64) for column in pictures.T)
+    near = tf.constant(places(spec.height if spec.axis == "y" else spec.width, spec), tf.int64)
+    lines, numbers = tf.range(spec.length, dtype=tf.int64), tf.range(spec.height, dtype=tf.int64)
+
+    def cut(rows, seeds):
+        count, middle = tf.gather(counts, rows)[:, None], tf.gather(middles, rows)
+        begins = tf.math.floormod(tf.cast(seeds, tf.int64)[:, None], tf.maximum(count - spec.length, 0) + 1)
+        line = begins * int(training) + lines
+        inside = (line < count)[:, None, :, None]
+        line = (tf.gather(firsts, rows)[:, None] + tf.minimum(line, count - 1))[:, None]  # (B, 1, length)
+
+        def take(packed, lined):
+            if spec.axis == "y":
+                table, index = tf.reshape(packed, [-1, spec.width]), line * spec.height + lined[..., None]
+            else:
+                table = tf.reshape(packed, [-1])
+                index = (line[..., None] * spec.height + numbers) * spec.width + lined[..., None, None]
+            found = tf.gather(table, index)
+            return tf.where(inside, found, tf.zeros([], found.dtype))
+
+        return take(images, tf.gather(near, middle)), take(masks, middle[:, None])[:, 0]
+
+    return cut

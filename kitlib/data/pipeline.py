@@ -220,7 +220,7 @@ def dataset(
         if training:  # each as often as it takes for an epoch
             pictures = np.tile(pictures, (-(-len(slices) // max(len(pictures), 1)), 1))
         count = len(pictures)
-        cut_turned = _cutter(packed, pictures, training)
+        cut_turned = axes.cutter(packed.tensors, pictures, spec, training)
     if training:
         number = steps(slices, batch_size, spec)
         if not number:
@@ -280,46 +280,6 @@ def dataset(
     if augment is not None:
         batches = batches.map(augmented, num_parallel_calls=2, deterministic=True)
     return batches.prefetch(4)
-
-
-def _cutter(packed: Packed, pictures: np.ndarray, training: bool):
-    """Make the function that cuts stacks along y or x out of packed slices.
-
-    Args:
-        packed: for the axis.
-        pictures: from `axes.pictures`.
-        training: begin anywhere in a scan that has more slices than a picture; otherwise with its first.
-
-    Returns:
-        From numbers of pictures and seeds, (B,) each, to images (B, depth, length, columns) and bits of the middle
-        pictures (B, length, columns).
-    """
-    import tensorflow as tf
-
-    spec, (images, masks) = packed.spec, packed.tensors
-    firsts, counts, middles = (tf.constant(column, tf.int64) for column in pictures.T)
-    near = tf.constant(axes.places(spec.height if spec.axis == "y" else spec.width, spec), tf.int64)
-    lines, numbers = tf.range(spec.length, dtype=tf.int64), tf.range(spec.height, dtype=tf.int64)
-
-    def cut(rows, seeds):
-        count, middle = tf.gather(counts, rows)[:, None], tf.gather(middles, rows)
-        begins = tf.math.floormod(tf.cast(seeds, tf.int64)[:, None], tf.maximum(count - spec.length, 0) + 1)
-        line = begins * int(training) + lines
-        inside = (line < count)[:, None, :, None]
-        line = (tf.gather(firsts, rows)[:, None] + tf.minimum(line, count - 1))[:, None]  # (B, 1, length)
-
-        def take(packed, places):
-            if spec.axis == "y":
-                table, index = tf.reshape(packed, [-1, spec.width]), line * spec.height + places[..., None]
-            else:
-                table = tf.reshape(packed, [-1])
-                index = (line[..., None] * spec.height + numbers) * spec.width + places[..., None, None]
-            found = tf.gather(table, index)
-            return tf.where(inside, found, tf.zeros([], found.dtype))
-
-        return take(images, tf.gather(near, middle)), take(masks, middle[:, None])[:, 0]
-
-    return cut
 
 
 @cache
