@@ -216,7 +216,7 @@ def train_kit(
 
     def member(quarter: int) -> inference.networks.Member:
         network.set_weights([weights[quarter][f"arr_{number}"] for number in range(len(network.weights))])
-        engine = inference.networks.Engine(network, inference.networks.inputs_per_call(packed.spec, 16))
+        engine = inference.networks.Engine(network, inference.stacks.inputs_per_call(packed.spec, 16))
         return inference.networks.Member("kit", packed.spec, engine, True)
 
     result = {"steps": len(watch.times), "epochs": epochs, "curve": watch.curve, "weights": network.count_params()}

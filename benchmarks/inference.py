@@ -241,7 +241,7 @@ def ensemble() -> dict:
     from kitlib import inference
     from kitlib.data import earlier, scans
     from kitlib.inference import clock as deadline
-    from kitlib.inference import networks
+    from kitlib.inference import networks, stacks
     from kitlib.training import presets, recipes
 
     box = (-185.0, 72.0, -202.0, 192.0)
@@ -253,7 +253,7 @@ def ensemble() -> dict:
     members, found = [], {}
     for name, spec in specs.items():
         network = (recipes.volume() if spec.volume else recipes.encoder()).builder(spec.prior)(spec.shape)
-        engine = networks.Engine(network, networks.inputs_per_call(spec, BATCH))
+        engine = networks.Engine(network, stacks.inputs_per_call(spec, BATCH))
         role = "gate" if name == "gate" else "segmenter"
         members.append(networks.Member(name, spec, engine, flip=True, role=role))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,9 @@
 """Inference: from trained runs to submission.csv, within a time limit and despite damaged test files.
 
 prediction   scan by scan: read, predict, average, post-process, write
-windows      a sliding window in n dimensions, for networks that label volumes
 networks     load the networks of some runs and make them ready to predict
+stacks       run a network over the stacks or volumes of one scan
+windows      a sliding window in n dimensions, for networks that label volumes
 clock        forecast the time of the run, and drop passes to meet the deadline
 rescue       repair what can be repaired: unreadable images, damaged sample files, memory limits
 faults       the list of what was met and how it was handled
@@ -15,6 +16,6 @@ from kitlib.inference.networks import open_members as open_members
 from kitlib.inference.prediction import Prediction as Prediction
 from kitlib.inference.prediction import looks_back as looks_back
 from kitlib.inference.prediction import predict as predict
-from kitlib.inference.prediction import predict_scan as predict_scan
 from kitlib.inference.prediction import rows as rows
 from kitlib.inference.prediction import submit as submit
+from kitlib.inference.stacks import predict_scan as predict_scan

@@ -16,10 +16,10 @@ import numpy as np
 from kitlib import runs
 from kitlib.data import inputs
 from kitlib.inference.faults import Faults
+from kitlib.inference.stacks import BATCH_SIZE, inputs_per_call
 
 TOLERANCE = 1e-5  # largest difference of a probability between a frozen graph and its network, in float32
 TOLERANCE_16_BIT = 1e-2
-PIXELS = 16 * 128 * 128  # of the pictures in a call
 MOST_FROZEN = 10_000_000  # weights of a network
 
 
@@ -71,7 +71,7 @@ class Engine:
         batch_size: the B to make the graph for; another size gets a graph of its own when it comes.
     """
 
-    def __init__(self, network, batch_size: int = 16):
+    def __init__(self, network, batch_size: int = BATCH_SIZE):
         import keras
 
         self.network, self.frozen = network, False
@@ -160,7 +160,7 @@ def load(folder: str | os.PathLike):
 
 
 def open_members(
-    run_folders: Sequence[str | os.PathLike | Member], faults: Faults, batch_size: int = 16
+    run_folders: Sequence[str | os.PathLike | Member], faults: Faults, batch_size: int = BATCH_SIZE
 ) -> list[Member]:
     """Load networks and make them ready to run; one that does not load is left out, unless faults are strict.
 
@@ -182,22 +182,6 @@ def open_members(
             engine = Engine(load(folder), inputs_per_call(run.spec, batch_size))
             members.append(Member(name, run.spec, engine, run.flipped, run.role, run.weight))
     return sorted(members, key=lambda member: -member.weight)
-
-
-def inputs_per_call(spec: inputs.InputSpec, slices: int) -> int:
-    """Return how many inputs label some slices in one call: a stack labels one, a volume all of its own.
-
-    Of large pictures it takes fewer, because the memory of a call grows with its pixels.
-
-    >>> inputs_per_call(inputs.InputSpec(depth=8, volume=True), 16), inputs_per_call(inputs.InputSpec(depth=5), 16)
-    (2, 16)
-    >>> inputs_per_call(inputs.InputSpec(256, 384), 16)
-    2
-    """
-    if spec.volume:
-        return max(1, slices // spec.depth)
-    height, width = spec.picture
-    return max(1, min(slices, PIXELS // (height * width)))
 
 
 def check_roles(members: Sequence[Member], faults: Faults) -> None:

@@ -20,15 +20,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kitlib import contest, runs, submission
-from kitlib.data import alignment, axes, earlier, inputs, priors, scans
-from kitlib.inference import rescue, windows
+from kitlib import runs, submission
+from kitlib.data import alignment, earlier, inputs, priors, scans
+from kitlib.inference import rescue
 from kitlib.inference.clock import Deadline, Pass, passes
 from kitlib.inference.faults import Faults
-from kitlib.inference.networks import Member, inputs_per_call, open_members
+from kitlib.inference.networks import Member, open_members
+from kitlib.inference.stacks import BATCH_SIZE, inputs_per_call, run_scan
 from kitlib.postprocess import cleaning, intervals
-
-BATCH_SIZE = 16
 
 
 class Prediction(NamedTuple):
@@ -111,7 +110,7 @@ def predict(
                     with faults.survive(name, "predicted without its earlier day"):
                         day = _earlier_day(scan, rows, known[known["scan"] == before[name]], faults)
                 if scan is not None:
-                    found = _run_passes(members, now, scan, rows, batch_size, faults, seconds, failed, day)
+                    found = _predict_one(members, now, scan, rows, batch_size, faults, seconds, failed, day)
             if found is not None and day is not None:
                 with faults.survive(name, "its bowels end without the line of the earlier day"):
                     found = found._replace(line=earlier.stop_line(day.rows, day.shift))
@@ -196,39 +195,10 @@ def rows(
         with faults.survive(found.scan, "left empty"):
             lines.append(submission.encode(groups[found.scan], _masks(found, settings, faults)))
             lines = [pd.concat(lines, ignore_index=True)]
+        del found  # before the next scan is predicted
         if after is not None:
             after(lines[0])
     return lines[0]
-
-
-def predict_scan(
-    network,
-    prepared: np.ndarray,
-    spec: inputs.InputSpec,
-    batch_size: int = BATCH_SIZE,
-    prior: np.ndarray | None = None,
-    flipped: bool = False,
-) -> np.ndarray:
-    """Run a network over the stacks of one prepared scan, along any axis, or over overlapping volumes.
-
-    Args:
-        network: keras.Model from (B, *spec.shape) to (B, *spec.labelled, organs).
-        prepared: (D, height, width) as inputs.prepare gives it.
-        spec: the stack, its axis, or the volume.
-        batch_size: slices to label per call, see `networks.inputs_per_call`; the last batch is filled up, so that one
-            compiled graph serves all.
-        prior: (D, height, width, 4), the masks of the earlier day as `priors.channels` makes them; None is no such day.
-            A network without a prior ignores it.
-        flipped: mirror each input left to right, and what the network gives back again.
-
-    Returns:
-        (D, height, width, organs) float32.
-    """
-
-    def run(images: np.ndarray) -> np.ndarray:
-        return np.asarray(network.predict_on_batch(images))
-
-    return _run_scan(run, prepared, spec, inputs_per_call(spec, batch_size), flipped, prior)
 
 
 class _Mean:
@@ -262,11 +232,28 @@ class _Mean:
         return np.minimum(sum(share * intervals.presence(part) for share, part in parts), 1)  # against rounding
 
 
-def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed, day=None) -> Prediction | None:
+def _predict_one(members, plan, scan, rows, batch_size, faults, seconds, failed, day=None) -> Prediction | None:
     """Run the passes of a plan over a scan and average those that work; None when none does.
 
     The seconds of each pass go into `seconds`, and the kinds of error of those that failed into `failed`.
     """
+    name = rows["scan"].iloc[0]
+    gates, segmenters = _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed, day)
+    if not (gates.sums or segmenters.sums):
+        faults.meet(name, "every pass over it failed", "left empty")
+        return None
+    if not gates.sums and any(run.gate for run in plan):
+        faults.meet(name, "no gate works on it", "the segmenters also decide on which slices an organ is")
+    if not segmenters.sums and not all(run.gate for run in plan):
+        faults.meet(name, "no segmenter works on it", "the gates also draw the contours")
+    presence = gates.presence() if gates.sums else None
+    contours = segmenters if segmenters.sums else gates
+    found = contours.probabilities(scan.shape[1:], scans.spacing_mm(rows))
+    return Prediction(name, found, presence)
+
+
+def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed, day) -> tuple[_Mean, _Mean]:
+    """Run the passes of a plan over a scan; return the means of the gates and of the segmenters that work."""
     name, gates, segmenters = rows["scan"].iloc[0], _Mean(), _Mean()
     prepared: dict[inputs.InputSpec, np.ndarray] = {}
     made: dict[inputs.InputSpec, np.ndarray | None] = {}
@@ -282,24 +269,15 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed, 
                 if member.spec.prior and day is not None and member.spec not in made:
                     made[member.spec] = _prior(day, rows, prepared[member.spec.grid], member.spec, faults)
                 prior = made.get(member.spec)
-                found = _with_less(member, prepared[member.spec.grid], rows, batch_size, run, faults, prior)
-                (gates if run.gate else segmenters).add(member, found)
+                mean = gates if run.gate else segmenters
+                mean.add(member, _with_less(member, prepared[member.spec.grid], rows, batch_size, run, faults, prior))
             except Exception as error:
                 failed[run] = type(error)
                 raise
             finally:
                 rescue.return_memory()
                 seconds[run] = time.perf_counter() - started
-    if not (gates.sums or segmenters.sums):
-        faults.meet(name, "every pass over it failed", "left empty")
-        return None
-    if not gates.sums and any(run.gate for run in plan):
-        faults.meet(name, "no gate works on it", "the segmenters also decide on which slices an organ is")
-    if not segmenters.sums and not all(run.gate for run in plan):
-        faults.meet(name, "no segmenter works on it", "the gates also draw the contours")
-    presence = gates.presence() if gates.sums else None
-    found = (segmenters if segmenters.sums else gates).probabilities(scan.shape[1:], spacing_mm)
-    return Prediction(name, found, presence)
+    return gates, segmenters
 
 
 class _EarlierDay(NamedTuple):
@@ -341,7 +319,7 @@ def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Fa
     count = inputs_per_call(member.spec, batch_size)
     while True:
         try:
-            found = _run_scan(member.run, prepared, member.spec, count, run.flipped, prior)
+            found = run_scan(member.run, prepared, member.spec, count, prior, run.flipped)
             break
         except MemoryError as error:
             if count == 1:
@@ -350,49 +328,11 @@ def _with_less(member: Member, prepared, rows, batch_size, run: Pass, faults: Fa
             kind = "volumes" if member.spec.volume else "slices"
             faults.meet(rows["scan"].iloc[0], error, f"again with {count} {kind} at a time")
             gc.collect()
-    if not np.isfinite(found).all():
+    if not all(np.isfinite(part).all() for part in found):  # slice by slice, without an array for the whole scan
         raise ValueError(
             f"{member.name} predicts values that are not finite; its weights are damaged: copy or train it again"
         )
     return found
-
-
-def _run_scan(run, prepared, spec, batch_size, flipped=False, prior=None) -> np.ndarray:
-    """Run a network over the stacks or volumes of a scan, `batch_size` of them at a time."""
-
-    def label(slices: np.ndarray, *more: np.ndarray) -> np.ndarray:
-        batch = np.concatenate([slices.transpose(0, 2, 3, 1), *more], axis=-1)  # (B, height, width, depth)
-        found = run(np.ascontiguousarray(batch[:, :, ::-1] if flipped else batch, np.float32))
-        return found[:, :, ::-1] if flipped else found
-
-    def along(pictures: np.ndarray) -> np.ndarray:
-        count, found = len(pictures), None
-        stacks = axes.places(count, spec)
-        filled = np.minimum(np.arange(-(-count // batch_size) * batch_size), count - 1)
-        for first in range(0, len(filled), batch_size):
-            some = filled[first : first + batch_size]
-            part = label(pictures[stacks[some]], *([prior[some]] if spec.prior else []))
-            if found is None:
-                found = np.empty((count, *part.shape[1:]), np.float32)
-            found[first : first + batch_size] = part[: count - first]
-        return found
-
-    if spec.volume:
-        sides = spec.depth, spec.height, spec.width
-        return windows.slide(lambda batch: np.moveaxis(label(batch), 3, 1), prepared, sides, batch_size=batch_size)
-    if spec.axis != "z":
-        longer = np.pad(prepared, [(0, max(spec.length - len(prepared), 0)), (0, 0), (0, 0)])
-        if len(longer) == spec.length:  # one window, without the memory that a mean of several takes
-            return _turned(along, longer, spec.axis)[: len(prepared)]
-        return windows.slide(lambda one: _turned(along, one[0], spec.axis)[None], longer, (spec.length,))
-    if spec.prior and prior is None:
-        prior = np.zeros((*prepared.shape, contest.PRIOR_CHANNELS), np.uint8)
-    return along(prepared)
-
-
-def _turned(along: Callable[[np.ndarray], np.ndarray], scan: np.ndarray, axis: str) -> np.ndarray:
-    """Label a scan picture by picture along an axis."""
-    return axes.turn_back(along(axes.turn(scan, axis)), axis)
 
 
 def _masks(found: Prediction, settings: cleaning.Settings, faults: Faults) -> np.ndarray:

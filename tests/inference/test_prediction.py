@@ -1,5 +1,6 @@
 import json
 import shutil
+import tracemalloc
 import zipfile
 from dataclasses import replace
 
@@ -321,6 +322,26 @@ def test_volumes_that_do_not_fit_in_memory_come_fewer_at_a_time(hidden):
         "again with 2 volumes at a time",
         "again with 1 volumes at a time",
     ]
+
+
+def peak_of(members, slices):
+    """The most bytes in use while the rows of some scans are made."""
+    tracemalloc.start()
+    inference.rows(members, slices, Faults(), progress=False)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_more_passes_and_more_scans_take_no_more_memory(hidden):
+    some, slices = first_scan(hidden), len(first_scan(hidden))
+    fine = member(spec=replace(SPEC, height=256, width=256))
+    passes = [peak_of([fine] * count, some) for count in (2, 5)]
+    assert passes[1] - passes[0] < slices * 256 * 256 * 3 * 4 / 2  # half of what a pass gives
+    names = hidden.groupby("scan")["height"].max().sort_values().index[::-1]  # the largest first
+    peaks = [peak_of([member()], hidden[hidden["scan"].isin(names[:count])]) for count in (1, 3)]
+    sizes = hidden[hidden["scan"] == names[0]][["height", "width"]].prod(axis=1).sum()
+    assert peaks[1] - peaks[0] < sizes * 3 * 4 / 2
 
 
 def test_a_scan_larger_than_memory_stays_empty(hidden, tmp_path, monkeypatch):
