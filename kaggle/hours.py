@@ -8,6 +8,7 @@ RATES are an assumption of what one T4 reaches in half precision with XLA, far b
 the data, the host score after each epoch and the first compilation come on top.
 """
 
+import argparse
 import math
 
 from kitlib.data import pipeline
@@ -71,4 +72,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

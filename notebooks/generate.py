@@ -4,7 +4,7 @@ The script is what people edit; the ipynb beside it has the same cells, no outpu
 notebook changes only where its script does. `--check` writes nothing and fails where a pair differs.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import jupytext
@@ -28,14 +28,17 @@ def generate(script: Path) -> str:
 
 def main() -> int:
     """Write or check every pair."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a pair differs")
+    check = parser.parse_args().check
     stale = [script for script in SCRIPTS if read(script.with_suffix(".ipynb")) != generate(script)]
     for script in stale:
-        if "--check" in sys.argv:
+        if check:
             print(f"{script.with_suffix('.ipynb')} differs from {script.name}; run `make notebooks`")
         else:
             script.with_suffix(".ipynb").write_text(generate(script), encoding="utf-8", newline="\n")
             print(f"wrote {script.with_suffix('.ipynb')}")
-    return 1 if stale and "--check" in sys.argv else 0
+    return 1 if stale and check else 0
 
 
 def read(path: Path) -> str:

@@ -28,6 +28,22 @@ def slices(competition):
 
 
 @pytest.fixture(scope="session")
+def brief():
+    """A recipe of one epoch of a small network."""
+    from kitlib import training
+    from kitlib.layers import augment
+
+    return training.Recipe(
+        network_options={"levels": 2, "base": 4, "window_stages": (0,)},
+        augment=augment.Augment(field=None),
+        epochs=1,
+        batch_size=4,
+        learning_rate=1e-2,
+        leave_out=(),
+    )
+
+
+@pytest.fixture(scope="session")
 def real() -> Path:
     """The folder of real data that KITLIB_REAL_DATA names."""
     folder = os.environ.get("KITLIB_REAL_DATA")

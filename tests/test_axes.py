@@ -8,19 +8,10 @@ import pytest
 from kitlib import inference, runs, training
 from kitlib.data import folds, inputs, pipeline, scans
 from kitlib.inference import Faults, networks
-from kitlib.layers import augment
 
 BOX = (-150.0, 100.0, -150.0, 150.0)
 SPECS = {axis: inputs.InputSpec(32, 48, depth=3, box_mm=BOX, axis=axis, length=32) for axis in "yx"}
 SPECS = {"z": inputs.InputSpec(32, 48, depth=3, box_mm=BOX)} | SPECS
-RECIPE = training.Recipe(
-    network_options={"levels": 2, "base": 4, "window_stages": (0,)},
-    augment=augment.Augment(field=None),
-    epochs=1,
-    batch_size=4,
-    learning_rate=1e-2,
-    leave_out=(),
-)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +25,12 @@ def held_out(slices):
 
 
 @pytest.fixture(scope="module")
-def found(slices, packed, held_out, tmp_path_factory):
+def found(slices, packed, held_out, brief, tmp_path_factory):
     """A run per axis, with the same folds and one set of packed scans."""
     home = tmp_path_factory.mktemp("axes")
     return {
         axis: training.fit_fold(
-            slices, home / axis, held_out=held_out, spec=spec, recipe=RECIPE, packed=packed.restacked(spec)
+            slices, home / axis, held_out=held_out, spec=spec, recipe=brief, packed=packed.restacked(spec)
         )
         for axis, spec in SPECS.items()
     }

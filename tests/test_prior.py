@@ -8,20 +8,10 @@ import pytest
 from kitlib import contest, inference, runs, training
 from kitlib.data import alignment, earlier, folds, inputs, pipeline, scans
 from kitlib.inference import Faults
-from kitlib.layers import augment
 from kitlib.postprocess import PLAIN, rescoring
 from kitlib.scoring import metric
 
 SPEC = inputs.InputSpec(32, 32, depth=3, box_mm=(-150.0, 100.0, -150.0, 150.0), prior=True)
-OPTIONS = {"levels": 2, "base": 4, "window_stages": (0,)}
-RECIPE = training.Recipe(
-    network_options=OPTIONS,
-    augment=augment.Augment(field=None),
-    epochs=1,
-    batch_size=4,
-    learning_rate=1e-2,
-    leave_out=(),
-)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +25,10 @@ def held_out(slices):
 
 
 @pytest.fixture(scope="module")
-def run(slices, packed, held_out, tmp_path_factory):
+def run(slices, packed, held_out, brief, tmp_path_factory):
     """A network of one epoch on the earlier days, scored on later days and whole cases."""
     folder = tmp_path_factory.mktemp("prior") / "run"
-    return training.fit_fold(slices, folder, held_out=held_out, spec=SPEC, recipe=RECIPE, packed=packed)
+    return training.fit_fold(slices, folder, held_out=held_out, spec=SPEC, recipe=brief, packed=packed)
 
 
 def test_out_of_fold_probabilities_are_made_with_the_earlier_day(run, slices, packed, held_out):
@@ -130,10 +120,10 @@ def test_networks_with_a_prior_look_back(run):
     assert inference.looks_back([], replace(PLAIN, ends="interval", line_weight=1.0))
 
 
-def test_the_input_alone_decides_on_the_prior():
+def test_the_input_alone_decides_on_the_prior(brief):
     with pytest.raises(
         ValueError, match=r"network_options has prior=True, but the input decides.*InputSpec\(prior=True"
     ):
-        replace(RECIPE, network_options=OPTIONS | {"prior": True}).builder()
+        replace(brief, network_options=brief.network_options | {"prior": True}).builder()
     with pytest.raises(ValueError, match=r"cannot be built with network_options .*'prior': True"):
-        replace(RECIPE, network="kitlib.models.segresnet:build_segresnet", network_options={}).builder(True)((8, 8, 12))
+        replace(brief, network="kitlib.models.segresnet:build_segresnet", network_options={}).builder(True)((8, 8, 12))
