@@ -409,7 +409,7 @@ def picture(results: dict[str, dict]):
             (curve,) = axis.plot(minutes, values, marker="o", label=result["name"])
             axis.fill_between(minutes, lows, highs, color=curve.get_color(), alpha=0.12, linewidth=0)
         axis.set(
-            xlabel="minutes of training on two cores",
+            xlabel="minutes of training on two cores (last points: with mirrored slices)",
             ylabel=f"host score of {UNSEEN} unseen cases",
             title="Score over minutes of training, with 95 % intervals over cases (phantom)",
         )
@@ -437,12 +437,12 @@ def main() -> None:
         experiment.run(paths[entry], __file__, folder, "--part", entry, "--minutes", minutes, *options)
     results = {entry: experiment.read(path) for entry, path in paths.items() if path.is_file()}
     how = (
-        f"A phantom of {LEARNED + UNSEEN} cases (seed {SEED}): {LEARNED} learned, one of them to choose the epoch, two "
-        f"scans each; {UNSEEN} unseen, one scan each. {grid[0]} x {grid[1]} pixels of "
+        f"A phantom of {LEARNED + UNSEEN} cases (seed {SEED}): {LEARNED} learned, one of them held out "
+        f"though no epoch is chosen, two scans each; {UNSEEN} unseen, one scan each. {grid[0]} x {grid[1]} pixels of "
         f"{'the box in mm that holds all training masks' if boxed else 'the whole slice'}, batches of {BATCH}, "
         f"{EMPTY_SHARE:.0%} of the empty slices, BCE + 0.5 Dice, AdamW with a cosine, moving average {AVERAGE}, "
         f"{minutes:g} minutes of training each (processor time over {os.cpu_count()} cores, augmentation included, "
-        "evaluation not). Mirrored slices, default post-processing, the best of three thresholds each."
+        "evaluation not). Mirrored slices at the end, default post-processing, the best of three thresholds each."
     )
     title = (
         "How an encoder for colours takes five slices" if given.stems else "A pretrained encoder in the same minutes"

@@ -116,15 +116,17 @@ def make_pair(found: list[Path], folder: Path) -> list[Path]:
 
 
 def make_ensemble(pair: list[Path], folder: Path) -> list[Path]:
-    """Add untrained segmenters on coronal and sagittal pictures and on volumes to a gate and a segmenter."""
+    """Add untrained segmenters to a gate and a segmenter: with a prior, coronal, sagittal, and for volumes."""
     from kitlib.models import build_segresnet, build_unet
 
     shutil.rmtree(folder, ignore_errors=True)
     record = runs.read(pair[-1]).record
     specs = {axis: inputs.InputSpec(32, 32, depth=3, axis=axis, length=32) for axis in "yx"}
     specs |= {"volume": inputs.InputSpec(32, 32, depth=8, volume=True)}
+    specs |= {"prior": inputs.InputSpec(32, 32, depth=3, prior=True)}
     for name, spec in specs.items():
         build, options = (build_segresnet, {"init": 8}) if spec.volume else (build_unet, {"levels": 2, "base": 4})
+        options |= {"prior": True} if spec.prior else {}
         (folder / name).mkdir(parents=True)
         build(spec.shape, **options).save(folder / name / "model.keras")
         (folder / name / "weight.json").write_text("0.1", encoding="utf-8")  # beside a trained one

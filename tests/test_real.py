@@ -87,7 +87,7 @@ def test_scans_are_read_from_the_official_layout(real):
 @pytest.mark.slow
 def test_documented_command_trains_on_one_scan_and_scores_the_other(real, tmp_path):
     command = [sys.executable, "-m", "kitlib.training", str(real), "--held-out", "case16_day0", "--runs", str(tmp_path)]
-    options = ["--epochs", "1", "--size", "64", "--submission", str(tmp_path / "submission.csv")]
+    options = ["--preset", "short", "--epochs", "1", "--size", "64", "--submission", str(tmp_path / "submission.csv")]
     printed = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "host score" in printed
     assert "no problems" in printed

@@ -34,7 +34,8 @@ class Member:
         flip: whether it also predicts each slice mirrored, unless the caller decides.
         role: "gate" finds the slices of an organ and "segmenter" its contours. "both" does both, and only the contours
             where there is a gate.
-        weight: its share in the mean over the networks of its role, relative to theirs.
+        weight: its share in the mean over the networks of its role, relative to theirs; its passes over a scan, plain
+            and flipped, divide it.
     """
 
     name: str

@@ -208,12 +208,11 @@ class _Mean:
         self.sums: dict[inputs.InputSpec, np.ndarray] = {}  # by specs that say grid and box alone
         self.weights: dict[inputs.InputSpec, float] = {}
 
-    def add(self, member: Member, found: np.ndarray) -> None:
+    def add(self, grid: inputs.InputSpec, found: np.ndarray, weight: float) -> None:
         """Add a pass, whose array is then the mean's own."""
-        grid = member.spec.grid
-        found *= member.weight  # in place: at a fine grid each copy takes 170 MB
+        found *= weight  # in place: at a fine grid each copy takes 170 MB
         self.sums[grid] = np.add(self.sums[grid], found, out=self.sums[grid]) if grid in self.sums else found
-        self.weights[grid] = member.weight + self.weights.get(grid, 0.0)
+        self.weights[grid] = weight + self.weights.get(grid, 0.0)
 
     def probabilities(self, shape: tuple[int, int], spacing_mm: float | None) -> np.ndarray:
         """Bring the mean to the size of the files: (D, H, W, organs). The sums are used up."""
@@ -223,7 +222,7 @@ class _Mean:
             restored = inputs.restore(np.divide(part, total, out=part), shape, grid, spacing_mm)
             del part
             mean = restored if mean is None else np.add(mean, restored, out=mean)
-        return mean
+        return np.minimum(mean, 1, out=mean)  # against rounding
 
     def presence(self) -> np.ndarray:
         """Measure presence on each grid, and average: (D, organs)."""
@@ -259,7 +258,7 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed, 
     made: dict[inputs.InputSpec, np.ndarray | None] = {}
     spacing_mm = scans.spacing_mm(rows)
     for run in plan:
-        member = members[run.model]
+        member, shares = members[run.model], sum(other.model == run.model for other in plan)
         started = time.perf_counter()
         where = f"{name}, {member.name}{' flipped' * run.flipped}"
         with faults.survive(where, "this pass is left out of this scan"):
@@ -269,8 +268,9 @@ def _run_passes(members, plan, scan, rows, batch_size, faults, seconds, failed, 
                 if member.spec.prior and day is not None and member.spec not in made:
                     made[member.spec] = _prior(day, rows, prepared[member.spec.grid], member.spec, faults)
                 prior = made.get(member.spec)
-                mean = gates if run.gate else segmenters
-                mean.add(member, _with_less(member, prepared[member.spec.grid], rows, batch_size, run, faults, prior))
+                found = _with_less(member, prepared[member.spec.grid], rows, batch_size, run, faults, prior)
+                (gates if run.gate else segmenters).add(member.spec.grid, found, member.weight / shares)
+                del found  # the next pass needs the room
             except Exception as error:
                 failed[run] = type(error)
                 raise

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import keras
 import numpy as np
 
 from kitlib import contest
@@ -9,21 +10,21 @@ from kitlib.data import axes, inputs
 from kitlib.inference import windows
 
 BATCH_SIZE = 16  # slices to label per call
-PIXELS = 16 * 128 * 128  # most of the pictures in a call
+PIXELS = 16 * 128 * 128  # most pixels of all pictures in a call on a CPU
 
 
 def inputs_per_call(spec: inputs.InputSpec, slices: int) -> int:
     """Return how many inputs label some slices in one call: a stack labels one, a volume all of its own.
 
-    Of large pictures it takes fewer, because the memory of a call grows with its pixels.
+    On a CPU it takes fewer of large pictures: more at once are no faster there, and take memory.
 
     >>> inputs_per_call(inputs.InputSpec(depth=8, volume=True), 16), inputs_per_call(inputs.InputSpec(depth=5), 16)
     (2, 16)
-    >>> inputs_per_call(inputs.InputSpec(256, 384), 16)
-    2
     """
     if spec.volume:
         return max(1, slices // spec.depth)
+    if keras.backend.backend() != "tensorflow" or keras.distribution.list_devices("gpu"):
+        return slices
     height, width = spec.picture
     return max(1, min(slices, PIXELS // (height * width)))
 

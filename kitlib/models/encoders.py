@@ -148,7 +148,7 @@ _ENCODERS = {
         prefixes=("stem_", "block"),
         sums={
             "efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            "efficientnet-lite0.npz": "941e915832cf358aa1db19ae0eca806d146286f75cd8c2e9bb819243d8bb550c",
+            "efficientnet-lite0.npz": "039155a68281f10548ed0a664800ae6034efeee3d10739b52f1fe7eede247c96",
         },
         beyond=("top_conv", "top_bn", "predictions"),
     ),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import pickle
+import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from kitlib.files import replacing
 
 FORMATS = ".h5 (with layer names), .npz or .pth (PyTorch before 1.6)"
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of PyTorch's first format
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip file can name
 _STORAGES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8", "LongStorage": "<i8"}
 
 
@@ -41,8 +44,13 @@ def read(path: Path) -> dict[str, list[np.ndarray]]:
 def write(path: Path, layers: dict[str, list[np.ndarray]]) -> Path:
     """Write weights as .npz, one array "layer/index" each; the same weights always give the same bytes."""
     arrays = {f"{layer}/{index}": array for layer in sorted(layers) for index, array in enumerate(layers[layer])}
-    with replacing(path, "wb") as file:
-        np.savez(file, **arrays)
+    with replacing(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy", _EARLIEST)  # np.savez writes other bytes on other systems
+            entry.create_system = 3
+            content = io.BytesIO()
+            np.save(content, array)
+            archive.writestr(entry, content.getvalue())
     return path
 
 

@@ -63,7 +63,7 @@ class Mean:
         for source, weight in self.parts:
             grid = rescoring.as_float(rescoring.opened(source, scan, len(rows)))
             total = total + np.float32(weight) * inputs.restore(grid, shape, source.spec_of(scan), spacing_mm)
-        return total
+        return np.minimum(total, 1)  # against rounding
 
     def spec_of(self, scan: str) -> inputs.InputSpec:
         """Return a spec whose grid is the size of the files."""

@@ -234,11 +234,13 @@ def _steps(values: Iterable) -> list[tuple]:
 def _candidates(state: Settings, names: tuple, entries: Sequence, organ: int | None, finer: bool) -> list[Settings]:
     """List the settings of a step, the present ones first so that a tie changes nothing.
 
-    An interval resets the settings that it takes the place of, and from then on their steps have nothing to try; so
-    have those of the offset and the line without an interval.
+    An interval resets the settings that it takes the place of, and from then on their steps have nothing to try; so has
+    that of the offset without an interval. The line brings its interval along: either may gain through the other only.
     """
-    if names in (("offset",), LINE) if not state.ends else set(names) & set(cleaning.REPLACED):
+    if names == ("offset",) if not state.ends else set(names) & set(cleaning.REPLACED):
         return [state]
+    if names == LINE and not state.ends:
+        return [state, *(replace(with_runs(state), line_weight=weight) for (weight,) in entries if weight)]
     if finer:
         entries = [(round(min(0.99, max(0.01, state.threshold[organ] + shift)), 3),) for shift in entries]
     changed = [state]

@@ -14,7 +14,7 @@ def write_weights(found: Sequence[HeldOut], weights: Sequence[float]) -> None:
     """Store the weights of a mean over cross-validations, such as `postprocess.fusion.choose` finds.
 
     Each network gets its share of the weight of its cross-validation, however many it has. The files travel in bundles.
-    In inference each pass over a scan counts, so that networks that also predict it mirrored count twice.
+    In inference a network's passes over a scan, plain and mirrored, divide its share.
 
     Raises:
         ValueError: for a weight of 0 or less: names the cross-validation, which belongs in no ensemble.

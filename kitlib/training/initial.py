@@ -25,7 +25,7 @@ def check(pretrained: str | os.PathLike | None, recipe: Recipe) -> None:
             f"pretrained is {str(pretrained)!r}, but the recipe's encoder is {own!r}; "
             f"use network_options={{'encoder': {str(pretrained)!r}}}, or the weights of the other"
         )
-    if pretrained is None or recipe.network != Recipe.network or own is not None:
+    if pretrained is None or not recipe.network.startswith("kitlib.") or own is not None:
         return
     if Path(pretrained).expanduser().is_file():
         raise ValueError(

@@ -12,8 +12,8 @@ VOLUMES = ("volume", "volume_short")  # presets whose networks label every slice
 def suited(accelerators: int, role: str = "both") -> tuple[str, tuple[int, int]]:
     """Suggest an encoder and a grid (height, width), which has the proportions of the box around all masks.
 
-    On a GPU 256 x 384, about 1 mm a pixel: 16 slices take about 3 GB of a T4's 15; 192 x 288 for a gate, which needs no
-    sharp contours. On a CPU 128 x 192, at a tenth of the operations.
+    On a GPU 256 x 384, about 1 mm a pixel: we estimate 3 GB for 16 slices, of a T4's 15. A gate takes 192 x 288, since
+    it needs no sharp contours. On a CPU 128 x 192, at a tenth of the operations.
 
     >>> suited(accelerators=0)
     ('efficientnet-lite0', (128, 192))

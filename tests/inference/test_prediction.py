@@ -486,6 +486,15 @@ def test_members_count_by_their_weight_also_on_different_grids(hidden):
     np.testing.assert_allclose(one_grid.probabilities, 0.4 * only([plays("both")], some).probabilities, atol=1e-6)
 
 
+def test_flips_divide_the_weight_of_their_network(hidden):
+    some = first_scan(hidden)
+    flipped = replace(plays("segmenter", 0.2, weight=0.4), flip=True)
+    other = plays("segmenter", 1.0, weight=0.6)
+    found = only([flipped, other], some)
+    alone = [only([one], some).probabilities for one in (flipped, other)]
+    np.testing.assert_allclose(found.probabilities, 0.4 * alone[0] + 0.6 * alone[1], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("failing", "works", "words"),
     [

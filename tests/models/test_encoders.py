@@ -282,6 +282,25 @@ def test_files_of_keras_are_read_by_name_and_through_their_model(application):
                 np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX compiles the initializer of every shape")
+def test_a_file_of_a_convnext_is_read_into_the_layers_within_its_stem_and_halvings(tmp_path):
+    model = keras.applications.ConvNeXtTiny(include_top=False, weights=None, input_shape=(32, 32, 3))
+    for layer in model.layers:
+        if layer.name.endswith("_layer_scale"):
+            layer.set_weights([np.full(weight.shape, 0.5) for weight in layer.get_weights()])
+    model.save(tmp_path / "whole.h5")
+    slices = encoder(5, "convnext-tiny")
+    encoders.load(slices, tmp_path / "whole.h5")
+    loaded = [layer for layer in slices.layers if layer.weights]
+    assert [layer.name for layer in model.layers if layer.weights][:-1] == [layer.name for layer in loaded]
+    for layer in loaded:
+        expected = model.get_layer(layer.name).get_weights()
+        if layer.name == "convnext_tiny_stem":
+            expected[0] = np.repeat(expected[0].sum(2, keepdims=True) / 5, 5, axis=2)
+        for a, b in zip(layer.get_weights(), expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 # Files that do not fit
 
 

@@ -272,7 +272,8 @@ def test_a_line_is_tried_where_there_is_one_and_kept_where_it_knows_the_end(comp
 
 def test_the_weight_of_a_line_goes_with_the_interval():
     state = Settings(ends="interval", line_weight=1.0)
-    assert tuning._candidates(Settings(), tuning.LINE, ((2.0,),), organ=None, finer=False) == [Settings()]
+    both = [Settings(), Settings(ends="interval", line_weight=2.0)]
+    assert tuning._candidates(Settings(), tuning.LINE, ((0.0,), (2.0,)), organ=None, finer=False) == both
     found = tuning._candidates(state, *INTERVAL[0], organ=None, finer=False)
     assert found[:2] == [state, Settings()]
     assert {each.line_weight for each in found[2:]} <= {1.0}
