@@ -305,12 +305,10 @@ def child(*arguments: object) -> dict:
 
 def speed_table(rounds: int) -> list[str]:
     """The contestants, on each of NETWORKS."""
-    from kitlib.inference.networks import MOST_FROZEN
-
     lines = [
         f"\n144 slices of 128 x 128 x 5, float32, best of {rounds} rounds; the networks of PyTorch and ONNX have the "
-        "same layers and other weights. The kit's engine freezes the weights into the graph, but for more than "
-        f"{MOST_FROZEN:,} of them it leaves them outside."
+        "same layers and other weights. The kit's engine freezes the weights into the graph; those of large networks, "
+        "such as EfficientNetV2-S, stay outside."
     ]
     for kind, (title, contestants) in NETWORKS.items():
         lines += [
