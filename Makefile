@@ -56,7 +56,7 @@ figures: $(STAMP) $(TABLE)  ## the pictures of README.md, from the phantom and i
 	@if [ -d pages/previews ]; then cp pages/previews/*.png docs/pictures/; fi
 
 # not the benchmarks that train for half an hour or more: run those by name
-LONG := $(patsubst %,benchmarks/%.py,difficulty comparison encoders real roles volume prior axes peers experiment gpu)
+LONG := $(patsubst %,benchmarks/%.py,difficulty comparison encoders command real roles volume prior axes peers experiment gpu)
 bench: $(BENCH_STAMP)  ## run the benchmarks beside their peers, tables into benchmarks/results/
 	@for script in $(filter-out $(LONG),$(wildcard benchmarks/*.py)); do echo "== $$script"; .venv-bench/bin/python $$script --save || exit 1; done
 
