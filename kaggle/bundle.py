@@ -177,7 +177,8 @@ def _runs_of(folder: Path, any_data: bool) -> list[runs.Run]:
         raise FileNotFoundError(f"{folder} has no finished run (run.json and model.keras); name another folder")
     for run in found:
         if run.foreign(COMPETITION) and not any_data:
-            raise ValueError(f"{run.folder} was trained on {run.kind} data; name another run, or add --any-data")
+            way_out = "name another run, or add --any-data (with make ANY_DATA=1)"
+            raise ValueError(f"{run.folder} was trained on {run.kind} data; {way_out}")
         _ = run.settings  # an error here names the file; on Kaggle, the defaults would take its place
     trained = [run for run in found if run.trained]
     for run in found if trained else ():

@@ -53,7 +53,7 @@ from kitlib.eda import annotators, areas, intensities, published, statistics
 from kitlib.figures import eda, scans as figures_scans
 
 pd.set_option("display.max_rows", 60, "display.max_columns", 30, "display.max_colwidth", 80)
-session.parameters(globals(), DATA="", INDEX="", CASE=0, SAMPLES=8)
+_ = session.parameters(globals(), DATA="", INDEX="", CASE=0, SAMPLES=8)
 pd.set_option("display.float_format", lambda value: f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}")
 
 # %% [markdown]

@@ -79,7 +79,7 @@ from kitlib.models import encoders, unet
 from kitlib.training import devices, evaluate, initial, jobs, presets, recipes
 
 # %%
-session.parameters(
+_ = session.parameters(
     globals(),
     DATA="",
     RUNS="",

@@ -92,7 +92,8 @@ slices, sample = rescue.read(root, faults)
 target = session.submission_path(OUTPUT)
 submission.write(target, {}, sample)
 print(f"{mode}: {'the first fault stops the notebook' if faults.strict else 'faults are worked around and listed'}")
-print(f"{len(slices):,} slices in {slices['scan'].nunique()} scans; {target.resolve()} has {len(sample):,} empty rows")
+print(f"{len(slices):,} slices in {slices['scan'].nunique()} scans")
+print(f"{target.resolve()} has {len(sample):,} rows, all empty so far")
 
 # %% [markdown]
 # ## Networks

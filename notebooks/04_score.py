@@ -67,7 +67,7 @@ from kitlib.scoring import borders, ledger, metric
 # slice: from a gate, where the run is a segmenter.
 
 # %%
-session.parameters(
+_ = session.parameters(
     globals(), DATA="", RUNS="", RUN="", SCANS=(12, range(10_000)), GRID=("full", "short"), FOLDS=(4, range(2, 101))
 )
 root = session.competition(DATA)

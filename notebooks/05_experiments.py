@@ -62,7 +62,7 @@ from kitlib.paper import evidence, experiments, published
 from kitlib.training import devices
 
 # %%
-session.parameters(
+_ = session.parameters(
     globals(),
     DATA="",
     RUNS="",

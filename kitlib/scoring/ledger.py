@@ -40,16 +40,16 @@ CLASSES = (  # in the order in which they are tested; the position is the value 
 REMEDIES = {
     "absent organ": "Lower the threshold of this organ, or let the cleaning keep its best slice.",
     "invented organ": "Add a gate that decides on each slice whether the organ is there.",
-    "beyond the last slice": "Give each organ one run of slices (Settings.ends), or bowels one end (Settings.stop).",
+    "beyond the last slice": "Let the bowels end on one slice (Settings.stop), or tune runs of slices (Settings.ends).",
     "before the first slice": "Add a gate, or smooth the presence along the slices (Settings.smoothing).",
     "started late": "Lower the threshold or weaken the gate: the first slices have the least sure pixels.",
     "ended early": "Let both bowels end on one slice (Settings.stop), or lower the threshold.",
-    "hole in the run of slices": "Give each organ one run of slices (Settings.ends), or fill the gaps (Settings.gap).",
+    "hole in the run of slices": "Fill the gaps (Settings.gap), or tune runs of slices (Settings.ends).",
     "swapped with another organ": "Give the network more context: more slices or a stronger encoder.",
     "far island": "Remove small components, or keep only the largest (Settings.island_3d, Settings.largest).",
     "missed piece": "Lower the threshold and keep components with a sure voxel (Settings.seed).",
-    "rim too wide": "Raise the threshold of this organ.",
-    "rim too tight": "Lower the threshold of this organ.",
+    "rim too wide": "Try a higher threshold of this organ, or a better network.",
+    "rim too tight": "Try a lower threshold of this organ, or a better network.",
 }
 _RIMS = {"rim too wide": "rim too tight", "rim too tight": "rim too wide"}
 PRESENCE = CLASSES[1:8]  # errors of whole slices; the others are errors of contours
