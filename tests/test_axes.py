@@ -8,6 +8,7 @@ import pytest
 from kitlib import inference, runs, training
 from kitlib.data import folds, inputs, pipeline, scans
 from kitlib.inference import Faults, networks
+from kitlib.training import budget, recipes
 
 BOX = (-150.0, 100.0, -150.0, 150.0)
 SPECS = {axis: inputs.InputSpec(32, 48, depth=3, box_mm=BOX, axis=axis, length=32) for axis in "yx"}
@@ -104,3 +105,27 @@ def test_runs_of_all_axes_predict_together(found, slices, held_out):
     together = inference.predict([run.folder for run in found.values()], rows, Faults(), progress=False)
     for mean, *parts in zip(together, *own, strict=True):
         np.testing.assert_allclose(mean.probabilities, sum(part.probabilities for part in parts) / 3, atol=1e-5)
+
+
+def test_a_stopped_training_along_an_axis_goes_on(slices, packed, held_out, brief, tmp_path, monkeypatch):
+    spec, recipe = SPECS["y"], replace(brief, epochs=2, score_every=2)
+    options = {"held_out": held_out, "spec": spec, "recipe": recipe, "packed": packed.restacked(spec)}
+    whole = training.fit_fold(slices, tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(budget.Budget, "fits", lambda self, *_: False)
+        assert training.fit_fold(slices, tmp_path / "stopped", **options).state == "stopped"
+    resumed = training.fit_fold(slices, tmp_path / "stopped", **options)
+    assert resumed.state == "finished"
+    for name in ("loss", "val_loss"):  # the same pictures in the same order, but for rounding
+        np.testing.assert_allclose(resumed.history()[name], whole.history()[name], rtol=5e-3)
+
+
+def test_a_gate_along_an_axis_gives_the_presence_of_each_slice(found, slices, packed, held_out, brief, tmp_path):
+    spec, recipe = SPECS["x"], replace(recipes.with_role(brief, "gate"), epochs=1)
+    gate = training.fit_fold(
+        slices, tmp_path / "gate", held_out=held_out, spec=spec, recipe=recipe, packed=packed.restacked(spec)
+    )
+    name = gate.scans[0]
+    rows = slices[slices["scan"] == name]
+    (predicted,) = inference.predict([gate.folder, found["z"].folder], rows, Faults(), progress=False)
+    np.testing.assert_allclose(predicted.presence, gate.presence(name), atol=0.01)
