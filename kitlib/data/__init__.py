@@ -1,6 +1,7 @@
 """Data: read a folder in the official layout, split it, and make training batches.
 
-    scans      find the competition, and read it as one table with a row per slice
+    scans      read the competition as one table with a row per slice
+    root       find the competition's folder, and say what to do where it is not found
     folds      training and validation splits
     earlier    the earlier day of a scan: the same patient, already annotated
     priors     the masks of another day, as further channels of the network's input

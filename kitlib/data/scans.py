@@ -1,7 +1,6 @@
 """From a folder in the official layout to one table with a row per slice, and from its rows to masks and stacks."""
 
 import os
-import zipfile
 import zlib
 from collections.abc import Sequence
 from functools import cache
@@ -11,50 +10,13 @@ import numpy as np
 import pandas as pd
 
 from kitlib import contest, files, rle
+from kitlib.data.root import contents, listing
+from kitlib.data.root import find_root as find_root
 
-_KAGGLE = (contest.SLUG, f"competitions/{contest.SLUG}")
-_LOCAL = (f"data/{contest.SLUG}", "data", "data/phantom")
-_TABLES = ("train.csv", "sample_submission.csv")
-_CHECKOUT = Path(__file__).resolve().parents[2]
 _IMAGE = "case123/case123_day20/scans/slice_0001_266_266_1.50_1.50.png"
 _SMALLEST_PNG = 67  # bytes: signature, header, one empty block of data and the end
 
 COLUMNS = ["id", "case", "day", "slice", "path", "height", "width", "spacing_mm", "scan"]
-
-
-def find_root(path: str | os.PathLike | None = None, name: str = "DATA") -> Path:
-    """Find the folder of the competition: the one that holds `train.csv` or `sample_submission.csv`.
-
-    The first of these that is given is the folder, and nothing else is tried: `path`; the environment variable
-    KITLIB_DATA. Both may begin with ~; a relative one is looked up in the current folder, then in the checkout. Without
-    them, the folders searched are Kaggle's two mount points and `data/<competition>`, `data/` and `data/phantom`, each
-    below the current folder, the folder above it and the checkout.
-
-    Args:
-        path: the folder; None or empty searches.
-        name: what the user calls that argument, for the error.
-
-    Raises:
-        FileNotFoundError: names the argument or the variable, what is there, and what to do; or lists every folder
-            that was searched, and gives the command that writes a synthetic competition.
-    """
-    variable = os.environ.get("KITLIB_DATA", "").strip()
-    if path or variable:
-        name, given = (name, os.fspath(path).strip()) if path else ("KITLIB_DATA", variable)
-        return _given_root(name, given)
-    bases = dict.fromkeys([Path.cwd(), Path.cwd().parent, _CHECKOUT])
-    folders = [contest.KAGGLE_INPUT / folder for folder in _KAGGLE]
-    folders += [base / folder for folder in _LOCAL for base in bases]
-    for folder in folders:
-        if _holds_tables(folder):
-            return folder
-    lines = [f"  {folder}" + (f": {_zips(folder)}" if _zips(folder) else "") for folder in folders]
-    raise FileNotFoundError(
-        "The competition was not found: no train.csv or sample_submission.csv in any of\n"
-        + "\n".join(lines)
-        + f"\nAttach the competition on Kaggle, or give its folder as {name} or in the environment variable "
-        "KITLIB_DATA, or write a synthetic one: python -m phantom data/phantom"
-    )
 
 
 def is_phantom(root: str | os.PathLike) -> bool:
@@ -94,7 +56,7 @@ def read(
     records = _from_index(Path(index), found) if index else _from_folder(root / split, found)
     if masks is not None and len(masks) and not records:
         folder = root / split
-        what = f"it holds {_listing(folder)}" if folder.is_dir() else f"{root} holds {_listing(root)}"
+        what = f"it holds {listing(folder)}" if folder.is_dir() else f"{root} holds {listing(root)}"
         what = f"has no images, such as {_IMAGE}; {what}. Unpack the competition's images there"
         if problems is None:
             raise FileNotFoundError(f"{folder} {what}")
@@ -266,92 +228,6 @@ def _ends(slices: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return np.searchsorted(scan, scan, side="left"), np.searchsorted(scan, scan, side="right") - 1
 
 
-def _given_root(name: str, given: str) -> Path:
-    """Check the folder that an argument or a variable names, or say what is there instead."""
-    path = Path(os.path.expanduser(given))
-    tried = list(dict.fromkeys([Path.cwd() / path, _CHECKOUT / path]))  # one and the same for an absolute path
-    for folder in tried:
-        if (folder / "train.csv").is_file() and not (folder / "train").is_dir():
-            what = f"{folder} has a train.csv, but no folder train/ with the images; it holds {_listing(folder)}"
-            remedy = f"It {_zips(folder)}" if _zips(folder) else "Unpack the images there"
-            raise FileNotFoundError(f"{name}={given}: {what}. {remedy}")
-        if _holds_tables(folder):
-            return folder
-    folder = next((folder for folder in tried if folder.exists()), tried[0])
-    also = f" (nor does {tried[1]})" if len(tried) > 1 and not folder.exists() else ""
-    raise FileNotFoundError(f"{name}={given}: {_diagnose(name, folder, also)}")
-
-
-def _holds_tables(folder: Path) -> bool:
-    return any(os.path.isfile(folder / table) for table in _TABLES)
-
-
-def _diagnose(name: str, folder: Path, also: str) -> str:
-    """Say why a path is not the competition's folder, and what to do."""
-    if not folder.exists():
-        parent = next(above for above in folder.parents if above.is_dir())
-        return f"{folder} does not exist{also}; {parent} holds {_listing(parent)}. Give the folder that holds train.csv"
-    if folder.is_file():
-        if folder.suffix.lower() == ".zip":
-            return f"{folder} is a zip file. {_unzip(folder)}"
-        return f"{folder} is a file. Give the folder that holds train.csv: {name}={folder.parent}"
-    for above in folder.parents[:4]:
-        if _holds_tables(above):
-            return f"{folder} has no train.csv, but {above} has one. Set {name}={above}"
-    for below in map(folder.joinpath, _folders_below(folder)):
-        if _holds_tables(below):
-            return f"{folder} has no train.csv, but {below} has one. Set {name}={below}"
-    if zips := _zips(folder):
-        return f"{folder} {zips}"
-    return (
-        f"{folder} has neither train.csv nor sample_submission.csv; it holds {_listing(folder)}. Give the folder that "
-        "the competition's files were unpacked to, or write a synthetic competition: python -m phantom data/phantom"
-    )
-
-
-def _folders_below(folder: Path, levels: int = 3, most: int = 500) -> list[str]:
-    """List the first folders below a folder that may hold a competition; those of cases are not entered."""
-    found, level = [], [""]
-    for _ in range(levels):
-        level = [
-            os.path.join(above, entry.name)
-            for above in level
-            for entry in _entries(folder / above, [])
-            if os.path.isdir(entry.path) and not entry.name.startswith("case")  # False where permission is denied
-        ][:most]
-        found += level
-    return found
-
-
-def _zips(folder: Path) -> str:
-    """Say which zip file waits in a folder, and how to unpack it."""
-    entries = _entries(folder, []) if folder.is_dir() else []
-    zips = sorted((entry.path for entry in entries if entry.name.endswith(".zip")), key=lambda path: "train" in path)
-    return f"holds {Path(zips[0]).name}, which is not unpacked. {_unzip(Path(zips[0]))}" if zips else ""
-
-
-def _unzip(path: Path) -> str:
-    """Say how to unpack a zip file: the whole competition, or a part of it, such as train.zip or train.csv.zip."""
-    part = path.stem in ("train", "test") or path.stem.endswith(".csv")
-    target = path.parent if part and _holds_itself(path) else path.with_suffix("")
-    return f"Unpack it: unzip -q '{path}' -d '{target}'{'' if part else ', and give that folder'}"
-
-
-def _holds_itself(path: Path) -> bool:
-    """Whether a zip file of a part holds it by its name: train.csv, or train/ around the cases."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.split("/")[0] == path.stem for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return path.stem.endswith(".csv")
-
-
-def _listing(folder: Path, most: int = 6) -> str:
-    """Name the first entries of a folder."""
-    names = sorted(entry.name for entry in _entries(folder, []))
-    return ", ".join(names[:most] + ["..."] * (len(names) > most)) or "nothing"
-
-
 def _from_folder(folder: Path, problems: list[tuple[str, str]]) -> list[tuple]:
     """List folder/case*/case*_day*/scans/*.png as records; whatever does not fit is a problem."""
     records, strays = [], []
@@ -360,7 +236,7 @@ def _from_folder(folder: Path, problems: list[tuple[str, str]]) -> list[tuple]:
             images = [entry for entry in _subfolders(scan.path, problems, strays) if entry.name == "scans"]
             if not images:
                 problems.append((scan.path, "has no folder scans/"))
-            for entry in _entries(images[0].path, problems, strays) if images else ():
+            for entry in contents(images[0].path, problems, strays) if images else ():
                 if entry.name.endswith(".png"):
                     _add(records, problems, scan.name, entry.name, entry.path, _size(entry))
     if strays:
@@ -408,7 +284,7 @@ def _add(records: list[tuple], problems: list[tuple[str, str]], scan: str, name:
 def _read_masks(path: Path, problems: list[tuple[str, str]]) -> pd.DataFrame:
     """Read train.csv as one row per id and one column per organ."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; {path.parent} holds {_listing(path.parent)}")
+        raise FileNotFoundError(f"{path} is missing; {path.parent} holds {listing(path.parent)}")
     table = files.read_csv(path, ["id", "class", "segmentation"])
     table["segmentation"] = table["segmentation"].where(table["segmentation"].str.lower() != "nan", "")
     strange = ~table["class"].isin(contest.ORGANS)
@@ -429,20 +305,5 @@ def _subfolders(folder: str | os.PathLike, problems: list[tuple[str, str]], stra
     """List the folders in a folder by name; none when it does not exist."""
     if not os.path.isdir(folder):
         return []
-    entries = _entries(folder, problems, strays)
+    entries = contents(folder, problems, strays)
     return sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: entry.name)
-
-
-def _entries(
-    folder: str | os.PathLike, problems: list[tuple[str, str]], strays: list[str] | None = None
-) -> list[os.DirEntry]:
-    """List the contents of a folder without stray files; a folder that cannot be read is a problem."""
-    try:
-        with os.scandir(folder) as entries:
-            entries = list(entries)
-    except OSError as error:
-        problems.append((str(folder), f"cannot be read: {error.strerror}"))
-        return []
-    if strays is not None:
-        strays += [entry.path for entry in entries if files.is_stray(entry.name)]
-    return [entry for entry in entries if not files.is_stray(entry.name)]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kitlib import contest, rle
-from kitlib.data import scans
+from kitlib.data import root, scans
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_root_is_found_by_argument_then_variable(competition, tmp_path, monkeypa
 
 def test_root_is_found_in_data_here_or_above(competition, tmp_path, monkeypatch):
     monkeypatch.delenv("KITLIB_DATA", raising=False)
-    monkeypatch.setattr(scans, "_KAGGLE", ())
+    monkeypatch.setattr(root, "_KAGGLE", ())
     shutil.copytree(competition, tmp_path / "data/phantom")
     (tmp_path / "notebooks").mkdir()
     for here in (tmp_path, tmp_path / "notebooks"):
@@ -167,7 +167,7 @@ def test_root_is_found_in_data_here_or_above(competition, tmp_path, monkeypatch)
 
 def test_error_lists_every_place_that_was_looked_at(tmp_path, monkeypatch):
     monkeypatch.delenv("KITLIB_DATA", raising=False)
-    monkeypatch.setattr(scans, "_LOCAL", ("nowhere",))
+    monkeypatch.setattr(root, "_LOCAL", ("nowhere",))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         scans.find_root()
@@ -319,14 +319,14 @@ def test_folders_that_may_not_be_entered_are_passed_over(tmp_path, monkeypatch):
     for name in ("closed", "open"):
         (tmp_path / name).mkdir()
 
-    def entries(folder, problems, given=scans._entries):
+    def entries(folder, problems, given=root.contents):
         return [types.SimpleNamespace(name="sealed", path=f"{folder}/\0", is_dir=denied), *given(folder, problems)]
 
     def denied():
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(scans, "_entries", entries)
-    assert {"closed", "open"} <= set(scans._folders_below(tmp_path, levels=1))
+    monkeypatch.setattr(root, "contents", entries)
+    assert {"closed", "open"} <= set(root._folders_below(tmp_path, levels=1))
 
 
 def test_home_and_relative_paths_are_followed(copy, monkeypatch, tmp_path):
@@ -337,7 +337,7 @@ def test_home_and_relative_paths_are_followed(copy, monkeypatch, tmp_path):
     monkeypatch.delenv("KITLIB_DATA")
     for given in ("~/copy", "copy", "./copy/", copy):
         assert scans.find_root(given).resolve() == copy.resolve()
-    monkeypatch.setattr(scans, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(root, "_CHECKOUT", tmp_path)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     assert scans.find_root("copy").resolve() == copy.resolve()
@@ -402,7 +402,7 @@ def test_a_zip_is_unpacked_to_where_it_belongs(tmp_path, name, member, target):
 
 
 def test_a_zip_in_the_usual_place_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(scans, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(root, "_CHECKOUT", tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / f"data/{contest.SLUG}.zip").touch()
     text = named(monkeypatch, tmp_path)
